@@ -1,0 +1,103 @@
+//! Builds what a command needs, and owns the state that handlers and workers share.
+
+use std::{path::PathBuf, sync::Arc, time::Instant};
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    announce::Announcer,
+    config::Config,
+    db::Db,
+    http::identity::Verifier,
+    imaging::{Limits, Recipe},
+    storage::Storage,
+    telemetry::LogLevel,
+    worker::sandbox::{Sandbox, SandboxConfig},
+};
+
+/// How many photos one decoding process works on before a fresh one takes its place.
+const RECYCLE_AFTER: u32 = 500;
+/// How long a decoding process without work is kept.
+const IDLE_EXIT: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// The shared state; cheap to clone.
+pub type AppState = Arc<App>;
+
+/// Everything that handlers and workers share.
+pub struct App {
+    /// What the operator has set.
+    pub config: Config,
+    /// The pool and its bells.
+    pub db: Db,
+    /// Originals and renditions.
+    pub storage: Storage,
+    /// Judges JWTs.
+    pub verifier: Verifier,
+    /// The processes that decode pictures.
+    pub sandbox: Sandbox,
+    /// Where events go.
+    pub announcer: Announcer,
+    /// Changes the log level; none in tests, where one process has many apps.
+    pub log_level: Option<LogLevel>,
+    /// Cancelled when the process has been told to stop: no new work, no more waiting.
+    pub draining: CancellationToken,
+    /// When this app was built.
+    pub started: Instant,
+}
+
+impl App {
+    /// Builds the state. Nothing is connected yet but the storage folder is opened.
+    ///
+    /// # Errors
+    /// The storage folder can't be used.
+    pub fn build(config: Config, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
+        let db = Db::new(&config.database);
+        Self::with_db(config, db, program()?, log_level)
+    }
+
+    /// The same with a pool made elsewhere and with the program that decodes, as the tests do.
+    ///
+    /// # Errors
+    /// The storage folder can't be used.
+    pub fn with_db(config: Config, db: Db, program: PathBuf, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
+        let storage = Storage::open(&config.storage, &config.http)?;
+        let sandbox = Sandbox::new(sandbox_config(&config), program);
+        Ok(Arc::new(Self {
+            verifier: Verifier::new(&config.identity),
+            announcer: Announcer::new(&config.announce)?,
+            db,
+            storage,
+            sandbox,
+            log_level,
+            draining: CancellationToken::new(),
+            started: Instant::now(),
+            config,
+        }))
+    }
+}
+
+/// This program, which is also the one that decodes.
+fn program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("the path of this program can't be found")
+}
+
+fn sandbox_config(config: &Config) -> SandboxConfig {
+    let imaging = &config.imaging;
+    SandboxConfig {
+        processes: imaging.processes,
+        memory_bytes: imaging.memory_mib << 20,
+        cpu_seconds: imaging.cpu_limit.as_secs().max(1),
+        wall: imaging.time_limit,
+        pixels_in_flight: u64::from(imaging.megapixels_in_flight) * 1_000_000,
+        recycle_after: RECYCLE_AFTER,
+        idle_exit: IDLE_EXIT,
+        recipe: Recipe {
+            formats: imaging.formats.clone(),
+            jpeg_quality: imaging.jpeg_quality,
+            webp_quality: imaging.webp_quality,
+            ..Recipe::default()
+        },
+        limits: Limits { max_pixels: u64::from(imaging.max_megapixels) * 1_000_000, ..Limits::default() },
+    }
+}

@@ -1,0 +1,108 @@
+//! When to try again, and how long to wait before: capped exponential backoff with jitter, or as the server asks.
+
+use std::time::{Duration, SystemTime};
+
+use chrono::DateTime;
+
+use super::api::Failure;
+
+/// How patient the client is.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// How often a thing is tried in all.
+    pub tries: u32,
+    /// The wait after the first failure; it doubles each time.
+    pub base: Duration,
+    /// The longest wait of the client's own accord.
+    pub cap: Duration,
+    /// The longest wait that a server may ask for.
+    pub longest: Duration,
+    /// How long to go on waiting for photos to be ready while none gets ready.
+    pub patience: Duration,
+}
+
+impl Policy {
+    /// Some 20 to 30 seconds of trying, so that a restart of the server goes unnoticed.
+    pub const USUAL: Self = Self {
+        tries: 6,
+        base: Duration::from_millis(500),
+        cap: Duration::from_secs(15),
+        longest: Duration::from_mins(2),
+        patience: Duration::from_mins(2),
+    };
+
+    /// How long to wait after so many failures before this one.
+    pub fn wait(&self, failures: u32, asked: Option<Duration>) -> Duration {
+        let own = self.base.saturating_mul(1 << failures.min(16)).min(self.cap);
+        // Half of it is chance, so that clients that were turned away together don't come back together.
+        let own = own / 2 + (own / 2).mul_f64(chance());
+        asked.map_or(own, |asked| asked.min(self.longest) + own / 4)
+    }
+}
+
+/// 0 to 1.
+fn chance() -> f64 {
+    let mut bits = [0; 4];
+    // Without random numbers the jitter is lost, nothing else.
+    let _ = aws_lc_rs::rand::fill(&mut bits);
+    f64::from(u32::from_le_bytes(bits)) / f64::from(u32::MAX)
+}
+
+/// Calls until it works, fails for good, or has failed too often.
+///
+/// # Errors
+/// The last failure.
+pub async fn run<T>(policy: &Policy, mut call: impl AsyncFnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+    let mut failures = 0;
+    loop {
+        match call().await {
+            Err(Failure::Passing { after, .. }) if failures + 1 < policy.tries => {
+                tokio::time::sleep(policy.wait(failures, after)).await;
+                failures += 1;
+            }
+            end => return end,
+        }
+    }
+}
+
+/// The value of `Retry-After`: seconds, or a date.
+pub fn after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = SystemTime::from(DateTime::parse_from_rfc2822(value).ok()?);
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_the_cap_and_half_of_each_is_certain() {
+        let policy = Policy::USUAL;
+        for (failures, full) in [(0, 0.5), (1, 1.0), (4, 8.0), (5, 15.0), (40, 15.0)] {
+            for _ in 0..50 {
+                let wait = policy.wait(failures, None).as_secs_f64();
+                assert!((full / 2.0..=full).contains(&wait), "{failures}: {wait}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_server_asks_for_is_kept_up_to_a_limit() {
+        let policy = Policy::USUAL;
+        assert!(policy.wait(0, Some(Duration::from_secs(7))) >= Duration::from_secs(7));
+        assert!(policy.wait(0, Some(Duration::from_hours(24))) < policy.longest + policy.cap);
+    }
+
+    #[test]
+    fn reads_retry_after_as_seconds_or_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_445_412_470);
+        assert_eq!(after(" 3 ", now), Some(Duration::from_secs(3)));
+        assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT", now), Some(Duration::from_secs(10)));
+        assert_eq!(after("Wed, 21 Oct 2015 07:00:00 GMT", now), Some(Duration::ZERO));
+        assert_eq!(after("soon", now), None);
+    }
+}

@@ -1,0 +1,151 @@
+//! Configuration: one small struct per concern, read from a TOML file and from `DARKROOM_*` variables.
+//!
+//! A variable overrides the file: `http.listen` is `DARKROOM_HTTP_LISTEN`. Every key, its default and its
+//! meaning stand in `deploy/darkroom.toml`, which a test holds against this code. Reading reports ALL mistakes
+//! at once, by name, before anything is bound or connected; unknown keys and variables are mistakes too.
+//! A secret `x` may be given as `x_file`, the path of a file that holds it.
+
+mod sections;
+mod source;
+
+use std::{collections::BTreeMap, path::Path};
+
+pub use sections::{
+    Announce, Database, Http, Identity, Imaging, Jwks, Log, LogFormat, Operations, Storage, Sweep, Uploads, Worker,
+};
+pub use source::{Mistakes, Source};
+
+/// Everything that an operator can set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The main listener.
+    pub http: Http,
+    /// The operations listener.
+    pub operations: Operations,
+    /// Who may sign in.
+    pub identity: Identity,
+    /// The MySQL or MariaDB server.
+    pub database: Database,
+    /// Where photos are kept.
+    pub storage: Storage,
+    /// What may be uploaded.
+    pub uploads: Uploads,
+    /// What is made of a photo, and within which limits.
+    pub imaging: Imaging,
+    /// The worker's loop.
+    pub worker: Worker,
+    /// The sweep.
+    pub sweep: Sweep,
+    /// Where events are announced.
+    pub announce: Announce,
+    /// What is logged, and how.
+    pub log: Log,
+    /// Each key with its value, secrets masked, for `/info`.
+    pub effective: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// Reads the file, if one is named, and the environment.
+    ///
+    /// # Errors
+    /// Every mistake, by name.
+    pub fn load(file: Option<&Path>) -> Result<Self, Mistakes> {
+        Self::read(Source::load(file, std::env::vars_os())?)
+    }
+
+    /// Reads a source that is already open.
+    ///
+    /// # Errors
+    /// Every mistake, by name.
+    pub fn read(mut source: Source) -> Result<Self, Mistakes> {
+        let s = &mut source;
+        let (http, operations, identity) = (Http::read(s), Operations::read(s), Identity::read(s));
+        let (database, storage, uploads) = (Database::read(s), Storage::read(s), Uploads::read(s));
+        let (imaging, worker, sweep) = (Imaging::read(s), Worker::read(s), Sweep::read(s));
+        let (announce, log) = (Announce::read(s), Log::read(s));
+        let effective = source.finish()?;
+        Ok(Self {
+            http,
+            operations,
+            identity,
+            database,
+            storage,
+            uploads,
+            imaging,
+            worker,
+            sweep,
+            announce,
+            log,
+            effective,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, env: &[(&str, &str)]) -> Result<Config, Mistakes> {
+        let env = env.iter().map(|(k, v)| (k.into(), v.into()));
+        Config::read(Source::parse(text, env).unwrap())
+    }
+
+    const LEAST: &str = r#"
+        http.public_url = "https://photos.example"
+        identity = { issuer = "https://id.example", audience = "darkroom", jwks = "/etc/darkroom/jwks.json" }
+        database = { user = "darkroom" }
+        storage = { directory = "/var/lib/darkroom", signing_keys = ["00112233445566778899aabbccddeeff"] }
+    "#;
+
+    #[test]
+    fn every_mistake_is_reported_in_one_run() {
+        let text = "http.listen = \"nowhere\"\nworker.concurrency = 0\nhttp.pubic_url = \"x\"";
+        let mistakes = read(text, &[("DARKROOM_LOG_FORMAT", "xml"), ("DARKROOM_NOPE", "1")]).unwrap_err().to_string();
+        for part in ["http.listen", "worker.concurrency", "http.pubic_url", "DARKROOM_LOG_FORMAT", "DARKROOM_NOPE", "identity.issuer", "storage.directory"] {
+            assert!(mistakes.contains(part), "{part} is missing from:\n{mistakes}");
+        }
+    }
+
+    #[test]
+    fn a_variable_overrides_the_file_and_secrets_are_masked() {
+        let env = [("DARKROOM_WORKER_CONCURRENCY", "7"), ("DARKROOM_DATABASE_PASSWORD", "0123")];
+        let config = read(LEAST, &env).unwrap();
+        assert_eq!(config.worker.concurrency, 7);
+        assert_eq!(config.effective["worker.concurrency"], "7");
+        assert_eq!(config.effective["database.password"], "***");
+        assert!(!format!("{config:?}").contains("00112233445566778899aabbccddeeff"));
+        assert!(!format!("{:?}", config.effective).contains("0011"));
+    }
+
+    #[test]
+    fn a_secret_may_come_from_a_file() {
+        let file = std::env::temp_dir().join(format!("darkroom-secret-{}", uuid::Uuid::now_v7()));
+        std::fs::write(&file, "from the file\n").unwrap();
+        let both = [("DARKROOM_DATABASE_PASSWORD_FILE", file.to_str().unwrap()), ("DARKROOM_DATABASE_PASSWORD", "x")];
+        let config = read(LEAST, &both[..1]).unwrap();
+        assert_eq!(secrecy::ExposeSecret::expose_secret(config.database.password.as_ref().unwrap()), "from the file");
+        assert!(read(LEAST, &both).unwrap_err().to_string().contains("both"));
+        std::fs::remove_file(file).unwrap();
+        assert!(read(LEAST, &both[..1]).unwrap_err().to_string().contains("DARKROOM_DATABASE_PASSWORD_FILE"));
+    }
+
+    /// The sample lists each key once, commented out where it has a default, with that default as its value.
+    #[test]
+    fn the_sample_is_true() {
+        let key = r#"signing_keys = ["00112233445566778899aabbccddeeff"]"#;
+        let sample = include_str!("../deploy/darkroom.toml").replace(r#"# signing_keys = ["..."]"#, key);
+        let shown: String = sample
+            .lines()
+            .map(|line| line.strip_prefix("#: ").unwrap_or(line))
+            .fold(String::new(), |text, line| text + line + "\n");
+        let from_sample = read(&shown, &[]).unwrap().effective;
+        let required: String = sample.lines().fold(String::new(), |text, line| text + line + "\n");
+        let from_defaults = read(&required, &[]).unwrap().effective;
+        assert_eq!(from_sample, from_defaults);
+        let table: toml::Table = shown.parse().unwrap();
+        for key in from_defaults.keys() {
+            let (section, name) = key.split_once('.').unwrap();
+            assert!(table[section].get(name).is_some(), "{key} is not in the sample");
+        }
+    }
+}

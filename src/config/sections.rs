@@ -1,0 +1,393 @@
+//! The sections of the configuration, a struct each. Defaults are the second argument of each `get`.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use url::Url;
+
+use super::source::Source;
+
+/// The smallest signing secret: 128 bits, as RFC 2104 advises for keys of HMAC at the least.
+const LEAST_SECRET_CHARS: usize = 32;
+
+/// `[http]`: the main listener.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// How clients reach the service from outside; signed URLs and invite links start with it.
+    pub public_url: Url,
+    /// Longest time for a request that neither uploads nor waits.
+    pub request_timeout: Duration,
+    /// Largest JSON body, in bytes.
+    pub max_body_bytes: usize,
+    /// Origins of web pages that may call the API; `*` for any.
+    pub cors_origins: Vec<String>,
+    /// Longest time between the stop signal and the end.
+    pub drain_timeout: Duration,
+}
+
+impl Http {
+    pub(super) fn read(s: &mut Source) -> Self {
+        let stand_in = Url::parse("http://localhost").expect("a constant");
+        let public_url: Url = s.require("http.public_url", stand_in);
+        let plain = matches!(public_url.scheme(), "http" | "https") && public_url.query().is_none() && public_url.fragment().is_none();
+        s.check(plain, "http.public_url", "must be an http or https URL without query or fragment");
+        let this = Self {
+            listen: s.get("http.listen", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))),
+            public_url,
+            request_timeout: s.duration("http.request_timeout", "10s"),
+            max_body_bytes: s.get("http.max_body_bytes", 65_536),
+            cors_origins: s.get("http.cors_origins", Vec::new()),
+            drain_timeout: s.duration("http.drain_timeout", "25s"),
+        };
+        let origins = this.cors_origins.iter().all(|o| o == "*" || Url::parse(o).is_ok_and(|u| u.origin().ascii_serialization() == *o));
+        s.check(origins, "http.cors_origins", "each must be `*` or an origin such as \"https://photos.example\"");
+        this
+    }
+
+    /// An address under the public URL.
+    #[must_use]
+    pub fn public(&self, path: &str) -> String {
+        format!("{}{path}", self.public_url.as_str().trim_end_matches('/'))
+    }
+}
+
+/// `[operations]`: the listener of the operators.
+#[derive(Debug, Clone)]
+pub struct Operations {
+    /// Address and port; not to be reached from outside.
+    pub listen: SocketAddr,
+}
+
+impl Operations {
+    pub(super) fn read(s: &mut Source) -> Self {
+        Self { listen: s.get("operations.listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))) }
+    }
+}
+
+/// Where the keys that sign JWTs are published.
+#[derive(Debug, Clone)]
+pub enum Jwks {
+    /// `https://` (or `http://` on a loopback address).
+    Url(Url),
+    /// A file.
+    File(PathBuf),
+}
+
+/// `[identity]`: whose JWTs are believed.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The `iss` claim.
+    pub issuer: String,
+    /// The `aud` claim.
+    pub audience: String,
+    /// The key set.
+    pub jwks: Jwks,
+    /// Signature algorithms that are accepted, by their JWA names (RFC 7518).
+    pub algorithms: Vec<jsonwebtoken::Algorithm>,
+    /// How far clocks may differ.
+    pub leeway: Duration,
+    /// How often the key set is read again; an unknown key id brings it forward.
+    pub refresh: Duration,
+}
+
+impl Identity {
+    pub(super) fn read(s: &mut Source) -> Self {
+        use jsonwebtoken::Algorithm::{ES256, RS256};
+        let place = s.require("identity.jwks", String::new());
+        let jwks = match Url::parse(&place) {
+            Ok(url) => {
+                let loopback = match url.host() {
+                    Some(url::Host::Domain(name)) => name == "localhost",
+                    Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+                    Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+                    None => false,
+                };
+                let safe = url.scheme() == "https" || (url.scheme() == "http" && loopback);
+                s.check(safe, "identity.jwks", "must be a file or an https URL (http only on loopback)");
+                Jwks::Url(url)
+            }
+            Err(_) => Jwks::File(place.into()),
+        };
+        let algorithms = s.get("identity.algorithms", vec![RS256, ES256]);
+        let asymmetric = algorithms.iter().all(|a| a.family() != jsonwebtoken::AlgorithmFamily::Hmac);
+        s.check(!algorithms.is_empty() && asymmetric, "identity.algorithms", "must name at least one, and no HS algorithm: its keys can't be published");
+        Self {
+            issuer: s.require("identity.issuer", String::new()),
+            audience: s.require("identity.audience", String::new()),
+            jwks,
+            algorithms,
+            leeway: s.duration("identity.leeway", "30s"),
+            refresh: s.duration("identity.refresh", "10m"),
+        }
+    }
+}
+
+/// `[database]`: the MySQL or MariaDB server.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// A unix socket, instead of host and port.
+    pub socket: Option<PathBuf>,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// User.
+    pub user: String,
+    /// Password.
+    pub password: Option<SecretString>,
+    /// Database.
+    pub name: String,
+    /// CA certificates (PEM) that the server's certificate is verified with.
+    pub tls_ca: Option<PathBuf>,
+    /// Most connections of this process.
+    pub max_connections: u32,
+    /// Longest wait for a connection.
+    pub acquire_timeout: Duration,
+}
+
+impl Database {
+    pub(super) fn read(s: &mut Source) -> Self {
+        let this = Self {
+            socket: s.optional("database.socket"),
+            host: s.get("database.host", "127.0.0.1".to_owned()),
+            port: s.get("database.port", 3306),
+            user: s.require("database.user", String::new()),
+            password: s.secret("database.password"),
+            name: s.get("database.name", "darkroom".to_owned()),
+            tls_ca: s.optional("database.tls_ca"),
+            max_connections: s.get("database.max_connections", 16),
+            acquire_timeout: s.duration("database.acquire_timeout", "1500ms"),
+        };
+        s.check(this.max_connections >= 2, "database.max_connections", "must be at least 2");
+        this
+    }
+}
+
+/// `[storage]`: where photos are kept.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// The folder of originals and renditions.
+    pub directory: PathBuf,
+    /// Secrets that sign URLs: the first signs, all verify, so that one can be rotated.
+    pub signing_keys: Vec<SecretString>,
+    /// Rendition URLs live between one and two of these, and stay the same for one.
+    pub url_window: Duration,
+}
+
+impl Storage {
+    pub(super) fn read(s: &mut Source) -> Self {
+        let this = Self {
+            directory: s.require("storage.directory", PathBuf::new()),
+            signing_keys: s.secrets("storage.signing_keys"),
+            url_window: s.duration("storage.url_window", "1h"),
+        };
+        let long = this.signing_keys.iter().all(|key| key.expose_secret().len() >= LEAST_SECRET_CHARS);
+        s.check(!this.signing_keys.is_empty() && long, "storage.signing_keys", format!("must hold at least one secret, each of at least {LEAST_SECRET_CHARS} characters"));
+        s.check(this.url_window >= Duration::from_secs(60), "storage.url_window", "must be at least 1m");
+        this
+    }
+}
+
+/// `[uploads]`: what may be uploaded.
+#[derive(Debug, Clone)]
+pub struct Uploads {
+    /// Largest original, in bytes.
+    pub max_bytes: u64,
+    /// How long an upload URL is good for.
+    pub url_ttl: Duration,
+    /// An upload that sends nothing for so long is cut.
+    pub idle_timeout: Duration,
+}
+
+impl Uploads {
+    pub(super) fn read(s: &mut Source) -> Self {
+        Self {
+            max_bytes: s.get("uploads.max_bytes", 52_428_800),
+            url_ttl: s.duration("uploads.url_ttl", "15m"),
+            idle_timeout: s.duration("uploads.idle_timeout", "30s"),
+        }
+    }
+}
+
+/// `[imaging]`: what is made of a photo, and within which limits.
+#[derive(Debug, Clone)]
+pub struct Imaging {
+    /// `jpeg`, `webp` or both.
+    pub formats: Vec<crate::imaging::OutputFormat>,
+    /// 1 to 100.
+    pub jpeg_quality: u8,
+    /// 1 to 100.
+    pub webp_quality: u8,
+    /// Largest picture, in megapixels.
+    pub max_megapixels: u32,
+    /// Pictures decoded at a time, each in a process of its own.
+    pub processes: usize,
+    /// Megapixels decoded at a time, over all processes.
+    pub megapixels_in_flight: u32,
+    /// Address space of one decoding process, in MiB.
+    pub memory_mib: u64,
+    /// Longest processor time for one picture.
+    pub cpu_limit: Duration,
+    /// Longest time for one picture.
+    pub time_limit: Duration,
+}
+
+impl Imaging {
+    pub(super) fn read(s: &mut Source) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let this = Self {
+            formats: s.get("imaging.formats", vec![crate::imaging::OutputFormat::Jpeg]),
+            jpeg_quality: s.get("imaging.jpeg_quality", 80),
+            webp_quality: s.get("imaging.webp_quality", 78),
+            max_megapixels: s.get("imaging.max_megapixels", 100),
+            processes: s.optional("imaging.processes").unwrap_or(cores),
+            megapixels_in_flight: s.get("imaging.megapixels_in_flight", 200),
+            memory_mib: s.get("imaging.memory_mib", 1024),
+            cpu_limit: s.duration("imaging.cpu_limit", "20s"),
+            time_limit: s.duration("imaging.time_limit", "60s"),
+        };
+        s.check(!this.formats.is_empty(), "imaging.formats", "must name at least one of \"jpeg\" and \"webp\"");
+        for (key, quality) in [("imaging.jpeg_quality", this.jpeg_quality), ("imaging.webp_quality", this.webp_quality)] {
+            s.check((1..=100).contains(&quality), key, "must be 1 to 100");
+        }
+        s.check(this.max_megapixels >= 1, "imaging.max_megapixels", "must be at least 1");
+        s.check(this.processes >= 1, "imaging.processes", "must be at least 1");
+        s.check(this.megapixels_in_flight >= 1, "imaging.megapixels_in_flight", "must be at least 1");
+        s.check(this.memory_mib >= 256, "imaging.memory_mib", "must be at least 256");
+        s.check(this.cpu_limit >= Duration::from_secs(1), "imaging.cpu_limit", "must be at least 1s");
+        this
+    }
+}
+
+/// `[worker]`: the worker's loop.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Whether `serve` works too; `work` always does.
+    pub enabled: bool,
+    /// Jobs at a time.
+    pub concurrency: usize,
+    /// How often an idle worker looks for jobs that other processes made.
+    pub poll_interval: Duration,
+    /// How long a job is claimed for; the claim is renewed while the work goes on.
+    pub lease: Duration,
+    /// After so many tries a job is dead until an operator puts it back.
+    pub max_attempts: u32,
+    /// The wait after the first failure; it doubles each time.
+    pub retry_base: Duration,
+    /// The longest wait.
+    pub retry_cap: Duration,
+}
+
+impl Worker {
+    pub(super) fn read(s: &mut Source) -> Self {
+        let this = Self {
+            enabled: s.get("worker.enabled", true),
+            concurrency: s.get("worker.concurrency", 4),
+            poll_interval: s.duration("worker.poll_interval", "1s"),
+            lease: s.duration("worker.lease", "60s"),
+            max_attempts: s.get("worker.max_attempts", 8),
+            retry_base: s.duration("worker.retry_base", "2s"),
+            retry_cap: s.duration("worker.retry_cap", "5m"),
+        };
+        s.check(this.concurrency >= 1, "worker.concurrency", "must be at least 1");
+        s.check(this.max_attempts >= 1, "worker.max_attempts", "must be at least 1");
+        s.check(!this.poll_interval.is_zero(), "worker.poll_interval", "must be more than 0");
+        s.check(this.lease >= Duration::from_secs(1), "worker.lease", "must be at least 1s");
+        this
+    }
+}
+
+/// `[sweep]`: the timer that leaves nothing behind.
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    /// How often rows are looked over.
+    pub interval: Duration,
+    /// How often the whole of storage is held against the database.
+    pub scrub_interval: Duration,
+    /// An object without a row is deleted when it is older.
+    pub orphan_grace: Duration,
+}
+
+impl Sweep {
+    pub(super) fn read(s: &mut Source) -> Self {
+        let this = Self {
+            interval: s.duration("sweep.interval", "1m"),
+            scrub_interval: s.duration("sweep.scrub_interval", "1h"),
+            orphan_grace: s.duration("sweep.orphan_grace", "24h"),
+        };
+        s.check(!this.interval.is_zero() && !this.scrub_interval.is_zero(), "sweep.interval", "and sweep.scrub_interval must be more than 0");
+        this
+    }
+}
+
+/// `[announce]`: where events go. Each is logged; a webhook is told too when one is set.
+#[derive(Debug, Clone)]
+pub struct Announce {
+    /// The webhook.
+    pub webhook: Option<Webhook>,
+}
+
+/// A webhook after <https://www.standardwebhooks.com/>.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    /// Where to POST.
+    pub url: Url,
+    /// The key of the HMAC signature.
+    pub secret: SecretString,
+    /// Longest time for one delivery.
+    pub timeout: Duration,
+}
+
+impl Announce {
+    pub(super) fn read(s: &mut Source) -> Self {
+        let url: Option<Url> = s.optional("announce.webhook_url");
+        let secret = s.secret("announce.webhook_secret");
+        let timeout = s.duration("announce.webhook_timeout", "10s");
+        if let Some(url) = &url {
+            s.check(matches!(url.scheme(), "http" | "https"), "announce.webhook_url", "must be an http or https URL");
+            let long = secret.as_ref().is_some_and(|secret| secret.expose_secret().len() >= LEAST_SECRET_CHARS);
+            s.check(long, "announce.webhook_secret", format!("must be given with announce.webhook_url, at least {LEAST_SECRET_CHARS} characters"));
+        }
+        let webhook = url.zip(secret).map(|(url, secret)| Webhook { url, secret, timeout });
+        Self { webhook }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For eyes.
+    Text,
+}
+
+/// `[log]`: what is logged, and how.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// A filter as of `tracing-subscriber`: `info`, `darkroom=debug,info`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+impl Log {
+    pub(super) fn read(s: &mut Source) -> Self {
+        let level = s.get("log.level", "info".to_owned());
+        let valid = tracing_subscriber::EnvFilter::builder().parse(&level);
+        if let Err(error) = valid {
+            s.check(false, "log.level", error);
+        }
+        Self { level, format: s.get("log.format", LogFormat::Auto) }
+    }
+}

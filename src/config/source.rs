@@ -1,0 +1,231 @@
+//! Where settings come from: a TOML table under an overlay of environment variables. Collects mistakes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fmt::{self, Debug},
+    path::Path,
+    time::Duration,
+};
+
+use secrecy::SecretString;
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+/// Variables with the prefix that aren't settings: of the client, of `dev`'s database server and of the tests.
+const NOT_SETTINGS: [&str; 6] = ["CONFIG", "URL", "TOKEN", "MYSQLD", "MARIADBD", "TEST_DB"];
+const PREFIX: &str = "DARKROOM_";
+
+/// All that is wrong with a configuration, a line each.
+#[derive(Debug, thiserror::Error)]
+pub struct Mistakes(Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0[..] {
+            [one] => write!(f, "the configuration has a mistake:\n  {one}"),
+            all => write!(f, "the configuration has {} mistakes:\n  {}", all.len(), all.join("\n  ")),
+        }
+    }
+}
+
+/// A configuration being read: ask it for each setting by its dotted key, then [`Source::finish`].
+pub struct Source {
+    table: Table,
+    env: BTreeMap<String, String>,
+    known: BTreeSet<String>,
+    effective: BTreeMap<String, String>,
+    mistakes: Vec<String>,
+}
+
+impl Source {
+    /// Opens a file, if one is named, and an environment.
+    ///
+    /// # Errors
+    /// The file can't be read or isn't TOML, or a variable isn't UTF-8.
+    pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
+        let text = match file {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| Mistakes(vec![format!("{}: {error}", path.display())]))?,
+            None => String::new(),
+        };
+        Self::parse(&text, env)
+            .map_err(|Mistakes(all)| match file {
+                Some(path) => Mistakes(all.into_iter().map(|m| format!("{}: {m}", path.display())).collect()),
+                None => Mistakes(all),
+            })
+    }
+
+    /// The same from a text.
+    ///
+    /// # Errors
+    /// The text isn't TOML, or a variable isn't UTF-8.
+    pub fn parse(text: &str, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
+        let table = text.parse().map_err(|error: toml::de::Error| Mistakes(vec![error.to_string().trim().replace('\n', " ")]))?;
+        let mut settings = BTreeMap::new();
+        for (name, value) in env {
+            let Some(name) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+            if NOT_SETTINGS.contains(&name) {
+                continue;
+            }
+            let value = value.into_string().map_err(|_| Mistakes(vec![format!("{PREFIX}{name} is not UTF-8")]))?;
+            settings.insert(name.to_owned(), value);
+        }
+        Ok(Self { table, env: settings, known: BTreeSet::new(), effective: BTreeMap::new(), mistakes: Vec::new() })
+    }
+
+    /// A setting with a default.
+    pub fn get<T: DeserializeOwned + Clone + Debug>(&mut self, key: &str, default: T) -> T {
+        let value = self.optional(key).unwrap_or(default);
+        self.effective.insert(key.to_owned(), format!("{value:?}"));
+        value
+    }
+
+    /// A setting that has to be given. `stand_in` goes on for the sake of the mistakes that follow.
+    pub fn require<T: DeserializeOwned + Clone + Debug>(&mut self, key: &str, stand_in: T) -> T {
+        let before = self.mistakes.len();
+        let value = self.optional(key);
+        if value.is_none() && self.mistakes.len() == before {
+            self.mistakes.push(format!("{key} is missing (in the file, or as {})", variable(key)));
+        }
+        let value = value.unwrap_or(stand_in);
+        self.effective.insert(key.to_owned(), format!("{value:?}"));
+        value
+    }
+
+    /// A setting without a default.
+    pub fn optional<T: DeserializeOwned + Debug>(&mut self, key: &str) -> Option<T> {
+        let (name, value) = self.raw(key)?;
+        match parse_value::<T>(value) {
+            Ok(value) => {
+                self.effective.insert(key.to_owned(), format!("{value:?}"));
+                Some(value)
+            }
+            Err(why) => {
+                self.mistakes.push(format!("{name}: {why}"));
+                None
+            }
+        }
+    }
+
+    /// A length of time such as `400ms`, `30s` or `15m`.
+    pub fn duration(&mut self, key: &str, default: &str) -> Duration {
+        let text = self.get(key, default.to_owned());
+        humantime::parse_duration(&text).unwrap_or_else(|error| {
+            self.mistakes.push(format!("{key}: {error}; write for example \"{default}\""));
+            Duration::from_secs(1)
+        })
+    }
+
+    /// Secrets: `key` is a text or a list of texts, `key_file` a file with one a line.
+    pub fn secrets(&mut self, key: &str) -> Vec<SecretString> {
+        let file_key = format!("{key}_file");
+        let file = self.raw(&file_key);
+        let direct = self.raw(key);
+        let texts = match (direct, file) {
+            (None, None) => return Vec::new(),
+            (Some(_), Some(_)) => {
+                self.mistakes.push(format!("{key} and {file_key} are both given"));
+                return Vec::new();
+            }
+            (Some((_, Raw::Text(text))), None) => vec![text],
+            (Some((name, Raw::Toml(value))), None) => match value.clone().try_into::<Vec<String>>() {
+                Ok(texts) => texts,
+                Err(_) => match value {
+                    Value::String(text) => vec![text],
+                    _ => {
+                        self.mistakes.push(format!("{name}: must be a text or a list of texts"));
+                        return Vec::new();
+                    }
+                },
+            },
+            (None, Some((name, raw))) => {
+                let read = parse_value::<std::path::PathBuf>(raw)
+                    .and_then(|path| std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display())));
+                match read {
+                    Ok(text) => text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect(),
+                    Err(why) => {
+                        self.mistakes.push(format!("{name}: {why}"));
+                        return Vec::new();
+                    }
+                }
+            }
+        };
+        self.effective.insert(key.to_owned(), "***".to_owned());
+        texts.into_iter().map(SecretString::from).collect()
+    }
+
+    /// One secret.
+    pub fn secret(&mut self, key: &str) -> Option<SecretString> {
+        let mut all = self.secrets(key);
+        self.check(all.len() <= 1, key, "must be one secret");
+        all.pop()
+    }
+
+    /// Notes a mistake unless the condition holds.
+    pub fn check(&mut self, holds: bool, key: &str, rule: impl fmt::Display) {
+        if !holds {
+            self.mistakes.push(format!("{key}: {rule}"));
+        }
+    }
+
+    /// Ends the reading: what was never asked for is a mistake.
+    ///
+    /// # Errors
+    /// Every mistake met on the way.
+    pub fn finish(mut self) -> Result<BTreeMap<String, String>, Mistakes> {
+        let mut unknown = Vec::new();
+        for (section, value) in &self.table {
+            match value {
+                Value::Table(keys) => unknown.extend(keys.keys().map(|key| format!("{section}.{key}"))),
+                _ => unknown.push(section.clone()),
+            }
+        }
+        unknown.retain(|key| !self.known.contains(key));
+        self.mistakes.extend(unknown.into_iter().map(|key| format!("{key} is not a setting")));
+        let variables: BTreeSet<String> = self.known.iter().map(|key| variable(key)).collect();
+        for name in self.env.keys().map(|name| format!("{PREFIX}{name}")) {
+            if !variables.contains(&name) {
+                self.mistakes.push(format!("{name} is not a setting"));
+            }
+        }
+        if self.mistakes.is_empty() { Ok(self.effective) } else { Err(Mistakes(self.mistakes)) }
+    }
+
+    /// Where the key is set and to what; the environment goes before the file.
+    fn raw(&mut self, key: &str) -> Option<(String, Raw)> {
+        self.known.insert(key.to_owned());
+        let name = variable(key);
+        if let Some(text) = self.env.get(&name[PREFIX.len()..]) {
+            return Some((name, Raw::Text(text.clone())));
+        }
+        let (section, field) = key.split_once('.')?;
+        let value = self.table.get(section)?.get(field)?.clone();
+        Some((key.to_owned(), Raw::Toml(value)))
+    }
+}
+
+enum Raw {
+    Toml(Value),
+    Text(String),
+}
+
+/// A variable's text is tried as TOML (`7`, `true`, `["a"]`), then as a plain text, then as a list with commas.
+fn parse_value<T: DeserializeOwned>(raw: Raw) -> Result<T, String> {
+    let explain = |error: toml::de::Error| error.message().to_owned();
+    match raw {
+        Raw::Toml(value) => value.try_into().map_err(explain),
+        Raw::Text(text) => {
+            let literal = format!("v = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("v"));
+            if let Some(value) = literal.and_then(|value| value.try_into().ok()) {
+                return Ok(value);
+            }
+            let list = text.split(',').map(|part| Value::String(part.trim().to_owned())).collect();
+            Value::String(text).try_into().or_else(|error| Value::Array(list).try_into().map_err(|_| explain(error)))
+        }
+    }
+}
+
+fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())
+}

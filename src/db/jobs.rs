@@ -1,0 +1,236 @@
+//! Jobs: a queue in a table. A job under a lease is simply not visible until the lease ends, so one that a
+//! killed worker held comes back by itself. All times are the server's, so that workers' clocks don't matter.
+
+use std::time::Duration;
+
+use sqlx::{FromRow, MySqlConnection, MySqlExecutor};
+use uuid::Uuid;
+
+use super::{Db, Error, Result};
+
+/// The longest error text that is kept, in characters.
+const MAX_ERROR_CHARS: usize = 500;
+
+/// What there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Make a photo's renditions.
+    Develop,
+    /// Remove the objects of a deleted photo.
+    PurgePhoto,
+    /// Remove a deleted album.
+    PurgeAlbum,
+    /// Announce an album's events.
+    Announce,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Develop, Self::PurgePhoto, Self::PurgeAlbum, Self::Announce];
+
+    /// The word of the table, of logs and of metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Develop => "develop",
+            Self::PurgePhoto => "purge_photo",
+            Self::PurgeAlbum => "purge_album",
+            Self::Announce => "announce",
+        }
+    }
+}
+
+/// A job that this worker has under a lease.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The job's id.
+    pub id: Uuid,
+    /// What to do.
+    pub kind: Kind,
+    /// The photo or album.
+    pub subject: Uuid,
+    /// This try's number, from 1.
+    pub attempt: u32,
+    /// The lease: what is written under an older one has no effect.
+    pub lease: Uuid,
+}
+
+/// A job as an operator sees it.
+#[derive(Debug, FromRow)]
+pub struct Listed {
+    /// The job's id.
+    pub id: Uuid,
+    /// What to do.
+    pub kind: String,
+    /// The photo or album.
+    pub subject: Uuid,
+    /// Whether it waits for an operator.
+    pub dead: bool,
+    /// Tries so far.
+    pub attempts: u32,
+    /// Why the last one failed.
+    pub last_error: Option<String>,
+    /// When it was made.
+    pub created_at: chrono::DateTime<chrono::Utc>,
+}
+
+/// Adds a job unless the same one is there. One that is there is made due now, unless it is at work or dead:
+/// what it will do covers the new wish too.
+pub(super) async fn insert(connection: &mut MySqlConnection, kind: Kind, subject: Uuid) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES (?, ?, ?, UTC_TIMESTAMP(3), UTC_TIMESTAMP(3))
+         ON DUPLICATE KEY UPDATE subject = subject",
+    )
+    .bind(Uuid::now_v7())
+    .bind(kind.as_str())
+    .bind(subject)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Claims the job that has been due for longest, if there is one.
+///
+/// # Errors
+/// The database's.
+pub async fn claim(db: &Db, lease_for: Duration) -> Result<Option<Claim>> {
+    db.transaction(|mut tx| async move {
+        let row: Option<(Uuid, String, Uuid, u32)> = sqlx::query_as(
+            "SELECT id, kind, subject, attempts FROM jobs WHERE dead = FALSE AND visible_at <= UTC_TIMESTAMP(3)
+             ORDER BY visible_at LIMIT 1 FOR UPDATE SKIP LOCKED",
+        )
+        .fetch_optional(tx.connection())
+        .await?;
+        let Some((id, kind, subject, attempts)) = row else { return Ok(tx.done(None)) };
+        let kind = Kind::ALL.into_iter().find(|k| k.as_str() == kind).ok_or(Error::Corrupt("jobs"))?;
+        let claim = Claim { id, kind, subject, attempt: attempts + 1, lease: Uuid::now_v7() };
+        sqlx::query(
+            "UPDATE jobs SET lease = ?, attempts = attempts + 1, visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND WHERE id = ?",
+        )
+        .bind(claim.lease)
+        .bind(micros(lease_for))
+        .bind(id)
+        .execute(tx.connection())
+        .await?;
+        Ok(tx.done(Some(claim)))
+    })
+    .await
+}
+
+/// Renews a lease; false when it is no longer ours.
+///
+/// # Errors
+/// The database's.
+pub async fn extend(executor: impl MySqlExecutor<'_>, claim: &Claim, lease_for: Duration) -> Result<bool> {
+    let done = sqlx::query("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND WHERE id = ? AND lease = ?")
+        .bind(micros(lease_for))
+        .bind(claim.id)
+        .bind(claim.lease)
+        .execute(executor)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Removes a finished job; false when the lease is no longer ours, and then the caller rolls back.
+///
+/// # Errors
+/// The database's.
+pub async fn complete(executor: impl MySqlExecutor<'_>, claim: &Claim) -> Result<bool> {
+    let done = sqlx::query("DELETE FROM jobs WHERE id = ? AND lease = ?").bind(claim.id).bind(claim.lease).execute(executor).await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Gives a job back to be tried after `wait`. `counts` is whether the try counts: a worker that stops gives
+/// back what it did not finish as if it had never had it.
+///
+/// # Errors
+/// The database's.
+pub async fn give_back(executor: impl MySqlExecutor<'_>, claim: &Claim, wait: Duration, counts: bool, error: Option<&str>) -> Result<()> {
+    sqlx::query(
+        "UPDATE jobs SET lease = NULL, visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND, attempts = ?, last_error = COALESCE(?, last_error)
+         WHERE id = ? AND lease = ?",
+    )
+    .bind(micros(wait))
+    .bind(claim.attempt - u32::from(!counts))
+    .bind(error.map(shorten))
+    .bind(claim.id)
+    .bind(claim.lease)
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Lays a job aside for an operator.
+///
+/// # Errors
+/// The database's.
+pub async fn bury(executor: impl MySqlExecutor<'_>, claim: &Claim, error: &str) -> Result<()> {
+    sqlx::query("UPDATE jobs SET lease = NULL, dead = TRUE, last_error = ? WHERE id = ? AND lease = ?")
+        .bind(shorten(error))
+        .bind(claim.id)
+        .bind(claim.lease)
+        .execute(executor)
+        .await?;
+    Ok(())
+}
+
+/// Jobs, oldest first; only dead ones when `dead`.
+///
+/// # Errors
+/// The database's.
+pub async fn list(executor: impl MySqlExecutor<'_>, dead: bool, limit: u32) -> Result<Vec<Listed>> {
+    Ok(sqlx::query_as(
+        "SELECT id, kind, subject, dead, attempts, last_error, created_at FROM jobs WHERE dead >= ? ORDER BY id LIMIT ?",
+    )
+    .bind(dead)
+    .bind(limit)
+    .fetch_all(executor)
+    .await?)
+}
+
+/// Puts dead jobs back: one, or all. Answers how many.
+///
+/// # Errors
+/// The database's.
+pub async fn revive(executor: impl MySqlExecutor<'_>, id: Option<Uuid>) -> Result<u64> {
+    let done = sqlx::query(
+        "UPDATE jobs SET dead = FALSE, attempts = 0, visible_at = UTC_TIMESTAMP(3) WHERE dead = TRUE AND (? OR id = ?)",
+    )
+    .bind(id.is_none())
+    .bind(id.unwrap_or_default())
+    .execute(executor)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Removes a dead job; false when there is none of this id.
+///
+/// # Errors
+/// The database's.
+pub async fn drop_dead(executor: impl MySqlExecutor<'_>, id: Uuid) -> Result<bool> {
+    let done = sqlx::query("DELETE FROM jobs WHERE id = ? AND dead = TRUE").bind(id).execute(executor).await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Jobs that wait or are at work, dead ones, and the age of the oldest due one in seconds.
+///
+/// # Errors
+/// The database's.
+pub async fn depth(executor: impl MySqlExecutor<'_>) -> Result<(i64, i64, f64)> {
+    let (live, dead, age): (i64, i64, Option<i64>) = sqlx::query_as(
+        "SELECT CAST(COALESCE(SUM(dead = FALSE), 0) AS SIGNED), CAST(COALESCE(SUM(dead = TRUE), 0) AS SIGNED),
+                CAST(MAX(IF(dead = FALSE, TIMESTAMPDIFF(MICROSECOND, visible_at, UTC_TIMESTAMP(3)), NULL)) AS SIGNED) FROM jobs",
+    )
+    .fetch_one(executor)
+    .await?;
+    #[expect(clippy::cast_precision_loss, reason = "an age for a graph")]
+    let age = age.unwrap_or(0).max(0) as f64 / 1e6;
+    Ok((live, dead, age))
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn shorten(error: &str) -> String {
+    error.chars().take(MAX_ERROR_CHARS).collect()
+}

@@ -1,0 +1,327 @@
+//! Photos: the statements behind lists, single reads and each step of a photo's way.
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, MySql, MySqlConnection, MySqlExecutor, QueryBuilder};
+use uuid::Uuid;
+
+use super::{Error, Result};
+use crate::domain::{
+    Access, AlbumId, AlbumRole, Caller, InviteId, Photo, PhotoId, PhotoState, Sha256, Uploader, Visibility,
+};
+
+const SELECT: &str = "SELECT p.id, p.album_id, p.invite_id, p.uploader_name, p.state, p.visibility, p.caption, p.content_type, p.bytes,
+ p.sha256, p.width, p.height, p.taken_at, p.camera, p.placeholder, p.renditions, p.reject_reason, p.version, p.created_at, p.ready_at
+ FROM photos p";
+
+#[derive(FromRow)]
+struct Row {
+    id: Uuid,
+    album_id: Uuid,
+    invite_id: Option<Uuid>,
+    uploader_name: Option<String>,
+    state: String,
+    visibility: String,
+    caption: Option<String>,
+    content_type: String,
+    bytes: u64,
+    sha256: Option<Vec<u8>>,
+    width: Option<u32>,
+    height: Option<u32>,
+    taken_at: Option<DateTime<Utc>>,
+    camera: Option<String>,
+    placeholder: Option<Vec<u8>>,
+    renditions: Option<String>,
+    reject_reason: Option<String>,
+    version: u32,
+    created_at: DateTime<Utc>,
+    ready_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<Row> for Photo {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self> {
+        const CORRUPT: Error = Error::Corrupt("photos");
+        let sha256 = row.sha256.map(|bytes| bytes.try_into().map(Sha256).map_err(|_| CORRUPT)).transpose()?;
+        let renditions = row.renditions.map(|json| serde_json::from_str(&json).map_err(|_| CORRUPT)).transpose()?;
+        Ok(Self {
+            id: row.id.into(),
+            album_id: row.album_id.into(),
+            state: PhotoState::parse(&row.state).ok_or(CORRUPT)?,
+            visibility: Visibility::parse(&row.visibility).ok_or(CORRUPT)?,
+            uploader: Uploader { invite_id: row.invite_id.map(InviteId::from), name: row.uploader_name },
+            caption: row.caption,
+            content_type: row.content_type,
+            bytes: row.bytes,
+            sha256,
+            width: row.width,
+            height: row.height,
+            taken_at: row.taken_at,
+            camera: row.camera,
+            placeholder: row.placeholder,
+            renditions: renditions.unwrap_or_default(),
+            reject_reason: row.reject_reason,
+            version: row.version,
+            created_at: row.created_at,
+            ready_at: row.ready_at,
+        })
+    }
+}
+
+/// Declares a photo. `dedup` makes a later one with the same value in the same album a conflict: then the
+/// answer is false and nothing is written.
+///
+/// # Errors
+/// The database's.
+pub async fn insert(connection: &mut MySqlConnection, photo: &Photo, dedup: Option<&[u8; 32]>, upload_ends: DateTime<Utc>) -> Result<bool> {
+    let done = sqlx::query(
+        "INSERT INTO photos (id, album_id, invite_id, uploader_name, state, visibility, caption, content_type, bytes, sha256, dedup,
+         created_at, sweep_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(photo.id.as_uuid())
+    .bind(photo.album_id.as_uuid())
+    .bind(photo.uploader.invite_id.map(InviteId::as_uuid))
+    .bind(&photo.uploader.name)
+    .bind(photo.state.as_str())
+    .bind(photo.visibility.as_str())
+    .bind(&photo.caption)
+    .bind(&photo.content_type)
+    .bind(photo.bytes)
+    .bind(photo.sha256.map(|digest| digest.0.to_vec()))
+    .bind(dedup.map(|digest| &digest[..]))
+    .bind(photo.created_at)
+    .bind(upload_ends)
+    .execute(connection)
+    .await;
+    match done {
+        Ok(_) => Ok(true),
+        Err(sqlx::Error::Database(e)) if e.is_unique_violation() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The photo that an earlier declaration with the same `dedup` made.
+///
+/// # Errors
+/// The database's.
+pub async fn find_same(connection: &mut MySqlConnection, album_id: AlbumId, dedup: &[u8; 32]) -> Result<Option<Photo>> {
+    let mut query = QueryBuilder::<MySql>::new(SELECT);
+    query.push(" WHERE p.album_id = ").push_bind(album_id.as_uuid()).push(" AND p.dedup = ").push_bind(&dedup[..]);
+    one(query.build_query_as().fetch_optional(connection).await?)
+}
+
+/// A photo that the caller may see, and what the caller is to its album.
+///
+/// # Errors
+/// The database's.
+pub async fn find(executor: impl MySqlExecutor<'_>, caller: &Caller, id: PhotoId) -> Result<Option<(Photo, Access)>> {
+    let mut query = QueryBuilder::<MySql>::new(SELECT);
+    query.push(" JOIN albums a ON a.id = p.album_id WHERE p.id = ").push_bind(id.as_uuid()).push(" AND a.deleted_at IS NULL AND ");
+    let access = match caller {
+        Caller::User(user) => {
+            query.push("a.host = ").push_bind(user.subject.as_bytes());
+            Access::Host
+        }
+        Caller::Guest(guest) => {
+            query.push("p.album_id = ").push_bind(guest.album_id.as_uuid());
+            Access::Guest(*guest)
+        }
+    };
+    let photo = one(query.build_query_as().fetch_optional(executor).await?)?;
+    Ok(photo.filter(|photo| access.sees(photo)).map(|photo| (photo, access)))
+}
+
+/// Any photo by its id, for workers.
+///
+/// # Errors
+/// The database's.
+pub async fn get(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<Option<Photo>> {
+    let mut query = QueryBuilder::<MySql>::new(SELECT);
+    query.push(" WHERE p.id = ").push_bind(id.as_uuid());
+    one(query.build_query_as().fetch_optional(executor).await?)
+}
+
+/// Locks a photo for the rest of the transaction and reads it. Lock its album first where both are needed.
+///
+/// # Errors
+/// The database's.
+pub async fn lock(connection: &mut MySqlConnection, id: PhotoId) -> Result<Option<Photo>> {
+    let mut query = QueryBuilder::<MySql>::new(SELECT);
+    query.push(" WHERE p.id = ").push_bind(id.as_uuid()).push(" FOR UPDATE");
+    one(query.build_query_as().fetch_optional(connection).await?)
+}
+
+/// Which photos a list shows, and from where on.
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    /// Only photos in this state.
+    pub state: Option<PhotoState>,
+    /// Only photos of this visibility.
+    pub visibility: Option<Visibility>,
+    /// Oldest first instead of newest first.
+    pub oldest_first: bool,
+    /// The last photo of the page before.
+    pub after: Option<PhotoId>,
+    /// How many at most.
+    pub limit: u32,
+}
+
+/// A page of the photos of an album that the caller may see. Each branch is one range of one index, so that a
+/// page costs the same in an album of any size.
+///
+/// # Errors
+/// The database's.
+pub async fn list(executor: impl MySqlExecutor<'_>, access: &Access, album_id: AlbumId, page: &Page) -> Result<Vec<Photo>> {
+    let mut query = list_query(access, album_id, page);
+    let rows: Vec<Row> = query.build_query_as().fetch_all(executor).await?;
+    rows.into_iter().map(Photo::try_from).collect()
+}
+
+/// The statement of [`list`], apart so that benches can show its plan.
+#[must_use]
+pub fn list_query(access: &Access, album_id: AlbumId, page: &Page) -> QueryBuilder<MySql> {
+    let public = page.state.is_none_or(|s| s == PhotoState::Ready) && page.visibility.is_none_or(|v| v == Visibility::Visible);
+    let mut query = QueryBuilder::<MySql>::new("");
+    match (access.role(), access.invite_id()) {
+        (AlbumRole::View | AlbumRole::Contribute, Some(invite)) if public => {
+            query.push("(");
+            let everybodys = Page { state: Some(PhotoState::Ready), visibility: Some(Visibility::Visible), ..*page };
+            push_range(&mut query, "p.album_id", album_id.as_uuid(), &everybodys);
+            query.push(") UNION DISTINCT (");
+            push_range(&mut query, "p.invite_id", invite.as_uuid(), page);
+            query.push(if page.oldest_first { ") ORDER BY id LIMIT " } else { ") ORDER BY id DESC LIMIT " }).push_bind(page.limit);
+        }
+        (AlbumRole::Host, _) | (_, None) => push_range(&mut query, "p.album_id", album_id.as_uuid(), page),
+        (_, Some(invite)) => push_range(&mut query, "p.invite_id", invite.as_uuid(), page),
+    }
+    query
+}
+
+fn push_range(query: &mut QueryBuilder<MySql>, column: &'static str, value: Uuid, page: &Page) {
+    query.push(SELECT).push(" WHERE ").push(column).push(" = ").push_bind(value);
+    if let Some(visibility) = page.visibility {
+        query.push(" AND p.visibility = ").push_bind(visibility.as_str());
+    }
+    if let Some(state) = page.state {
+        query.push(" AND p.state = ").push_bind(state.as_str());
+    }
+    if let Some(id) = page.after {
+        query.push(if page.oldest_first { " AND p.id > " } else { " AND p.id < " }).push_bind(id.as_uuid());
+    }
+    query.push(if page.oldest_first { " ORDER BY p.id LIMIT " } else { " ORDER BY p.id DESC LIMIT " }).push_bind(page.limit);
+}
+
+/// Notes that a photo's bytes have come. It keeps the `dedup` of its declaration; without one it gets the
+/// digest, unless another photo of the album has that already.
+///
+/// # Errors
+/// The database's.
+pub async fn set_uploaded(connection: &mut MySqlConnection, photo: &Photo, digest: &Sha256, sweep_at: DateTime<Utc>) -> Result<()> {
+    sqlx::query("UPDATE photos SET state = ?, sha256 = ?, version = version + 1, sweep_at = ? WHERE id = ?")
+        .bind(PhotoState::Processing.as_str())
+        .bind(&digest.0[..])
+        .bind(sweep_at)
+        .bind(photo.id.as_uuid())
+        .execute(&mut *connection)
+        .await?;
+    if photo.sha256.is_none() {
+        sqlx::query("UPDATE IGNORE photos SET dedup = ? WHERE id = ? AND dedup IS NULL")
+            .bind(&digest.0[..])
+            .bind(photo.id.as_uuid())
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Writes what became of a locked photo: its state, and what is known of it.
+///
+/// # Errors
+/// The database's.
+pub async fn settle(connection: &mut MySqlConnection, photo: &Photo) -> Result<()> {
+    let renditions = serde_json::to_string(&photo.renditions).map_err(|_| Error::Corrupt("photos"))?;
+    sqlx::query(
+        "UPDATE photos SET state = ?, width = ?, height = ?, taken_at = ?, camera = ?, placeholder = ?, renditions = ?, reject_reason = ?,
+         ready_at = ?, version = version + 1, sweep_at = NULL WHERE id = ?",
+    )
+    .bind(photo.state.as_str())
+    .bind(photo.width)
+    .bind(photo.height)
+    .bind(photo.taken_at)
+    .bind(&photo.camera)
+    .bind(&photo.placeholder)
+    .bind(renditions)
+    .bind(&photo.reject_reason)
+    .bind(photo.ready_at)
+    .bind(photo.id.as_uuid())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes caption and visibility of a locked photo.
+///
+/// # Errors
+/// The database's.
+pub async fn update(connection: &mut MySqlConnection, photo: &Photo) -> Result<()> {
+    sqlx::query("UPDATE photos SET caption = ?, visibility = ?, version = ? WHERE id = ?")
+        .bind(&photo.caption)
+        .bind(photo.visibility.as_str())
+        .bind(photo.version)
+        .bind(photo.id.as_uuid())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Declares a photo that still waits for its bytes once more: its size, its type and how long to wait.
+///
+/// # Errors
+/// The database's.
+pub async fn declare_again(connection: &mut MySqlConnection, photo: &Photo, upload_ends: DateTime<Utc>) -> Result<()> {
+    sqlx::query("UPDATE photos SET bytes = ?, content_type = ?, sweep_at = ? WHERE id = ? AND state = ?")
+        .bind(photo.bytes)
+        .bind(&photo.content_type)
+        .bind(upload_ends)
+        .bind(photo.id.as_uuid())
+        .bind(PhotoState::AwaitingUpload.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Gives up waiting for the bytes of a locked photo; the same bytes may then be declared anew.
+///
+/// # Errors
+/// The database's.
+pub async fn expire(connection: &mut MySqlConnection, id: PhotoId) -> Result<()> {
+    sqlx::query("UPDATE photos SET state = ?, dedup = NULL, version = version + 1, sweep_at = NULL WHERE id = ?")
+        .bind(PhotoState::Expired.as_str())
+        .bind(id.as_uuid())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Removes a photo's row.
+///
+/// # Errors
+/// The database's.
+pub async fn delete(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<()> {
+    sqlx::query("DELETE FROM photos WHERE id = ?").bind(id.as_uuid()).execute(executor).await?;
+    Ok(())
+}
+
+/// Some photos of an album that is being removed.
+///
+/// # Errors
+/// The database's.
+pub async fn some_of(executor: impl MySqlExecutor<'_>, album_id: AlbumId, limit: u32) -> Result<Vec<PhotoId>> {
+    let ids: Vec<Uuid> =
+        sqlx::query_scalar("SELECT id FROM photos WHERE album_id = ? LIMIT ?").bind(album_id.as_uuid()).bind(limit).fetch_all(executor).await?;
+    Ok(ids.into_iter().map(PhotoId::from).collect())
+}
+
+fn one(row: Option<Row>) -> Result<Option<Photo>> {
+    row.map(Photo::try_from).transpose()
+}

@@ -1,0 +1,73 @@
+//! Events: what happened in an album, numbered 1, 2, 3 ... without gaps.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Access, AlbumRole, InviteId, PhotoId, photo::words};
+
+words!(
+    /// What happened.
+    EventKind {
+        /// A photo's renditions are there.
+        PhotoReady = "photo.ready",
+        /// A photo can't be a picture.
+        PhotoRejected = "photo.rejected",
+        /// A caption or the visibility changed.
+        PhotoUpdated = "photo.updated",
+        /// A photo is gone.
+        PhotoRemoved = "photo.removed",
+        /// The title or a setting of the album changed.
+        AlbumUpdated = "album.updated",
+    }
+);
+
+/// One thing that happened in an album.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Its number in the album.
+    pub seq: u64,
+    /// What happened, for the host and the photo's uploader.
+    pub kind: EventKind,
+    /// What it means to those who see only public photos: a photo that the host hides is `photo.removed`
+    /// to them. None when they learn nothing of it.
+    pub public_kind: Option<EventKind>,
+    /// The photo that it is about.
+    pub photo_id: Option<PhotoId>,
+    /// The invite that the photo was added with.
+    pub uploader: Option<InviteId>,
+    /// When it happened.
+    pub at: DateTime<Utc>,
+}
+
+impl Event {
+    /// What the reader is shown: none for what it may not see.
+    #[must_use]
+    pub fn kind_for(&self, reader: &Access) -> Option<EventKind> {
+        let own = self.uploader.is_some() && self.uploader == reader.invite_id();
+        if own || reader.role() == AlbumRole::Host { Some(self.kind) } else { self.public_kind }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{AlbumId, Guest, InviteRole};
+
+    #[test]
+    fn a_viewer_sees_the_public_kind_the_uploader_and_the_host_the_real_one() {
+        let (album_id, invite_id) = (AlbumId::generate(), InviteId::generate());
+        let event = Event {
+            seq: 1,
+            kind: EventKind::PhotoUpdated,
+            public_kind: Some(EventKind::PhotoRemoved),
+            photo_id: None,
+            uploader: Some(invite_id),
+            at: DateTime::UNIX_EPOCH,
+        };
+        let guest = |invite_id| Access::Guest(Guest { invite_id, album_id, role: InviteRole::Contribute });
+        assert_eq!(event.kind_for(&Access::Host), Some(EventKind::PhotoUpdated));
+        assert_eq!(event.kind_for(&guest(invite_id)), Some(EventKind::PhotoUpdated));
+        assert_eq!(event.kind_for(&guest(InviteId::generate())), Some(EventKind::PhotoRemoved));
+    }
+}

@@ -1,0 +1,203 @@
+//! A photo, its states and its renditions.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{AlbumId, InviteId, PhotoId};
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        pub enum $name { $($(#[$vdoc])* #[serde(rename = $word)] $variant),+ }
+
+        impl $name {
+            /// The word of the contract and of the database.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            /// The value of a stored word.
+            #[must_use]
+            pub fn parse(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+pub(super) use words;
+
+words!(
+    /// Where a photo is on its way.
+    PhotoState {
+        /// Declared; its bytes have not come yet.
+        AwaitingUpload = "awaiting_upload",
+        /// Its bytes are there; a worker develops it.
+        Processing = "processing",
+        /// Its renditions are there.
+        Ready = "ready",
+        /// It can't be a picture; `reject_reason` says why.
+        Rejected = "rejected",
+        /// Its bytes never came.
+        Expired = "expired",
+    }
+);
+
+words!(
+    /// Who sees a photo that is ready.
+    Visibility {
+        /// Whoever sees the album.
+        Visible = "visible",
+        /// Host and uploader, until the host has reviewed it.
+        PendingReview = "pending_review",
+        /// Host and uploader.
+        Hidden = "hidden",
+    }
+);
+
+/// A SHA-256 digest, in JSON 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Sha256(pub [u8; 32]);
+
+impl Sha256 {
+    /// Reads 64 hex digits of either case.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        if text.len() != 64 || !text.is_ascii() {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).ok()?;
+            if pair.starts_with('+') {
+                return None;
+            }
+            *byte = u8::from_str_radix(pair, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Who added a photo.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uploader {
+    /// The invite it was added with; none when the host added it.
+    pub invite_id: Option<InviteId>,
+    /// The display name given with it.
+    pub name: Option<String>,
+}
+
+/// One derived picture, as the photo's row lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rendition {
+    /// `thumb`, `small` or `large`.
+    pub name: String,
+    /// `image/jpeg` or `image/webp`.
+    pub content_type: String,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Size of the file.
+    pub bytes: u64,
+}
+
+impl Rendition {
+    /// The last part of its key and URL, e.g. `thumb.jpg`.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        let extension = if self.content_type == "image/webp" { "webp" } else { "jpg" };
+        format!("{}.{extension}", self.name)
+    }
+}
+
+/// A photo as stored.
+#[derive(Debug, Clone)]
+pub struct Photo {
+    /// Its id.
+    pub id: PhotoId,
+    /// The album it is in.
+    pub album_id: AlbumId,
+    /// Where it is on its way.
+    pub state: PhotoState,
+    /// Who sees it.
+    pub visibility: Visibility,
+    /// Who added it.
+    pub uploader: Uploader,
+    /// What is said of it.
+    pub caption: Option<String>,
+    /// The declared type.
+    pub content_type: String,
+    /// The declared size.
+    pub bytes: u64,
+    /// Declared, or measured when its bytes came.
+    pub sha256: Option<Sha256>,
+    /// Pixels, upright; known when ready.
+    pub width: Option<u32>,
+    /// Pixels, upright; known when ready.
+    pub height: Option<u32>,
+    /// When the camera says that it was taken. A camera that gives no offset is taken to mean UTC.
+    pub taken_at: Option<DateTime<Utc>>,
+    /// Make and model.
+    pub camera: Option<String>,
+    /// A ThumbHash (<https://evanw.github.io/thumbhash/>), raw bytes.
+    pub placeholder: Option<Vec<u8>>,
+    /// What was made of it.
+    pub renditions: Vec<Rendition>,
+    /// Why it was rejected, for its uploader to read.
+    pub reject_reason: Option<String>,
+    /// Grows with each change; the entity tag is made of it.
+    pub version: u32,
+    /// When it was declared.
+    pub created_at: DateTime<Utc>,
+    /// When it became ready.
+    pub ready_at: Option<DateTime<Utc>>,
+}
+
+impl Photo {
+    /// Whether everybody who sees the album sees it.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        self.state == PhotoState::Ready && self.visibility == Visibility::Visible
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sha256_reads_hex_of_either_case_and_nothing_else() {
+        let text = "0123456789ABCDEFabcdef0123456789".repeat(2);
+        let digest = Sha256::from_hex(&text).unwrap();
+        assert_eq!(digest.to_string(), text.to_lowercase());
+        for wrong in ["", &text[1..], &text.replace('0', "g"), &text.replace("01", "+1"), &"é".repeat(32)] {
+            assert_eq!(Sha256::from_hex(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn words_round_trip() {
+        for state in ["awaiting_upload", "processing", "ready", "rejected", "expired"] {
+            assert_eq!(PhotoState::parse(state).unwrap().as_str(), state);
+            assert_eq!(serde_json::to_value(PhotoState::parse(state).unwrap()).unwrap(), state);
+        }
+        assert_eq!(Visibility::parse("secret"), None);
+    }
+}

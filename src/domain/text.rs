@@ -1,0 +1,100 @@
+//! Text that people type, parsed once: length in characters, no control characters, kept byte for byte.
+
+use serde::Serialize;
+
+/// Why a text was refused; the sentence is shown to the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    /// Nothing but white space.
+    #[error("must not be empty")]
+    Empty,
+    /// More characters than the field holds.
+    #[error("must be at most {0} characters")]
+    TooLong(usize),
+    /// NUL or another control character.
+    #[error("must not contain control characters")]
+    Control,
+}
+
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident, $max:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The longest accepted text, in Unicode scalar values.
+            pub const MAX_CHARS: usize = $max;
+
+            /// Accepts the text as it is, byte for byte.
+            ///
+            /// # Errors
+            /// Says which rule the text breaks.
+            pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
+                let text = text.into();
+                check(&text, Self::MAX_CHARS).map(|()| Self(text))
+            }
+
+            /// The text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+text!(
+    /// An album's title.
+    Title,
+    200
+);
+text!(
+    /// What the uploader or the host says of a photo. Line breaks are allowed.
+    Caption,
+    1000
+);
+text!(
+    /// What the host calls an invite, e.g. `table 7`.
+    Label,
+    100
+);
+text!(
+    /// The name that a guest gives.
+    DisplayName,
+    100
+);
+
+fn check(text: &str, max: usize) -> Result<(), TextError> {
+    if text.trim().is_empty() {
+        return Err(TextError::Empty);
+    }
+    if text.chars().count() > max {
+        return Err(TextError::TooLong(max));
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n') {
+        return Err(TextError::Control);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_emoji_and_right_to_left_byte_for_byte() {
+        for text in ["👩‍👩‍👧‍👦 Hochzeit", "חתונה של דנה", "  padded  ", "e\u{301}"] {
+            assert_eq!(Title::parse(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn refuses_what_breaks_a_rule() {
+        assert_eq!(Title::parse(" \u{3000}"), Err(TextError::Empty));
+        assert_eq!(Title::parse("a\0b"), Err(TextError::Control));
+        assert_eq!(Title::parse("é".repeat(201)), Err(TextError::TooLong(200)));
+        assert!(Title::parse("é".repeat(200)).is_ok());
+    }
+}

@@ -1,0 +1,152 @@
+//! The HTTP contract: the route table below, one file per resource, and what all of them share.
+
+pub mod albums;
+mod etag;
+pub mod events;
+pub mod extract;
+pub mod health;
+pub mod idempotency;
+pub mod identity;
+pub mod invites;
+pub mod objects;
+pub mod operations;
+pub mod page;
+pub mod photos;
+pub mod problem;
+mod reply;
+
+use std::{any::Any, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, Method, header},
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::{Html, IntoResponse, Redirect, Response},
+    routing::get,
+};
+use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::{app::AppState, config, telemetry};
+use problem::HttpError;
+
+/// How long a browser may keep the answer of a CORS preflight.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Darkroom", description = "Photo sharing for events: a host opens an album, guests add photos by an invite link."),
+    modifiers(&Schemes)
+)]
+struct Description;
+
+struct Schemes;
+
+impl Modify for Schemes {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let bearer = || Http::new(HttpAuthScheme::Bearer);
+        let mut jwt = bearer();
+        jwt.bearer_format = Some("JWT".into());
+        let mut invite = bearer();
+        invite.description = Some("An invite token, `dki_...`".into());
+        let components = api.components.get_or_insert_default();
+        components.add_security_scheme("jwt", SecurityScheme::Http(jwt));
+        components.add_security_scheme("invite", SecurityScheme::Http(invite));
+    }
+}
+
+/// The routes of the contract, with their description.
+fn contract() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(albums::create, albums::list))
+        .routes(routes!(albums::get, albums::update, albums::delete))
+        .routes(routes!(invites::create, invites::list))
+        .routes(routes!(invites::revoke))
+        .routes(routes!(photos::add, photos::list))
+        .routes(routes!(photos::get, photos::update, photos::delete))
+        .routes(routes!(photos::original))
+        .routes(routes!(objects::rendition))
+        .routes(routes!(objects::original))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+}
+
+/// The routes that hold for longer than a request usually may, by their own rules.
+fn unhurried() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(events::list)).routes(routes!(objects::upload))
+}
+
+/// The OpenAPI 3.1 document.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let mut api = contract().merge(unhurried()).into_openapi();
+    env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
+    api
+}
+
+/// Everything that the main listener answers.
+pub fn router(app: AppState) -> Router {
+    let timeout = from_fn_with_state(app.clone(), within_time);
+    let (routes, _) = contract().layer(timeout).merge(unhurried()).split_for_parts();
+    let answer = |error: fn() -> HttpError| move || async move { error() };
+    let shared = app.clone();
+    routes
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi()))
+        .route("/join", get(join))
+        .route("/", get(|| async { Redirect::temporary("/docs/") }))
+        .fallback(answer(|| HttpError::NotFound))
+        .method_not_allowed_fallback(answer(|| HttpError::MethodNotAllowed))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(problem::finish))
+        .layer(cors(&app.config.http))
+        .layer(from_fn(telemetry::observe))
+        .with_state(shared)
+}
+
+/// The guests' page that invite links lead to. It needs no outside host; the invite stays behind the `#`.
+async fn join() -> impl IntoResponse {
+    const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src * data: blob:; connect-src *; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let headers = [(header::CONTENT_SECURITY_POLICY, POLICY), (header::REFERRER_POLICY, "no-referrer"), (header::CACHE_CONTROL, "no-cache")];
+    (headers, Html(include_str!("../web/join.html")))
+}
+
+/// A request that takes too long is given up, and with it what it has under way: transactions roll back.
+async fn within_time(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    let limit = app.config.http.request_timeout;
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => HttpError::Unavailable("it took too long", anyhow::anyhow!("no answer within {limit:?}")).into_response(),
+    }
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+    HttpError::Internal(anyhow::anyhow!("a handler panicked: {}", text.unwrap_or_default())).into_response()
+}
+
+fn cors(config: &config::Http) -> CorsLayer {
+    let origins: Vec<HeaderValue> = config.cors_origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    let exposed = ["x-request-id", "idempotency-replayed"].map(HeaderName::from_static);
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_MATCH,
+            header::IF_NONE_MATCH,
+            HeaderName::from_static("idempotency-key"),
+        ])
+        .expose_headers([header::ETAG, header::LOCATION, header::RETRY_AFTER].into_iter().chain(exposed).collect::<Vec<_>>())
+        .max_age(PREFLIGHT_AGE);
+    if config.cors_origins.iter().any(|origin| origin == "*") {
+        layer.allow_origin(tower_http::cors::Any)
+    } else {
+        layer.allow_origin(origins)
+    }
+}

@@ -1,0 +1,163 @@
+//! Our own extractors: they answer with problems and name the field. `clippy.toml` keeps axum's out.
+
+use aws_lc_rs::digest;
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    http::{HeaderMap, header, request::Parts},
+};
+use serde::de::DeserializeOwned;
+
+use super::problem::{HttpError, Result};
+use crate::app::AppState;
+
+/// The largest accepted `Idempotency-Key`, in bytes.
+const MAX_KEY_BYTES: usize = 255;
+
+/// A JSON body. With an `Idempotency-Key` it also carries what tells this request from another.
+#[derive(Debug)]
+pub struct Json<T> {
+    /// What was sent.
+    pub body: T,
+    /// The `Idempotency-Key` header.
+    pub key: Option<String>,
+    /// SHA-256 over method, path and body.
+    pub fingerprint: [u8; 32],
+}
+
+impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
+    type Rejection = HttpError;
+
+    async fn from_request(request: Request, app: &AppState) -> Result<Self> {
+        if !is_json(request.headers()) {
+            return Err(HttpError::UnsupportedMediaType("send the body as application/json".into()));
+        }
+        let key = idempotency_key(request.headers())?;
+        let limit = app.config.http.max_body_bytes;
+        let mut digest = digest::Context::new(&digest::SHA256);
+        digest.update(request.method().as_str().as_bytes());
+        digest.update(request.uri().path().as_bytes());
+        digest.update(b"\0");
+        let bytes = read(request, limit).await?;
+        digest.update(&bytes);
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(digest.finish().as_ref());
+        Ok(Self { body: parse(&bytes)?, key, fingerprint })
+    }
+}
+
+async fn read(request: Request, limit: usize) -> Result<Bytes> {
+    use http_body_util::{BodyExt, LengthLimitError, Limited};
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > limit as u64) {
+        return Err(HttpError::TooLarge(limit as u64));
+    }
+    match Limited::new(request.into_body(), limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(HttpError::TooLarge(limit as u64)),
+        Err(_) => Err(HttpError::BadRequest("the body was cut off".into())),
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let field = error.path().to_string();
+        let error = error.into_inner();
+        if !error.is_data() {
+            return HttpError::BadRequest(format!("the body is not JSON: {error}"));
+        }
+        let text = error.to_string();
+        let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
+        // Missing and unknown fields are errors of the object; name the field itself.
+        let named = message.split('`').nth(1).filter(|_| message.contains(" field `"));
+        HttpError::field(named.filter(|_| field == ".").unwrap_or(&field), message)
+    })?;
+    json.end().map_err(|error| HttpError::BadRequest(format!("the body is not JSON: {error}")))?;
+    Ok(value)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let essence = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).and_then(|v| v.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if !key.is_empty() && key.len() <= MAX_KEY_BYTES => Ok(Some(key.to_owned())),
+        _ => Err(HttpError::field("idempotency-key", format!("must be 1 to {MAX_KEY_BYTES} visible ASCII characters"))),
+    }
+}
+
+/// Query parameters.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<AppState> for Query<T> {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self> {
+        let pairs = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        let deserializer = serde_html_form::Deserializer::new(pairs);
+        serde_path_to_error::deserialize(deserializer).map(Self).map_err(|error| {
+            let field = error.path().to_string();
+            let message = error.into_inner().to_string();
+            let named = message.split('`').nth(1).filter(|_| field == "." && message.contains(" field `"));
+            HttpError::field(named.unwrap_or(&field), &message)
+        })
+    }
+}
+
+/// An id in the path. One that is no id names nothing: 404.
+pub fn path_id<T: std::str::FromStr>(params: &RawPathParams, name: &str) -> Result<T> {
+    params.iter().find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok()).ok_or(HttpError::NotFound)
+}
+
+/// A field that may be left out, but not null.
+pub fn given<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// A field that may be left out, or null to clear it.
+pub fn given_or_null<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    <Option<T> as serde::Deserialize>::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only parsed")]
+    struct Body {
+        title: String,
+        review: Option<bool>,
+    }
+
+    fn field(json: &str) -> String {
+        match parse::<Body>(json.as_bytes()) {
+            Err(HttpError::Unprocessable(errors)) => errors[0].field.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn names_the_field_that_breaks_a_rule() {
+        assert_eq!(field(r#"{"title": "x", "colour": 1}"#), "colour");
+        assert_eq!(field(r#"{"review": true}"#), "title");
+        assert_eq!(field(r#"{"title": 5}"#), "title");
+        assert_eq!(field(r#"{"title": "x", "review": "yes"}"#), "review");
+    }
+
+    #[test]
+    fn what_is_not_json_is_a_bad_request() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        for json in [&b"{"[..], b"", b"{\"title\": \"\xff\"}", b"{\"title\": \"x\"} x", deep.as_bytes(), br#"{"title": "\ud800"}"#] {
+            assert!(matches!(parse::<Body>(json), Err(HttpError::BadRequest(_))), "{json:?}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Who asks: a JWT of the configured issuer, or an invite token.
+//!
+//! A second line behind the gateway's authorizer: a request that comes round the gateway gets nothing.
+
+mod jwks;
+
+use axum::{
+    extract::{FromRequestParts, OptionalFromRequestParts, RawPathParams},
+    http::{header, request::Parts},
+};
+use chrono::Utc;
+
+pub use jwks::{KeyState, Verifier};
+
+use super::{
+    extract::path_id,
+    problem::{HttpError, Result},
+};
+use crate::{
+    app::AppState,
+    db,
+    domain::{Access, Album, AlbumId, Caller, InviteToken, User},
+};
+
+const NO_TOKEN: HttpError = HttpError::Unauthorized("send `Authorization: Bearer` with a JWT or an invite token");
+const BAD_INVITE: HttpError = HttpError::Unauthorized("the invite is unknown, revoked or expired");
+
+/// What a request shows; a JWT is verified, an invite is not looked up yet.
+#[derive(Debug)]
+enum Credentials {
+    User(User),
+    Invite(InviteToken),
+}
+
+impl Credentials {
+    async fn read(parts: &Parts, app: &AppState) -> Result<Self> {
+        let value = parts.headers.get(header::AUTHORIZATION).ok_or(NO_TOKEN)?;
+        let (scheme, token) = value.to_str().ok().and_then(|v| v.split_once(' ')).ok_or(NO_TOKEN)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(NO_TOKEN);
+        }
+        match InviteToken::presented(token.trim()) {
+            Some(invite) => Ok(Self::Invite(invite)),
+            None => Ok(Self::User(app.verifier.verify(token.trim()).await?)),
+        }
+    }
+}
+
+impl FromRequestParts<AppState> for Caller {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self> {
+        match Credentials::read(parts, app).await? {
+            Credentials::User(user) => Ok(Self::User(user)),
+            Credentials::Invite(token) => {
+                let mut connection = app.db.acquire().await?;
+                let found = db::invites::authenticate(&mut *connection, &token, Utc::now()).await?;
+                found.map(|(guest, ..)| Self::Guest(guest)).ok_or(BAD_INVITE)
+            }
+        }
+    }
+}
+
+impl FromRequestParts<AppState> for User {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self> {
+        match <Caller as FromRequestParts<_>>::from_request_parts(parts, app).await? {
+            Caller::User(user) => Ok(user),
+            Caller::Guest(_) => Err(HttpError::Forbidden("an invite opens one album only; sign in for this")),
+        }
+    }
+}
+
+impl OptionalFromRequestParts<AppState> for Caller {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Option<Self>> {
+        if !parts.headers.contains_key(header::AUTHORIZATION) {
+            return Ok(None);
+        }
+        <Self as FromRequestParts<_>>::from_request_parts(parts, app).await.map(Some)
+    }
+}
+
+/// The album in the path, for a caller that may know of it. One round trip, whoever asks.
+#[derive(Debug)]
+pub struct InAlbum {
+    /// The album. For a `drop` guest `photo_count` counts its own photos, the only ones it knows of.
+    pub album: Album,
+    /// What the caller is to it.
+    pub access: Access,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+impl FromRequestParts<AppState> for InAlbum {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self> {
+        let credentials = Credentials::read(parts, app).await?;
+        let params = RawPathParams::from_request_parts(parts, app).await.map_err(|_| HttpError::NotFound)?;
+        let id = path_id::<AlbumId>(&params, "album_id");
+        let mut connection = app.db.acquire().await?;
+        match credentials {
+            Credentials::User(user) => {
+                let album = db::albums::find(&mut *connection, &user.subject, id?).await?.ok_or(HttpError::NotFound)?;
+                Ok(Self { album, access: Access::Host, caller: Caller::User(user) })
+            }
+            Credentials::Invite(token) => {
+                let found = db::invites::authenticate(&mut *connection, &token, Utc::now()).await?;
+                let (guest, mut album, photos_used) = found.ok_or(BAD_INVITE)?;
+                if album.id != id? {
+                    return Err(HttpError::NotFound);
+                }
+                let access = Access::Guest(guest);
+                if !access.may_follow() {
+                    album.photo_count = photos_used;
+                }
+                Ok(Self { album, access, caller: Caller::Guest(guest) })
+            }
+        }
+    }
+}
+
+impl InAlbum {
+    /// Refuses guests.
+    pub fn host_only(&self) -> Result<()> {
+        if self.access == Access::Host { Ok(()) } else { Err(HttpError::Forbidden("only the album's host may do this")) }
+    }
+}

@@ -1,0 +1,299 @@
+//! `/v1/albums/{album_id}/photos` and `/v1/photos/{photo_id}`: reading, reviewing, removing.
+
+mod add;
+
+use axum::{
+    extract::{RawPathParams, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+pub use add::*;
+
+use super::{
+    etag,
+    extract::{Json, Query, path_id},
+    identity::InAlbum,
+    page::{Page, PageQuery},
+    problem::{HttpError, Problem, Result},
+    reply::Reply,
+};
+use crate::{
+    app::{App, AppState},
+    db::{self, jobs::Kind, photo_event},
+    domain::{Access, Caller, Caption, EventKind, Photo, PhotoId, PhotoState, Visibility},
+};
+
+/// Who added a photo.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UploaderBody {
+    /// `host` or `guest`.
+    kind: &'static str,
+    /// The display name, if one was given.
+    name: Option<String>,
+}
+
+/// A derived picture.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RenditionBody {
+    /// `thumb` (320 pixels on the long edge), `small` (1024) or `large` (2048).
+    name: String,
+    content_type: String,
+    width: u32,
+    height: u32,
+    bytes: u64,
+    /// Signed; stays the same for a while, so that it can be cached.
+    url: String,
+}
+
+/// A photo, as its caller sees it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PhotoBody {
+    id: uuid::Uuid,
+    album_id: uuid::Uuid,
+    state: PhotoState,
+    visibility: Visibility,
+    uploader: UploaderBody,
+    caption: Option<String>,
+    /// The declared type of the original.
+    content_type: String,
+    /// The size of the original.
+    bytes: u64,
+    /// Of the original, 64 hex digits.
+    sha256: Option<String>,
+    /// Pixels, upright.
+    width: Option<u32>,
+    /// Pixels, upright.
+    height: Option<u32>,
+    taken_at: Option<DateTime<Utc>>,
+    camera: Option<String>,
+    /// A base64 ThumbHash.
+    placeholder: Option<String>,
+    renditions: Vec<RenditionBody>,
+    /// Why it was rejected.
+    reject_reason: Option<String>,
+    created_at: DateTime<Utc>,
+    ready_at: Option<DateTime<Utc>>,
+}
+
+impl PhotoBody {
+    /// Signs the renditions' URLs.
+    pub(super) fn new(app: &App, photo: Photo, now: DateTime<Utc>) -> Self {
+        let kind = if photo.uploader.invite_id.is_some() { "guest" } else { "host" };
+        let renditions = photo.renditions.iter().map(|rendition| RenditionBody {
+            url: app.storage.rendition_url(photo.id, rendition, now),
+            name: rendition.name.clone(),
+            content_type: rendition.content_type.clone(),
+            width: rendition.width,
+            height: rendition.height,
+            bytes: rendition.bytes,
+        });
+        Self {
+            id: photo.id.as_uuid(),
+            album_id: photo.album_id.as_uuid(),
+            state: photo.state,
+            visibility: photo.visibility,
+            uploader: UploaderBody { kind, name: photo.uploader.name },
+            caption: photo.caption,
+            content_type: photo.content_type,
+            bytes: photo.bytes,
+            sha256: photo.sha256.map(|digest| digest.to_string()),
+            width: photo.width,
+            height: photo.height,
+            taken_at: photo.taken_at,
+            camera: photo.camera,
+            placeholder: photo.placeholder.map(|hash| STANDARD.encode(hash)),
+            renditions: renditions.collect(),
+            reject_reason: photo.reject_reason,
+            created_at: photo.created_at,
+            ready_at: photo.ready_at,
+        }
+    }
+}
+
+/// Which way a list goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// The default.
+    Newest,
+    /// From the first photo on.
+    Oldest,
+}
+
+/// Which photos a list shows.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PhotoQuery {
+    /// How many at most, 1 to 200; 50 when left out.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<i64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// Only photos in this state.
+    #[param(inline)]
+    state: Option<PhotoState>,
+    /// Only photos of this visibility; those that wait for review are `pending_review`.
+    #[param(inline)]
+    visibility: Option<Visibility>,
+    #[param(inline)]
+    order: Option<Order>,
+}
+
+/// Changes of a photo; what is left out stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PhotoPatch {
+    /// 1 to 1000 characters, or null for none.
+    #[schema(min_length = 1, max_length = 1000)]
+    #[serde(default, deserialize_with = "super::extract::given_or_null")]
+    #[expect(clippy::option_option, reason = "left out is not the same as null")]
+    caption: Option<Option<String>>,
+    /// The host's to change.
+    #[schema(nullable = false)]
+    #[serde(default, deserialize_with = "super::extract::given")]
+    visibility: Option<Visibility>,
+}
+
+/// The album's photos that the caller may see, newest first.
+#[utoipa::path(get, path = "/v1/albums/{album_id}/photos", tag = "photos", params(("album_id" = uuid::Uuid, Path), PhotoQuery), security(("jwt" = []), ("invite" = [])),
+    responses((status = 200, body = Page<PhotoBody>), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn list(State(app): State<AppState>, here: InAlbum, Query(query): Query<PhotoQuery>) -> Result<Reply<Page<PhotoBody>>> {
+    let oldest_first = query.order == Some(Order::Oldest);
+    // A cursor of one order means nothing in the other.
+    let name = if oldest_first { "photos.oldest" } else { "photos" };
+    let (page, signer) = (PageQuery { limit: query.limit, cursor: query.cursor }, app.storage.signer());
+    let limit = page.limit()?;
+    let wanted = db::photos::Page {
+        state: query.state,
+        visibility: query.visibility,
+        oldest_first,
+        after: page.after(signer, name)?,
+        limit: limit + 1,
+    };
+    let mut connection = app.db.acquire().await?;
+    let photos = db::photos::list(&mut *connection, &here.access, here.album.id, &wanted).await?;
+    drop(connection);
+    let now = Utc::now();
+    Ok(Reply(Page::new(photos, limit, signer, name, |photo| photo.id.as_uuid(), |photo| PhotoBody::new(&app, photo, now))))
+}
+
+/// One photo.
+#[utoipa::path(get, path = "/v1/photos/{photo_id}", tag = "photos", params(("photo_id" = uuid::Uuid, Path)), security(("jwt" = []), ("invite" = [])),
+    responses((status = 200, body = PhotoBody), (status = 304), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn get(State(app): State<AppState>, caller: Caller, params: RawPathParams, headers: HeaderMap) -> Result<Response> {
+    let (photo, _) = seen(&app, &caller, &params).await?;
+    let now = Utc::now();
+    let tag = etag::tag(photo.version, app.storage.window_end(photo.id, now).timestamp());
+    if etag::not_modified(&headers, &tag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
+    Ok(([(header::ETAG, tag)], Reply(PhotoBody::new(&app, photo, now))).into_response())
+}
+
+/// Changes the caption (uploader, host) or the visibility (host).
+#[utoipa::path(patch, path = "/v1/photos/{photo_id}", tag = "photos", params(("photo_id" = uuid::Uuid, Path)), request_body = PhotoPatch, security(("jwt" = []), ("invite" = [])),
+    responses((status = 200, body = PhotoBody), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn update(
+    State(app): State<AppState>,
+    caller: Caller,
+    params: RawPathParams,
+    headers: HeaderMap,
+    request: Json<PhotoPatch>,
+) -> Result<Response> {
+    let (photo, access) = seen(&app, &caller, &params).await?;
+    let patch = request.body;
+    if !access.owns(&photo) {
+        return Err(HttpError::Forbidden("only the uploader and the host may change a photo"));
+    }
+    if patch.visibility.is_some() && access != Access::Host {
+        return Err(HttpError::Forbidden("only the host may change who sees a photo"));
+    }
+    if let Some(Some(caption)) = &patch.caption {
+        Caption::parse(&**caption).map_err(|why| HttpError::field("caption", why))?;
+    }
+    let photo = app.db.transaction(|tx| change(tx, &photo, &patch, &headers)).await?;
+    let now = Utc::now();
+    let tag = etag::tag(photo.version, app.storage.window_end(photo.id, now).timestamp());
+    Ok(([(header::ETAG, tag)], Reply(PhotoBody::new(&app, photo, now))).into_response())
+}
+
+async fn change(mut tx: db::Tx, seen: &Photo, patch: &PhotoPatch, headers: &HeaderMap) -> Result<db::Done<Photo>> {
+    db::albums::lock(tx.connection(), seen.album_id).await?.ok_or(HttpError::NotFound)?;
+    let mut photo = db::photos::lock(tx.connection(), seen.id).await?.ok_or(HttpError::NotFound)?;
+    etag::check_match(headers, photo.version)?;
+    let before = (photo.is_public(), photo.caption.clone(), photo.visibility);
+    if let Some(caption) = &patch.caption {
+        photo.caption.clone_from(caption);
+    }
+    photo.visibility = patch.visibility.unwrap_or(photo.visibility);
+    let (was_public, is_public) = (before.0, photo.is_public());
+    if (was_public, photo.caption.clone(), photo.visibility) == before {
+        return Ok(tx.done(photo));
+    }
+    photo.version += 1;
+    db::photos::update(tx.connection(), &photo).await?;
+    db::albums::count_public(tx.connection(), photo.album_id, was_public, is_public).await?;
+    // To those who see only public photos, one that is hidden goes away.
+    let public_kind = match (was_public, is_public) {
+        (_, true) => Some(EventKind::PhotoUpdated),
+        (true, false) => Some(EventKind::PhotoRemoved),
+        (false, false) => None,
+    };
+    tx.record(photo.album_id, photo_event(&photo, EventKind::PhotoUpdated, public_kind)).await?;
+    Ok(tx.done(photo))
+}
+
+/// Deletes the photo and its objects.
+#[utoipa::path(delete, path = "/v1/photos/{photo_id}", tag = "photos", params(("photo_id" = uuid::Uuid, Path)), security(("jwt" = []), ("invite" = [])),
+    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn delete(State(app): State<AppState>, caller: Caller, params: RawPathParams, headers: HeaderMap) -> Result<StatusCode> {
+    let (photo, access) = seen(&app, &caller, &params).await?;
+    if !access.owns(&photo) {
+        return Err(HttpError::Forbidden("only the uploader and the host may delete a photo"));
+    }
+    let (album_id, id, headers) = (photo.album_id, photo.id, &headers);
+    app.db
+        .transaction(|mut tx| async move {
+            db::albums::lock(tx.connection(), album_id).await?.ok_or(HttpError::NotFound)?;
+            let photo = db::photos::lock(tx.connection(), id).await?.ok_or(HttpError::NotFound)?;
+            etag::check_match(headers, photo.version)?;
+            db::photos::delete(tx.connection(), photo.id).await?;
+            db::albums::count_public(tx.connection(), photo.album_id, photo.is_public(), false).await?;
+            if let (PhotoState::AwaitingUpload, Some(invite_id)) = (photo.state, photo.uploader.invite_id) {
+                db::invites::give_back(tx.connection(), invite_id).await?;
+            }
+            let removed = EventKind::PhotoRemoved;
+            tx.record(photo.album_id, photo_event(&photo, removed, photo.is_public().then_some(removed))).await?;
+            tx.enqueue(Kind::PurgePhoto, photo.id.as_uuid()).await?;
+            Ok::<_, HttpError>(tx.done(()))
+        })
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Leads to the original by a signed URL that is good for a minute.
+#[utoipa::path(get, path = "/v1/photos/{photo_id}/original", tag = "photos", params(("photo_id" = uuid::Uuid, Path)), security(("jwt" = []), ("invite" = [])),
+    responses((status = 303, headers(("location" = String))), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn original(State(app): State<AppState>, caller: Caller, params: RawPathParams) -> Result<Response> {
+    let (photo, access) = seen(&app, &caller, &params).await?;
+    if !access.owns(&photo) {
+        return Err(HttpError::Forbidden("only the uploader and the host may fetch the original"));
+    }
+    if matches!(photo.state, PhotoState::AwaitingUpload | PhotoState::Expired) {
+        return Err(HttpError::Conflict("the photo's bytes have not come"));
+    }
+    let location = app.storage.original_url(&photo, Utc::now());
+    Ok((StatusCode::SEE_OTHER, [(header::LOCATION, location), (header::CACHE_CONTROL, "no-store".into())]).into_response())
+}
+
+async fn seen(app: &App, caller: &Caller, params: &RawPathParams) -> Result<(Photo, Access)> {
+    let id: PhotoId = path_id(params, "photo_id")?;
+    let mut connection = app.db.acquire().await?;
+    db::photos::find(&mut *connection, caller, id).await?.ok_or(HttpError::NotFound)
+}

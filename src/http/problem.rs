@@ -1,0 +1,241 @@
+//! Errors as clients see them: RFC 9457 `application/problem+json`. One enum, one mapping to a status.
+//!
+//! What went wrong inside goes to the log, once, here; the client gets a sentence without SQL, paths or keys.
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{db, telemetry::RequestId};
+
+/// The result of a handler.
+pub type Result<T, E = HttpError> = std::result::Result<T, E>;
+
+/// A rule that a request broke.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldError {
+    /// Where: a JSON field, a query parameter or a header.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl FieldError {
+    /// A broken rule.
+    pub fn new(field: impl Into<String>, message: impl ToString) -> Self {
+        Self { field: field.into(), message: message.to_string() }
+    }
+}
+
+/// Everything a request can end in but an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// 400: not HTTP, or not JSON.
+    #[error("{0}")]
+    BadRequest(String),
+    /// 401: no identity, or one that is expired, revoked or forged.
+    #[error("{0}")]
+    Unauthorized(&'static str),
+    /// 403: seen, but not allowed.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// 404: not there, or not to be known of.
+    #[error("there is nothing here for you")]
+    NotFound,
+    /// 405.
+    #[error("this address does not know that method")]
+    MethodNotAllowed,
+    /// 409: a state in the way.
+    #[error("{0}")]
+    Conflict(&'static str),
+    /// 409: the first request with the same key has not answered yet.
+    #[error("the first request with this Idempotency-Key still runs")]
+    StillRunning,
+    /// 412: `If-Match` names another version.
+    #[error("it has changed since the version that If-Match names")]
+    PreconditionFailed,
+    /// 413: a body over the limit, in bytes.
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(u64),
+    /// 415.
+    #[error("{0}")]
+    UnsupportedMediaType(String),
+    /// 422: rules of fields, query parameters or headers.
+    #[error("the request breaks a rule")]
+    Unprocessable(Vec<FieldError>),
+    /// 503: try again soon.
+    #[error("{0}")]
+    Unavailable(&'static str, #[source] anyhow::Error),
+    /// 500: a mistake of ours.
+    #[error("something went wrong here")]
+    Internal(#[from] anyhow::Error),
+}
+
+impl HttpError {
+    /// 422 with one broken rule.
+    pub fn field(field: impl Into<String>, message: impl ToString) -> Self {
+        Self::Unprocessable(vec![FieldError::new(field, message)])
+    }
+
+    /// The one mapping to a status, with the problem's name and title.
+    fn kind(&self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad-request", "Bad request"),
+            Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "Not signed in"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
+            Self::StillRunning => (StatusCode::CONFLICT, "still-running", "Conflict"),
+            Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed"),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
+            Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type"),
+            Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "Unprocessable"),
+            Self::Unavailable(..) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+        }
+    }
+
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::StillRunning => Some(1),
+            // Jitter, so that a crowd that was turned away does not come back as one.
+            Self::Unavailable(..) => Some(1 + db::rand_below(4)),
+            _ => None,
+        }
+    }
+}
+
+impl From<db::Error> for HttpError {
+    fn from(error: db::Error) -> Self {
+        match error {
+            db::Error::Unavailable(_) => Self::Unavailable("the database does not answer right now", error.into()),
+            db::Error::Refused(_) | db::Error::Corrupt(_) => Self::Internal(error.into()),
+        }
+    }
+}
+
+impl db::AsDbError for HttpError {
+    fn as_db_error(&self) -> Option<&db::Error> {
+        match self {
+            Self::Unavailable(_, source) | Self::Internal(source) => source.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// RFC 9457 problem details.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Problem {
+    /// `urn:darkroom:problem:` and a name that programs can rely on.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// The same for each problem of this type.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong this time.
+    pub detail: String,
+    /// As in the `x-request-id` header.
+    pub request_id: String,
+    /// With 422: each rule that was broken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub errors: Option<Vec<FieldError>>,
+}
+
+impl IntoResponse for HttpError {
+    /// The body is written by [`finish`], which knows the request's id.
+    fn into_response(self) -> Response {
+        let (status, name, title) = self.kind();
+        let retry_after = self.retry_after();
+        let detail = self.to_string();
+        let mut response = status.into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static(r#"Bearer realm="darkroom", error="invalid_token""#);
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        let errors = match self {
+            Self::Unprocessable(errors) => Some(errors),
+            Self::Unavailable(_, source) => {
+                tracing::warn!(error = format!("{source:#}"), "unavailable");
+                None
+            }
+            Self::Internal(source) => {
+                tracing::error!(error = format!("{source:#}"), "internal error");
+                None
+            }
+            _ => None,
+        };
+        let type_ = format!("urn:darkroom:problem:{name}");
+        response.extensions_mut().insert(Problem {
+            type_,
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail,
+            request_id: String::new(),
+            errors,
+        });
+        response
+    }
+}
+
+/// Writes the body of each problem, and makes one of each bare error that a library answers with.
+pub async fn finish(request: Request, next: Next) -> Response {
+    let id = request.extensions().get::<RequestId>().cloned().unwrap_or_default();
+    let response = next.run(request).await;
+    let Some(mut problem) = response.extensions().get::<Problem>().cloned() else { return response };
+    problem.request_id = id.to_string();
+    let (mut parts, _) = response.into_parts();
+    parts.extensions.remove::<Problem>();
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let body = serde_json::to_vec(&problem).expect("a problem is JSON");
+    Response::from_parts(parts, Body::from(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_its_status_and_only_the_public_part_of_its_text() {
+        let secret = || anyhow::anyhow!("SELECT password FROM /etc/shadow");
+        let unavailable = sqlx::Error::PoolTimedOut;
+        for (error, status) in [
+            (HttpError::BadRequest("x".into()), 400),
+            (HttpError::Unauthorized("x"), 401),
+            (HttpError::Forbidden("x"), 403),
+            (HttpError::NotFound, 404),
+            (HttpError::MethodNotAllowed, 405),
+            (HttpError::Conflict("x"), 409),
+            (HttpError::StillRunning, 409),
+            (HttpError::PreconditionFailed, 412),
+            (HttpError::TooLarge(1), 413),
+            (HttpError::UnsupportedMediaType("x".into()), 415),
+            (HttpError::field("a", "b"), 422),
+            (HttpError::Internal(secret()), 500),
+            (HttpError::Unavailable("x", secret()), 503),
+            (HttpError::from(db::Error::from(unavailable)), 503),
+            (HttpError::from(db::Error::Corrupt("photos")), 500),
+        ] {
+            let response = error.into_response();
+            assert_eq!(response.status(), status);
+            let problem = response.extensions().get::<Problem>().unwrap();
+            assert_eq!(problem.status, status);
+            assert!(!problem.detail.contains("SELECT") && !problem.detail.contains("photos"), "{}", problem.detail);
+            assert_eq!(response.headers().contains_key(header::WWW_AUTHENTICATE), status == 401);
+            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), status == 503 || problem.type_.ends_with("still-running"));
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Bytes in, renditions out: the only place that opens pictures.
+//!
+//! Pure computation: no files, no network, no clock, and it knows nobody else in the crate. The bytes are a stranger's, and
+//! a decoder may be written in C, so in the product only the child processes of `worker::sandbox` call [`Developer::develop`];
+//! everyone else may use the plain types.
+//!
+//! Promises:
+//! - What is too large, too costly, cut off or not a picture is told by [`probe`], from headers alone, before any decoding.
+//! - A picture is shown whole or not at all: a decoder that warns of damaged data makes it [`Rejection::Corrupt`].
+//! - A rendition holds pixels and nothing else: no EXIF, no place, no profile, no comment, nothing that followed the picture.
+//! - Renditions stand upright, are sRGB, and are never larger than the picture.
+//!
+//! The way of a JPEG, which is nearly every photo: libjpeg-turbo decodes to brightness and colour planes, already reduced by
+//! 2, 4 or 8 where that still covers the largest rendition; each plane is resampled; planes are encoded again. RGB is made
+//! only where a colour profile asks for it. Each smaller rendition is made from the next larger one.
+
+mod decode;
+mod exif;
+mod icc;
+mod media;
+mod probe;
+mod raster;
+mod recipe;
+mod rejection;
+mod render;
+mod scale;
+mod turbo;
+
+#[cfg(test)]
+mod tests;
+
+pub use exif::TakenAt;
+pub use media::{Foreign, MediaType, Sniffed, UnknownMediaType, sniff};
+pub use probe::{Probe, probe};
+pub use recipe::{Limits, OutputFormat, Recipe, Size};
+pub use rejection::Rejection;
+
+use decode::{Decoded, Samples};
+use raster::{Orientation, Raster, Yuv};
+use serde::{Deserialize, Serialize};
+
+/// A photo's renditions and what is kept of its metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Developed {
+    /// The original's real type.
+    pub media_type: MediaType,
+    /// The original's width as displayed, in pixels.
+    pub width: u32,
+    /// The original's height as displayed, in pixels.
+    pub height: u32,
+    /// When it was taken, by the camera's clock.
+    pub taken_at: Option<TakenAt>,
+    /// The camera's maker and model: one printable line of at most 120 characters.
+    pub camera: Option<String>,
+    /// The raw bytes of the picture's `ThumbHash`, 5 to 25 of them.
+    pub placeholder: Vec<u8>,
+    /// Every size in every format, in the recipe's order.
+    pub renditions: Vec<Rendition>,
+}
+
+/// One picture to show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rendition {
+    /// The size's name in the recipe.
+    pub size: String,
+    /// The format of the bytes.
+    pub format: OutputFormat,
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+    /// The encoded picture.
+    #[serde(skip)]
+    pub bytes: Vec<u8>,
+}
+
+/// Why there are no renditions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Failure {
+    /// The file's fault; trying again is of no use.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// Ours, e.g. a library that can't be set up or a recipe without sizes.
+    #[error("imaging failed: {0}")]
+    Internal(String),
+}
+
+/// [`Developer::develop`] for a single photo.
+///
+/// # Errors
+/// As [`Developer::develop`].
+pub fn develop(bytes: &[u8], declared: MediaType, recipe: &Recipe, limits: &Limits) -> Result<Developed, Failure> {
+    Developer::new()?.develop(bytes, declared, recipe, limits)
+}
+
+/// The codecs, with handles and buffers that are kept from photo to photo.
+pub struct Developer {
+    decompressor: turbo::Decompressor,
+    compressor: turbo::Compressor,
+    scaler: scale::Scaler,
+}
+
+impl Developer {
+    /// Sets the codecs up.
+    ///
+    /// # Errors
+    /// [`Failure::Internal`] if a library can't be set up, which only happens without memory.
+    pub fn new() -> Result<Self, Failure> {
+        let decompressor = turbo::Decompressor::new().map_err(Failure::Internal)?;
+        let compressor = turbo::Compressor::new().map_err(Failure::Internal)?;
+        Ok(Self { decompressor, compressor, scaler: scale::Scaler::new() })
+    }
+
+    /// Makes every rendition of a photo. `bytes` is the whole file, `declared` the type that its sender gave.
+    ///
+    /// # Errors
+    /// [`Failure::Rejected`] with the reason for whatever is wrong with the file, [`Failure::Internal`] for the rest.
+    pub fn develop(
+        &mut self,
+        bytes: &[u8],
+        declared: MediaType,
+        recipe: &Recipe,
+        limits: &Limits,
+    ) -> Result<Developed, Failure> {
+        let (probe, layout) = probe::survey(bytes, declared, limits)?;
+        let longest = recipe.sizes.iter().map(|size| size.long_edge).max();
+        let longest = longest.filter(|_| !recipe.formats.is_empty());
+        let longest = longest.ok_or_else(|| Failure::Internal("a recipe without sizes or formats".to_owned()))?;
+        let facts = layout.exif(bytes).map(exif::read).unwrap_or_default();
+        let stored = (probe.width, probe.height);
+        let target = scale::fit(stored, longest);
+        let decoded = decode::decode(bytes, &layout, target, limits, &mut self.decompressor)?;
+        let master = self.master(decoded, target, facts.orientation).map_err(Failure::Internal)?;
+        let (width, height) = facts.orientation.apply(stored);
+        let (renditions, placeholder) =
+            render::renditions(master, (width, height), recipe, &mut self.scaler, &mut self.compressor)
+                .map_err(Failure::Internal)?;
+        Ok(Developed {
+            media_type: probe.media_type,
+            width,
+            height,
+            taken_at: facts.taken_at,
+            camera: facts.camera,
+            placeholder,
+            renditions,
+        })
+    }
+
+    /// The picture at its largest size: upright, sRGB, in planes of half resolution.
+    fn master(&mut self, decoded: Decoded, target: (u32, u32), orientation: Orientation) -> Result<Yuv, String> {
+        let profile = |channels| decoded.profile.as_deref().and_then(|profile| icc::Conversion::new(profile, channels));
+        match decoded.samples {
+            Samples::Planes(planes) => {
+                let Some(conversion) = profile(if planes.chroma.is_some() { 3 } else { 1 }) else {
+                    let Yuv { luma, chroma } = self.scaler.yuv(&planes, target, orientation)?;
+                    let chroma = chroma.map(|planes| planes.map(|plane| plane.oriented(orientation)));
+                    return Ok(Yuv { luma: luma.oriented(orientation), chroma });
+                };
+                let small = self.scaler.yuv(&planes, target, Orientation::default())?;
+                drop(planes);
+                let pixels = if small.chroma.is_some() { self.compressor.rgb(&small)? } else { small.luma };
+                self.finished(pixels, Some(conversion), orientation)
+            }
+            Samples::Pixels(pixels) => {
+                let conversion = profile(pixels.channels);
+                let small = self.scaler.raster(&pixels, target)?;
+                drop(pixels);
+                self.finished(small, conversion, orientation)
+            }
+        }
+    }
+
+    /// Converts a resized picture to sRGB, turns it upright and splits it into planes.
+    fn finished(
+        &mut self,
+        pixels: Raster,
+        conversion: Option<icc::Conversion>,
+        orientation: Orientation,
+    ) -> Result<Yuv, String> {
+        let converted = conversion.and_then(|conversion| conversion.apply(&pixels));
+        let pixels = match converted {
+            Some(converted) => converted,
+            None if pixels.channels == 4 => icc::plain_cmyk(&pixels),
+            None => pixels,
+        };
+        let upright = pixels.oriented(orientation);
+        if upright.channels == 1 { Ok(Yuv { luma: upright, chroma: None }) } else { self.compressor.planes(&upright) }
+    }
+}

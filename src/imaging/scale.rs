@@ -1,0 +1,194 @@
+//! Making pictures smaller.
+
+use super::raster::{Orientation, Raster, Yuv};
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+
+/// Width and height of a picture whose long edge may be `long_edge` at most. Never enlarges; no edge is less than 1.
+pub fn fit((width, height): (u32, u32), long_edge: u32) -> (u32, u32) {
+    let long = width.max(height);
+    let target = long_edge.max(1);
+    if long <= target {
+        return (width, height);
+    }
+    let scaled = |edge: u32| {
+        let rounded = (u64::from(edge) * u64::from(target) * 2 + u64::from(long)) / (2 * u64::from(long));
+        u32::try_from(rounded).unwrap_or(target).max(1)
+    };
+    (scaled(width), scaled(height))
+}
+
+/// The largest power of two, up to `most`, by which both edges can be divided and still cover the target.
+pub fn reduction(size: (u32, u32), target: (u32, u32), most: u32) -> u32 {
+    let mut factor = 1;
+    while factor * 2 <= most && size.0.div_ceil(factor * 2) >= target.0 && size.1.div_ceil(factor * 2) >= target.1 {
+        factor *= 2;
+    }
+    factor
+}
+
+/// The resampler, with buffers that are kept from photo to photo.
+pub struct Scaler {
+    resizer: Resizer,
+}
+
+impl Scaler {
+    pub fn new() -> Self {
+        Self { resizer: Resizer::new() }
+    }
+
+    /// A picture of `target` size with colour planes of half of it in both directions. The result is to be turned by
+    /// `orientation` afterwards, which decides at which end the half sample of an odd edge lies.
+    ///
+    /// # Errors
+    /// Never for consistent rasters; the resampler's own words.
+    pub fn yuv(&mut self, from: &Yuv, target: (u32, u32), orientation: Orientation) -> Result<Yuv, String> {
+        let luma = self.raster(&from.luma, target)?;
+        let Some([blue, red]) = &from.chroma else { return Ok(Yuv { luma, chroma: None }) };
+        let mut chroma = |plane: &Raster| self.half(plane, target, orientation);
+        Ok(Yuv { luma, chroma: Some([chroma(blue)?, chroma(red)?]) })
+    }
+
+    /// A raster of `target` size.
+    ///
+    /// # Errors
+    /// As [`Scaler::yuv`].
+    pub fn raster(&mut self, from: &Raster, target: (u32, u32)) -> Result<Raster, String> {
+        self.window(from, target, (0.0, 0.0), from.extent)
+    }
+
+    /// A plane of half the `target` size, rounded up: its last sample may reach past the picture by half of itself.
+    fn half(&mut self, from: &Raster, target: (u32, u32), orientation: Orientation) -> Result<Raster, String> {
+        let size = (target.0.div_ceil(2), target.1.div_ceil(2));
+        let window = |extent: f64, full: u32, half: u32| extent * f64::from(2 * half) / f64::from(full);
+        let across = window(from.extent.0, target.0, size.0);
+        let down = window(from.extent.1, target.1, size.1);
+        let left = if orientation.mirror_x { from.extent.0 - across } else { 0.0 };
+        let top = if orientation.mirror_y { from.extent.1 - down } else { 0.0 };
+        let mut half = self.window(from, size, (left, top), (across, down))?;
+        half.extent = (f64::from(target.0) / 2.0, f64::from(target.1) / 2.0);
+        Ok(half)
+    }
+
+    /// Resamples the window at `corner` of `span` samples, which may reach past the raster's borders.
+    fn window(&mut self, from: &Raster, size: (u32, u32), corner: (f64, f64), span: (f64, f64)) -> Result<Raster, String> {
+        let overhang = |start: f64, span: f64, samples: u32| {
+            let (before, after) = ((-start).max(0.0).ceil(), (start + span - f64::from(samples)).max(0.0).ceil());
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few samples, and positive")]
+            (before as u32, after as u32)
+        };
+        let (left, right) = overhang(corner.0, span.0, from.width);
+        let (above, below) = overhang(corner.1, span.1, from.height);
+        let padded = (left + right + above + below > 0).then(|| from.padded([left, right, above, below]));
+        let from = padded.as_ref().unwrap_or(from);
+        let pixels = match from.channels {
+            1 => PixelType::U8,
+            3 => PixelType::U8x3,
+            _ => PixelType::U8x4,
+        };
+        let view = ImageRef::new(from.width, from.height, &from.data, pixels).map_err(|error| error.to_string())?;
+        let mut data = vec![0; (size.0 * size.1 * from.channels) as usize];
+        let mut out = Image::from_slice_u8(size.0, size.1, &mut data, pixels).map_err(|error| error.to_string())?;
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3))
+            .use_alpha(false)
+            .crop(corner.0 + f64::from(left), corner.1 + f64::from(above), span.0, span.1);
+        self.resizer.resize(&view, &mut out, &options).map_err(|error| error.to_string())?;
+        Ok(Raster::new(data, size.0, size.1, from.channels))
+    }
+}
+
+/// Takes rows of a picture one by one and averages squares of `factor` times `factor` pixels, so that a large picture
+/// is never in memory as a whole.
+pub struct RowShrinker {
+    width: usize,
+    channels: usize,
+    factor: usize,
+    sums: Vec<u32>,
+    rows_summed: usize,
+    rows: usize,
+    data: Vec<u8>,
+}
+
+impl RowShrinker {
+    pub fn new(width: u32, channels: u32, factor: u32) -> Self {
+        let (width, channels, factor) = (width as usize, channels as usize, factor as usize);
+        let sums = vec![0; width.div_ceil(factor) * channels];
+        Self { width, channels, factor, sums, rows_summed: 0, rows: 0, data: Vec::new() }
+    }
+
+    /// Takes the next row of `width * channels` samples.
+    pub fn push(&mut self, row: &[u8]) {
+        self.rows += 1;
+        if self.factor == 1 {
+            self.data.extend_from_slice(row);
+            return;
+        }
+        for (sums, square) in self.sums.chunks_exact_mut(self.channels).zip(row.chunks(self.factor * self.channels)) {
+            for pixel in square.chunks_exact(self.channels) {
+                sums.iter_mut().zip(pixel).for_each(|(sum, sample)| *sum += u32::from(*sample));
+            }
+        }
+        self.rows_summed += 1;
+        if self.rows_summed == self.factor {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        for (index, sum) in self.sums.iter_mut().enumerate() {
+            let across = self.factor.min(self.width - index / self.channels * self.factor);
+            let count = u32::try_from(across * self.rows_summed).unwrap_or(u32::MAX);
+            self.data.push(u8::try_from((*sum + count / 2) / count).unwrap_or(u8::MAX));
+            *sum = 0;
+        }
+        self.rows_summed = 0;
+    }
+
+    /// The smaller picture.
+    pub fn finish(mut self) -> Raster {
+        if self.rows_summed > 0 {
+            self.flush();
+        }
+        let small = |edge: usize| u32::try_from(edge.div_ceil(self.factor)).unwrap_or(u32::MAX);
+        #[expect(clippy::cast_precision_loss, reason = "edges are below 2^24")]
+        let exact = |edge: usize| edge as f64 / self.factor as f64;
+        let channels = u32::try_from(self.channels).unwrap_or(u32::MAX);
+        let mut raster = Raster::new(self.data, small(self.width), small(self.rows), channels);
+        raster.extent = (exact(self.width), exact(self.rows));
+        raster
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fits_without_enlarging() {
+        assert_eq!(fit((4000, 3000), 2048), (2048, 1536));
+        assert_eq!(fit((3000, 4000), 1024), (768, 1024));
+        assert_eq!(fit((2048, 1), 2048), (2048, 1));
+        assert_eq!(fit((2049, 2049), 2048), (2048, 2048));
+        assert_eq!(fit((1, 30_000), 2048), (1, 2048));
+        assert_eq!(fit((1, 1), 320), (1, 1));
+    }
+
+    #[test]
+    fn reduces_no_further_than_the_target() {
+        assert_eq!(reduction((8000, 6000), (2048, 1536), 8), 2);
+        assert_eq!(reduction((4096, 3072), (2048, 1536), 8), 2);
+        assert_eq!(reduction((2047, 2047), (2047, 2047), 8), 1);
+        assert_eq!(reduction((65_000, 65_000), (320, 320), 8), 8);
+    }
+
+    #[test]
+    fn averages_squares_up_to_the_ragged_edge() {
+        let mut shrinker = RowShrinker::new(3, 1, 2);
+        shrinker.push(&[0, 10, 50]);
+        shrinker.push(&[20, 30, 70]);
+        shrinker.push(&[1, 3, 9]);
+        let raster = shrinker.finish();
+        assert_eq!((raster.data, raster.extent), (vec![15, 60, 2, 9], (1.5, 1.5)));
+    }
+}

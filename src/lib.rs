@@ -1,0 +1,41 @@
+//! Darkroom: photo sharing for events. A host opens an album, guests add photos by an invite link, everybody sees
+//! thumbnails within seconds.
+//!
+//! The map of the house. Arrows point down only: whoever stands higher may use whoever stands lower.
+//!
+//! | area | what it is for |
+//! |---|---|
+//! | `main` | the command line |
+//! | [`command`] | one function for each verb that runs the service |
+//! | [`dev`] | `darkroom dev`: a private database server and a development identity |
+//! | [`client`] | `darkroom upload` |
+//! | [`app`] | builds what a command needs, owns the shared state |
+//! | [`net`] | listeners and drain |
+//! | [`http`] | the route table, one file per resource, problems, identity, idempotency |
+//! | [`worker`] | the loop, one file per job, the sweep, the processes that decode |
+//! | [`announce`] | where events go |
+//! | [`queue`] | jobs: leases and the rules of trying again |
+//! | [`storage`] | originals and renditions, signed URLs |
+//! | [`db`] | the pool, transactions, all SQL |
+//! | [`imaging`] | bytes in, renditions out; knows nobody |
+//! | [`domain`] | the words of the product and their rules; knows nobody |
+//! | [`telemetry`] | logs, metrics, request ids |
+//! | [`config`] | what an operator can set |
+//!
+//! Walks through real operations stand in `docs/architecture.md`.
+
+pub mod announce;
+pub mod app;
+pub mod client;
+pub mod command;
+pub mod config;
+pub mod db;
+pub mod dev;
+pub mod domain;
+pub mod http;
+pub mod imaging;
+pub mod net;
+pub mod queue;
+pub mod storage;
+pub mod telemetry;
+pub mod worker;

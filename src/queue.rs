@@ -1,0 +1,105 @@
+//! Jobs, and the rules of trying again: leases, capped backoff with jitter, dead letters.
+//!
+//! Jobs are rows of a table today; all that a worker knows of that is in here.
+
+use std::time::Duration;
+
+use crate::{
+    config,
+    db::{self, Db, Result, jobs},
+};
+
+pub use jobs::{Claim, Kind};
+
+/// What becomes of a try that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Tried again after this long.
+    Again(Duration),
+    /// Laid aside for an operator.
+    Dead,
+}
+
+/// Claims the next job, if one is due.
+///
+/// # Errors
+/// The database's.
+pub async fn claim(db: &Db, rules: &config::Worker) -> Result<Option<Claim>> {
+    jobs::claim(db, rules.lease).await
+}
+
+/// Renews the lease again and again, and answers once it is lost.
+pub async fn keep(db: &Db, claim: &Claim, rules: &config::Worker) {
+    loop {
+        tokio::time::sleep(rules.lease / 3).await;
+        let renewed = match db.acquire().await {
+            Ok(mut connection) => jobs::extend(&mut *connection, claim, rules.lease).await,
+            Err(error) => Err(error),
+        };
+        match renewed {
+            Ok(true) => {}
+            Ok(false) => return,
+            // It may still work out before the lease ends; if not, whatever we write has no effect.
+            Err(error) => tracing::warn!(%error, job = claim.kind.as_str(), "a lease could not be renewed"),
+        }
+    }
+}
+
+/// Notes a failed try.
+///
+/// # Errors
+/// The database's; then the lease runs out and the job comes back by itself.
+pub async fn failed(db: &Db, claim: &Claim, error: &str, rules: &config::Worker) -> Result<Next> {
+    let next = next(claim, rules);
+    let mut connection = db.acquire().await?;
+    match next {
+        Next::Again(wait) => jobs::give_back(&mut *connection, claim, wait, true, Some(error)).await?,
+        Next::Dead => jobs::bury(&mut *connection, claim, error).await?,
+    }
+    Ok(next)
+}
+
+/// Gives back what a stopping worker does not finish.
+///
+/// # Errors
+/// The database's; then the lease runs out and the job comes back by itself.
+pub async fn give_back(db: &Db, claim: &Claim) -> Result<()> {
+    let mut connection = db.acquire().await?;
+    jobs::give_back(&mut *connection, claim, Duration::ZERO, false, None).await
+}
+
+/// An announcement is never laid aside: the events behind it would wait for ever.
+fn next(claim: &Claim, rules: &config::Worker) -> Next {
+    if claim.attempt >= rules.max_attempts && claim.kind != Kind::Announce {
+        return Next::Dead;
+    }
+    let doubled = rules.retry_base.saturating_mul(1 << claim.attempt.saturating_sub(1).min(20));
+    let cap = u64::try_from(doubled.min(rules.retry_cap).as_millis()).unwrap_or(u64::MAX).max(1);
+    // Between half and all of it, so that what failed together does not come back together.
+    Next::Again(Duration::from_millis(cap / 2 + db::rand_below(cap / 2 + 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_cap_and_end() {
+        let rules = config::Worker {
+            enabled: true,
+            concurrency: 1,
+            poll_interval: Duration::from_secs(1),
+            lease: Duration::from_secs(60),
+            max_attempts: 8,
+            retry_base: Duration::from_secs(2),
+            retry_cap: Duration::from_secs(20),
+        };
+        let try_number = |attempt, kind| Claim { id: uuid::Uuid::nil(), kind, subject: uuid::Uuid::nil(), attempt, lease: uuid::Uuid::nil() };
+        for (attempt, most) in [(1, 2), (2, 4), (3, 8), (4, 16), (5, 20), (7, 20)] {
+            let Next::Again(wait) = next(&try_number(attempt, Kind::Develop), &rules) else { panic!("dead after {attempt}") };
+            assert!(wait <= Duration::from_secs(most) && wait >= Duration::from_secs(most) / 2, "{attempt}: {wait:?}");
+        }
+        assert_eq!(next(&try_number(8, Kind::Develop), &rules), Next::Dead);
+        assert!(matches!(next(&try_number(u32::MAX, Kind::Announce), &rules), Next::Again(_)));
+    }
+}

@@ -1,0 +1,308 @@
+//! Files and folders.
+
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
+
+use aws_lc_rs::digest;
+use tokio::{fs, io::AsyncWriteExt};
+use uuid::Uuid;
+
+use crate::domain::{PhotoId, Sha256};
+
+const ORIGINALS: &str = "originals";
+const RENDITIONS: &str = "renditions";
+const INCOMING: &str = "incoming";
+
+/// What one upload may hold in memory on its way to the disk, in bytes.
+const UPLOAD_BUFFER: usize = 64 * 1024;
+
+/// The folder. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Files {
+    root: Arc<Path>,
+}
+
+impl Files {
+    /// Opens a folder, makes what is missing in it and tries to write.
+    ///
+    /// # Errors
+    /// Not a folder, or not writable; the error names it.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        let explain = |error: io::Error| io::Error::new(error.kind(), format!("storage folder {}: {error}", root.display()));
+        for area in [ORIGINALS, RENDITIONS, INCOMING] {
+            std::fs::create_dir_all(root.join(area)).map_err(explain)?;
+        }
+        let files = Self { root: root.into() };
+        files.probe().map_err(explain)?;
+        Ok(files)
+    }
+
+    /// Writes and removes a small file.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn probe(&self) -> io::Result<()> {
+        let path = self.root.join(INCOMING).join(format!("probe-{}", Uuid::now_v7()));
+        let outcome = std::fs::write(&path, b"darkroom");
+        let removed = std::fs::remove_file(&path);
+        outcome.and(removed)
+    }
+
+    /// Begins to take an upload.
+    ///
+    /// # Errors
+    /// The file can't be made.
+    pub async fn incoming(&self) -> io::Result<Incoming> {
+        let path = self.root.join(INCOMING).join(Uuid::now_v7().to_string());
+        let mut file = fs::File::create_new(&path).await?;
+        file.set_max_buf_size(UPLOAD_BUFFER);
+        Ok(Incoming { file, partial: Partial(Some(path)), bytes: 0, digest: digest::Context::new(&digest::SHA256) })
+    }
+
+    /// Opens an original for reading.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub async fn open_original(&self, id: PhotoId) -> io::Result<File> {
+        let path = self.original_path(id);
+        tokio::task::spawn_blocking(move || File::open(path)).await?
+    }
+
+    /// Size and digest of an original, or none when it is not there.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub async fn measure_original(&self, id: PhotoId) -> io::Result<Option<(u64, Sha256)>> {
+        let path = self.original_path(id);
+        let read = move || match File::open(path) {
+            Ok(mut file) => {
+                let mut hash = Hash(digest::Context::new(&digest::SHA256));
+                let bytes = io::copy(&mut file, &mut hash)?;
+                Ok(Some((bytes, finish(hash.0))))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        tokio::task::spawn_blocking(read).await?
+    }
+
+    /// Where an original is, or will be.
+    #[must_use]
+    pub fn original_path(&self, id: PhotoId) -> PathBuf {
+        self.root.join(ORIGINALS).join(shard(id)).join(id.to_string())
+    }
+
+    /// Where a rendition is, or will be.
+    #[must_use]
+    pub fn rendition_path(&self, id: PhotoId, file_name: &str) -> PathBuf {
+        self.renditions_of(id).join(file_name)
+    }
+
+    /// Writes the renditions of a photo: each appears whole or not at all.
+    ///
+    /// # Errors
+    /// What the file system says; the disk may be full.
+    pub async fn put_renditions(&self, id: PhotoId, renditions: Vec<(String, Vec<u8>)>) -> io::Result<()> {
+        let (folder, incoming) = (self.renditions_of(id), self.root.join(INCOMING));
+        let write = move || {
+            std::fs::create_dir_all(&folder)?;
+            for (file_name, bytes) in renditions {
+                let partial = Partial(Some(incoming.join(Uuid::now_v7().to_string())));
+                std::fs::write(partial.path(), bytes)?;
+                partial.rename(&folder.join(file_name))?;
+            }
+            Ok(())
+        };
+        tokio::task::spawn_blocking(write).await?
+    }
+
+    /// Whether a rendition is there in its full size.
+    #[must_use]
+    pub fn has_rendition(&self, id: PhotoId, file_name: &str, bytes: u64) -> bool {
+        std::fs::metadata(self.rendition_path(id, file_name)).is_ok_and(|metadata| metadata.len() == bytes)
+    }
+
+    /// Removes all objects of a photo; that they are gone already is fine.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub async fn remove(&self, id: PhotoId) -> io::Result<()> {
+        let there = |outcome: io::Result<()>| match outcome {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        there(fs::remove_dir_all(self.renditions_of(id)).await)?;
+        there(fs::remove_file(self.original_path(id)).await)
+    }
+
+    /// The photos that have objects older than `cutoff` in one of the 256 shards.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn photos_in_shard(&self, shard: u8, cutoff: SystemTime) -> io::Result<Vec<PhotoId>> {
+        let mut found = Vec::new();
+        for area in [ORIGINALS, RENDITIONS] {
+            let folder = self.root.join(area).join(format!("{shard:02x}"));
+            found.extend(older(&folder, cutoff)?.into_iter().filter_map(|name| name.parse::<PhotoId>().ok()));
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Removes what uploads that were cut off left behind before `cutoff`; answers how many files.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn remove_partials(&self, cutoff: SystemTime) -> io::Result<usize> {
+        let folder = self.root.join(INCOMING);
+        let names = older(&folder, cutoff)?;
+        names.iter().try_for_each(|name| std::fs::remove_file(folder.join(name)))?;
+        Ok(names.len())
+    }
+
+    fn renditions_of(&self, id: PhotoId) -> PathBuf {
+        self.root.join(RENDITIONS).join(shard(id)).join(id.to_string())
+    }
+}
+
+/// An upload under way. Dropped before it is kept, it leaves nothing.
+pub struct Incoming {
+    file: fs::File,
+    partial: Partial,
+    bytes: u64,
+    digest: digest::Context,
+}
+
+impl Incoming {
+    /// Adds some bytes.
+    ///
+    /// # Errors
+    /// The disk is full, or fails.
+    pub async fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
+        self.bytes += chunk.len() as u64;
+        self.digest.update(chunk);
+        self.file.write_all(chunk).await
+    }
+
+    /// Bytes so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Ends the upload; all of it is on the disk when this answers.
+    ///
+    /// # Errors
+    /// The disk is full, or fails.
+    pub async fn finish(mut self) -> io::Result<Received> {
+        self.file.flush().await?;
+        self.file.sync_data().await?;
+        Ok(Received { partial: Mutex::new(Some(self.partial)), bytes: self.bytes, sha256: finish(self.digest) })
+    }
+}
+
+/// A whole upload that has no place yet. Dropped before it is kept, it leaves nothing.
+pub struct Received {
+    partial: Mutex<Option<Partial>>,
+    /// Its size.
+    pub bytes: u64,
+    /// Its digest.
+    pub sha256: Sha256,
+}
+
+impl Received {
+    /// Makes it the original of a photo, for good once this answers. The caller holds the photo's row locked,
+    /// so that of two uploads only one gets here. A second call, of a transaction that is run again, does nothing.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub async fn keep(&self, files: &Files, id: PhotoId) -> io::Result<()> {
+        let taken = self.partial.lock().expect("no holder of this lock panics").take();
+        let Some(partial) = taken else { return Ok(()) };
+        let target = files.original_path(id);
+        let place = move || {
+            let folder = target.parent().expect("an original has a folder");
+            let new = !folder.exists();
+            std::fs::create_dir_all(folder)?;
+            partial.rename(&target)?;
+            File::open(folder)?.sync_all()?;
+            if new {
+                File::open(folder.parent().expect("a shard has a folder"))?.sync_all()?;
+            }
+            Ok(())
+        };
+        tokio::task::spawn_blocking(place).await?
+    }
+}
+
+/// A file that is removed when dropped, unless it was renamed.
+struct Partial(Option<PathBuf>);
+
+impl Partial {
+    fn path(&self) -> &Path {
+        self.0.as_deref().expect("not renamed yet")
+    }
+
+    fn rename(mut self, target: &Path) -> io::Result<()> {
+        std::fs::rename(self.path(), target)?;
+        self.0 = None;
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(%error, "an upload that was cut off left a file; the sweep will remove it");
+        }
+    }
+}
+
+struct Hash(digest::Context);
+
+impl io::Write for Hash {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn finish(context: digest::Context) -> Sha256 {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(context.finish().as_ref());
+    Sha256(bytes)
+}
+
+fn shard(id: PhotoId) -> String {
+    format!("{:02x}", id.as_uuid().as_bytes()[15])
+}
+
+fn older(folder: &Path, cutoff: SystemTime) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        // An entry may go away while we look.
+        let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
+        if modified <= cutoff && let Ok(name) = entry.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}

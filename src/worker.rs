@@ -1,0 +1,146 @@
+//! The worker: claims jobs and does them, at least once each, so every job may run twice without harm.
+//!
+//! A job ends in one transaction with what it has changed; whoever lost the lease meanwhile changes nothing.
+
+mod announce;
+mod develop;
+mod purge;
+pub mod sandbox;
+pub mod sweep;
+
+use std::time::{Duration, Instant};
+
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, info_span};
+
+use crate::{
+    app::{App, AppState},
+    db,
+    queue::{self, Claim, Kind, Next},
+    telemetry::metrics,
+};
+
+/// The longest pause of a worker whose database does not answer.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// What one step came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing was due.
+    Idle,
+    /// A job is done.
+    Done,
+    /// Another worker has it now; what this one did has no effect.
+    Lost,
+    /// It failed.
+    Failed(Next),
+    /// The worker is to stop and gave it back.
+    GivenBack,
+}
+
+/// How a job ended that did not fail.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Done,
+    Lost,
+}
+
+/// Starts the workers of this process and the sweep's timer; they end once the app drains.
+pub fn start(app: &AppState, tasks: &TaskTracker) {
+    for _ in 0..app.config.worker.concurrency {
+        tasks.spawn(work(app.clone()));
+    }
+    tasks.spawn(sweep::timer(app.clone()));
+}
+
+async fn work(app: AppState) {
+    while !app.draining.is_cancelled() {
+        let rest = match step(&app).await {
+            Ok(Outcome::Idle) => app.config.worker.poll_interval,
+            Ok(_) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "the next job can't be claimed");
+                PAUSE
+            }
+        };
+        tokio::select! {
+            () = app.draining.cancelled() => {}
+            () = app.db.signals().next_job() => {}
+            () = tokio::time::sleep(rest) => {}
+        }
+    }
+}
+
+/// Claims one job and does it.
+///
+/// # Errors
+/// The database's, before a job was claimed.
+pub async fn step(app: &AppState) -> db::Result<Outcome> {
+    let Some(claim) = queue::claim(&app.db, &app.config.worker).await? else { return Ok(Outcome::Idle) };
+    let kind = claim.kind.as_str();
+    let span = info_span!("job", kind, subject = %claim.subject, attempt = claim.attempt);
+    let started = Instant::now();
+    let outcome = attempt(app, &claim).instrument(span).await;
+    let word = match &outcome {
+        Outcome::Idle | Outcome::Done => "done",
+        Outcome::Lost => "lost",
+        Outcome::Failed(Next::Again(_)) => "failed",
+        Outcome::Failed(Next::Dead) => "dead",
+        Outcome::GivenBack => "given_back",
+    };
+    metrics::JOB_SECONDS.with(&[("kind", kind.to_owned())]).record(started.elapsed().as_secs_f64());
+    metrics::JOBS.with(&[("kind", kind.to_owned()), ("outcome", word.to_owned())]).increment(1);
+    Ok(outcome)
+}
+
+async fn attempt(app: &AppState, claim: &Claim) -> Outcome {
+    let outcome = tokio::select! {
+        outcome = perform(app, claim) => outcome,
+        () = queue::keep(&app.db, claim, &app.config.worker) => Ok(End::Lost),
+        () = time_to_stop(app) => {
+            tracing::info!("given back: the worker stops");
+            if let Err(error) = queue::give_back(&app.db, claim).await {
+                tracing::warn!(%error, "a job comes back when its lease ends");
+            }
+            return Outcome::GivenBack;
+        }
+    };
+    match outcome {
+        Ok(End::Done) => Outcome::Done,
+        Ok(End::Lost) => {
+            tracing::info!("another worker has the job now");
+            Outcome::Lost
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            let next = queue::failed(&app.db, claim, &error, &app.config.worker).await;
+            let next = next.unwrap_or(Next::Again(app.config.worker.lease));
+            match next {
+                Next::Again(wait) => tracing::warn!(error, ?wait, "a job failed and will be tried again"),
+                Next::Dead => tracing::error!(error, "a job is dead; `darkroom jobs retry` puts it back"),
+            }
+            Outcome::Failed(next)
+        }
+    }
+}
+
+/// Jobs under way get most of the drain's time; the rest is for giving them back.
+async fn time_to_stop(app: &App) {
+    app.draining.cancelled().await;
+    tokio::time::sleep(app.config.http.drain_timeout.mul_f64(0.8)).await;
+}
+
+async fn perform(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
+    match claim.kind {
+        Kind::Develop => develop::run(app, claim).await,
+        Kind::PurgePhoto => purge::photo(app, claim).await,
+        Kind::PurgeAlbum => purge::album(app, claim).await,
+        Kind::Announce => announce::run(app, claim).await,
+    }
+}
+
+/// Ends a job that had nothing to change.
+async fn complete(app: &App, claim: &Claim) -> anyhow::Result<End> {
+    let mut connection = app.db.acquire().await?;
+    Ok(if db::jobs::complete(&mut *connection, claim).await? { End::Done } else { End::Lost })
+}

@@ -1,0 +1,158 @@
+//! The job that makes a photo's renditions.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{End, complete, sandbox::SandboxError};
+use crate::{
+    app::{App, AppState},
+    db::{self, photo_event},
+    domain::{EventKind, Photo, PhotoId, PhotoState, Rendition},
+    imaging::{Developed, TakenAt},
+    queue::Claim,
+    telemetry::metrics,
+};
+
+/// After so many crashes of its decoder a picture is rejected; before that the machine gets the benefit of the doubt.
+const CRASHES: u32 = 3;
+
+/// What the decoder made of a photo.
+enum Verdict {
+    Developed(Developed),
+    Rejected { code: String, reason: String },
+}
+
+pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
+    let id = PhotoId::from(claim.subject);
+    let mut connection = app.db.acquire().await?;
+    let photo = db::photos::get(&mut *connection, id).await?;
+    drop(connection);
+    let Some(photo) = photo else { return complete(app, claim).await };
+    match photo.state {
+        PhotoState::Processing => {}
+        PhotoState::Ready => return repair(app, claim, &photo).await,
+        PhotoState::AwaitingUpload | PhotoState::Rejected | PhotoState::Expired => return complete(app, claim).await,
+    }
+    let mut developed = photo;
+    match judge(app, claim, &developed).await? {
+        Verdict::Developed(result) => {
+            store(app, id, &result).await?;
+            ready(&mut developed, result);
+            finish(app, claim, developed).await
+        }
+        Verdict::Rejected { code, reason } => {
+            tracing::info!(code, reason, "rejected");
+            metrics::PHOTOS_REJECTED.with(&[("reason", code)]).increment(1);
+            developed.state = PhotoState::Rejected;
+            developed.reject_reason = Some(reason);
+            finish(app, claim, developed).await
+        }
+    }
+}
+
+async fn judge(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<Verdict> {
+    let original = app.storage.files().open_original(photo.id).await.context("the original can't be opened")?;
+    let declared = photo.content_type.parse().context("the declared type")?;
+    let started = Instant::now();
+    let outcome = app.sandbox.develop(original, declared).await;
+    metrics::IMAGING_SECONDS.with(&[]).record(started.elapsed().as_secs_f64());
+    let rejected = |code: &str, reason: &str| Ok(Verdict::Rejected { code: code.to_owned(), reason: reason.to_owned() });
+    match outcome {
+        Ok(developed) => Ok(Verdict::Developed(developed)),
+        Err(SandboxError::Rejected(rejection)) => rejected(rejection.code(), &rejection.to_string()),
+        Err(SandboxError::TimedOut) => rejected("too_costly", "the picture takes too long to decode"),
+        Err(SandboxError::OutOfMemory) => rejected("too_costly", "the picture takes too much memory to decode"),
+        Err(error @ SandboxError::Crashed { .. }) if claim.attempt >= CRASHES => {
+            tracing::error!(%error, "the decoder crashed again");
+            rejected("undecodable", "the picture can't be decoded")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn store(app: &App, id: PhotoId, developed: &Developed) -> anyhow::Result<()> {
+    let files = developed.renditions.iter().map(|r| (describe(r).file_name(), r.bytes.clone())).collect();
+    app.storage.files().put_renditions(id, files).await.context("the renditions can't be stored")
+}
+
+fn describe(made: &crate::imaging::Rendition) -> Rendition {
+    Rendition {
+        name: made.size.clone(),
+        content_type: made.format.media_type().as_str().to_owned(),
+        width: made.width,
+        height: made.height,
+        bytes: made.bytes.len() as u64,
+    }
+}
+
+fn ready(photo: &mut Photo, developed: Developed) {
+    photo.state = PhotoState::Ready;
+    photo.width = Some(developed.width);
+    photo.height = Some(developed.height);
+    photo.taken_at = developed.taken_at.map(in_utc);
+    photo.camera = developed.camera;
+    photo.renditions = developed.renditions.iter().map(describe).collect();
+    photo.placeholder = Some(developed.placeholder);
+    photo.ready_at = Some(Utc::now());
+}
+
+/// A camera that writes no offset is taken to mean UTC.
+fn in_utc(taken: TakenAt) -> DateTime<Utc> {
+    (taken.local - TimeDelta::minutes(taken.offset_minutes.unwrap_or(0).into())).and_utc()
+}
+
+/// Files what became of the photo, numbers the event and completes the job, in one transaction.
+async fn finish(app: &App, claim: &Claim, result: Photo) -> anyhow::Result<End> {
+    enum Filed {
+        Yes,
+        Gone,
+        Lost,
+    }
+    let made = &result;
+    let filed = app
+        .db
+        .transaction(|mut tx| async move {
+            let album = db::albums::lock(tx.connection(), made.album_id).await?;
+            let current = db::photos::lock(tx.connection(), made.id).await?;
+            if !db::jobs::complete(tx.connection(), claim).await? {
+                return Ok::<_, db::Error>(tx.done(Filed::Lost));
+            }
+            let (Some(album), Some(current)) = (album, current) else { return Ok(tx.done(Filed::Gone)) };
+            if current.state != PhotoState::Processing {
+                return Ok(tx.done(Filed::Yes));
+            }
+            // The host may have changed caption or visibility meanwhile; those stay as they are.
+            let photo = Photo { visibility: current.visibility, caption: current.caption, ..made.clone() };
+            db::photos::settle(tx.connection(), &photo).await?;
+            db::albums::count_public(tx.connection(), album.id, false, photo.is_public()).await?;
+            let (kind, public) = if photo.state == PhotoState::Ready { (EventKind::PhotoReady, photo.is_public()) } else { (EventKind::PhotoRejected, false) };
+            tx.record(album.id, photo_event(&photo, kind, public.then_some(kind))).await?;
+            Ok(tx.done(Filed::Yes))
+        })
+        .await?;
+    match filed {
+        Filed::Lost => Ok(End::Lost),
+        Filed::Yes => {
+            if result.state == PhotoState::Ready {
+                metrics::PHOTOS_READY.increment(1);
+            }
+            Ok(End::Done)
+        }
+        Filed::Gone => {
+            // Deleted while we worked: the purge may have gone by before our renditions were written.
+            app.storage.files().remove(result.id).await.context("objects of a deleted photo can't be removed")?;
+            Ok(End::Done)
+        }
+    }
+}
+
+/// Makes the renditions of a ready photo once more, because storage has lost some. Nobody is told.
+async fn repair(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<End> {
+    match judge(app, claim, photo).await? {
+        Verdict::Developed(developed) => store(app, photo.id, &developed).await?,
+        Verdict::Rejected { reason, .. } => anyhow::bail!("a ready photo's renditions are lost and can't be made again: {reason}"),
+    }
+    complete(app, claim).await
+}

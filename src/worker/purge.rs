@@ -1,0 +1,42 @@
+//! The jobs that remove what was deleted.
+
+use anyhow::Context;
+
+use super::{End, complete};
+use crate::{
+    app::AppState,
+    db,
+    domain::{AlbumId, PhotoId},
+    queue::Claim,
+};
+
+/// How many photos of an album are removed before the database is asked for more.
+const BATCH: u32 = 100;
+
+/// The row is gone already; its objects go now.
+pub(super) async fn photo(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
+    app.storage.files().remove(PhotoId::from(claim.subject)).await.context("objects can't be removed")?;
+    complete(app, claim).await
+}
+
+/// Objects before rows: what is cut off in between is found again by its rows.
+pub(super) async fn album(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
+    let id = AlbumId::from(claim.subject);
+    loop {
+        let mut connection = app.db.acquire().await?;
+        let photos = db::photos::some_of(&mut *connection, id, BATCH).await?;
+        drop(connection);
+        if photos.is_empty() {
+            break;
+        }
+        for photo in photos {
+            app.storage.files().remove(photo).await.context("objects can't be removed")?;
+            let mut connection = app.db.acquire().await?;
+            db::photos::delete(&mut *connection, photo).await?;
+        }
+    }
+    let mut connection = app.db.acquire().await?;
+    while db::albums::remove_some(&mut connection, id).await? > 0 {}
+    drop(connection);
+    complete(app, claim).await
+}

@@ -1,0 +1,244 @@
+//! The sweep: finds what was left behind, on a timer. It takes no input and may run anywhere, any number of times.
+
+use std::time::{Instant, SystemTime};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{
+    app::{App, AppState},
+    db,
+    domain::{PhotoId, PhotoState, Sha256},
+    queue::Kind,
+    storage::Files,
+    telemetry::metrics,
+};
+
+/// A photo that a worker should have finished is looked after this often.
+const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(10);
+/// Answers to `Idempotency-Key`s are kept for so long.
+const KEEP_ANSWERS: TimeDelta = TimeDelta::hours(24);
+/// How many rows are handled at a time.
+const BATCH: u32 = 500;
+
+/// What one sweep set right.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Uploads that were there and not noted.
+    pub accepted: u64,
+    /// Photos whose bytes never came.
+    pub expired: u64,
+    /// Jobs that were missing.
+    pub enqueued: u64,
+    /// Objects and partial uploads without a row.
+    pub removed: u64,
+    /// Ready photos whose renditions were missing.
+    pub repaired: u64,
+}
+
+/// When the sweep is to look after a photo that is processed from now on.
+#[must_use]
+pub fn look_again() -> DateTime<Utc> {
+    Utc::now() + LOOK_AGAIN
+}
+
+pub(super) async fn timer(app: AppState) {
+    let mut ticks = interval(app.config.sweep.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut scrubbed: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            () = app.draining.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let scrub_now = scrubbed.is_none_or(|at| at.elapsed() >= app.config.sweep.scrub_interval);
+        let outcome = tokio::select! {
+            () = app.draining.cancelled() => return,
+            outcome = run(&app, scrub_now) => outcome,
+        };
+        match outcome {
+            Ok(report) => {
+                if scrub_now {
+                    scrubbed = Some(Instant::now());
+                }
+                if report != Report::default() {
+                    tracing::info!(?report, "swept");
+                }
+            }
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "the sweep was cut short; the next one goes on"),
+        }
+    }
+}
+
+/// Looks over the rows, and with `scrub` over the whole of storage too.
+///
+/// # Errors
+/// What cut it short; what was done stays done.
+pub async fn run(app: &App, scrub: bool) -> anyhow::Result<Report> {
+    let mut report = Report::default();
+    overdue(app, &mut report).await?;
+    lost_jobs(app, &mut report).await?;
+    let mut connection = app.db.acquire().await?;
+    while db::idempotency::forget(&mut *connection, Utc::now() - KEEP_ANSWERS, BATCH).await? > 0 {}
+    let (live, dead, oldest) = db::jobs::depth(&mut *connection).await?;
+    drop(connection);
+    #[expect(clippy::cast_precision_loss, reason = "counts for a graph")]
+    {
+        metrics::JOBS_DEPTH.set(live as f64);
+        metrics::JOBS_DEAD.set(dead as f64);
+    }
+    metrics::JOBS_OLDEST_SECONDS.set(oldest);
+    if scrub {
+        partials(app, &mut report).await?;
+        orphans(app, &mut report).await?;
+        lost_renditions(app, &mut report).await?;
+    }
+    for (kind, count) in [
+        ("accepted", report.accepted),
+        ("expired", report.expired),
+        ("enqueued", report.enqueued),
+        ("removed", report.removed),
+        ("repaired", report.repaired),
+    ] {
+        metrics::SWEPT.with(&[("kind", kind.to_owned())]).increment(count);
+    }
+    Ok(report)
+}
+
+/// Photos that wait for their bytes or for a worker for longer than they should.
+async fn overdue(app: &App, report: &mut Report) -> anyhow::Result<()> {
+    loop {
+        let mut connection = app.db.acquire().await?;
+        let photos = db::sweep::overdue(&mut *connection, Utc::now(), BATCH).await?;
+        drop(connection);
+        if photos.is_empty() {
+            return Ok(());
+        }
+        for (id, state) in photos {
+            match state {
+                PhotoState::AwaitingUpload => settle_upload(app, id, report).await?,
+                _ => {
+                    // A job that is there already stays the only one.
+                    app.db
+                        .transaction(|mut tx| async move {
+                            db::sweep::postpone(tx.connection(), id, look_again()).await?;
+                            tx.enqueue(Kind::Develop, id.as_uuid()).await?;
+                            Ok::<_, db::Error>(tx.done(()))
+                        })
+                        .await?;
+                    report.enqueued += 1;
+                }
+            }
+        }
+    }
+}
+
+/// The bytes of an overdue upload are there in full, or it is given up.
+async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::Result<()> {
+    let found: Option<(u64, Sha256)> = app.storage.files().measure_original(id).await?;
+    let accepted = app
+        .db
+        .transaction(|mut tx| async move {
+            let Some(photo) = db::photos::lock(tx.connection(), id).await? else {
+                return Ok::<_, db::Error>(tx.done(None));
+            };
+            if photo.state != PhotoState::AwaitingUpload {
+                return Ok(tx.done(None));
+            }
+            match found {
+                Some((bytes, digest)) if bytes == photo.bytes && photo.sha256.is_none_or(|declared| declared == digest) => {
+                    db::photos::set_uploaded(tx.connection(), &photo, &digest, look_again()).await?;
+                    tx.enqueue(Kind::Develop, id.as_uuid()).await?;
+                    Ok(tx.done(Some(true)))
+                }
+                _ => {
+                    db::photos::expire(tx.connection(), id).await?;
+                    if let Some(invite_id) = photo.uploader.invite_id {
+                        db::invites::give_back(tx.connection(), invite_id).await?;
+                    }
+                    Ok(tx.done(Some(false)))
+                }
+            }
+        })
+        .await?;
+    match accepted {
+        Some(true) => report.accepted += 1,
+        Some(false) => {
+            report.expired += 1;
+            app.storage.files().remove(id).await?;
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// Events without an announcement to come, and deleted albums that nobody removes.
+async fn lost_jobs(app: &App, report: &mut Report) -> anyhow::Result<()> {
+    let mut connection = app.db.acquire().await?;
+    let unannounced = db::sweep::unannounced(&mut *connection, BATCH).await?;
+    let unpurged = db::sweep::unpurged(&mut *connection, BATCH).await?;
+    drop(connection);
+    let announce = unannounced.into_iter().map(|id| (Kind::Announce, id));
+    for (kind, id) in announce.chain(unpurged.into_iter().map(|id| (Kind::PurgeAlbum, id))) {
+        app.db.enqueue(kind, id.as_uuid()).await?;
+        report.enqueued += 1;
+    }
+    Ok(())
+}
+
+/// What uploads that were cut off left.
+async fn partials(app: &App, report: &mut Report) -> anyhow::Result<()> {
+    let cutoff = cutoff(app);
+    report.removed += on_disk(app, move |files| files.remove_partials(cutoff)).await? as u64;
+    Ok(())
+}
+
+/// Objects of photos that have no row.
+async fn orphans(app: &App, report: &mut Report) -> anyhow::Result<()> {
+    let cutoff = cutoff(app);
+    for shard in 0..=u8::MAX {
+        let ids = on_disk(app, move |files| files.photos_in_shard(shard, cutoff)).await?;
+        for some in ids.chunks(BATCH as usize) {
+            let mut connection = app.db.acquire().await?;
+            let known: std::collections::HashSet<PhotoId> =
+                db::sweep::states(&mut *connection, some).await?.into_iter().map(|(id, _)| id).collect();
+            drop(connection);
+            for id in some.iter().filter(|id| !known.contains(id)) {
+                app.storage.files().remove(*id).await?;
+                report.removed += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ready photos that storage has lost a rendition of.
+async fn lost_renditions(app: &App, report: &mut Report) -> anyhow::Result<()> {
+    let mut after = PhotoId::from(uuid::Uuid::nil());
+    loop {
+        let mut connection = app.db.acquire().await?;
+        let photos = db::sweep::ready_after(&mut *connection, after, BATCH).await?;
+        drop(connection);
+        let Some((last, _)) = photos.last() else { return Ok(()) };
+        after = *last;
+        let lost = on_disk(app, move |files| {
+            let whole = |id, renditions: &[crate::domain::Rendition]| renditions.iter().all(|r| files.has_rendition(id, &r.file_name(), r.bytes));
+            Ok(photos.into_iter().filter(|(id, renditions)| !whole(*id, renditions)).map(|(id, _)| id).collect::<Vec<_>>())
+        })
+        .await?;
+        for id in lost {
+            tracing::warn!(photo = %id, "renditions are missing from storage and will be made again");
+            app.db.enqueue(Kind::Develop, id.as_uuid()).await?;
+            report.repaired += 1;
+        }
+    }
+}
+
+fn cutoff(app: &App) -> SystemTime {
+    SystemTime::now().checked_sub(app.config.sweep.orphan_grace).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+async fn on_disk<T: Send + 'static>(app: &App, look: impl FnOnce(Files) -> std::io::Result<T> + Send + 'static) -> anyhow::Result<T> {
+    let files = app.storage.files().clone();
+    Ok(tokio::task::spawn_blocking(move || look(files)).await??)
+}
