@@ -38,7 +38,11 @@ fn main() -> ExitCode {
 }
 
 fn find(folder: &Path, name: &str) -> Option<PathBuf> {
-    let found = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).find(|path| path.to_string_lossy().contains(name));
+    let found = fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().contains(name));
     if found.is_none() {
         eprintln!("skipped: no photo named {name}");
     }
@@ -104,9 +108,8 @@ fn run_ms(process: u32) -> f64 {
 fn sandboxed() -> Vec<u32> {
     let own = std::process::id();
     let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
-    let is_sandbox = |process: &u32| {
-        fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|line| line.ends_with(b"\0__develop\0"))
-    };
+    let is_sandbox =
+        |process: &u32| fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|line| line.ends_with(b"\0__develop\0"));
     children.split_whitespace().filter_map(|process| process.parse().ok()).filter(is_sandbox).collect()
 }
 
@@ -133,7 +136,8 @@ impl Sharp {
     /// CPU milliseconds, and the bytes of the three pictures from large to small.
     fn develop(&mut self, photo: &Path, quality: u8, folder: Option<&Path>) -> (f64, Vec<f64>) {
         let folder = folder.map(|folder| folder.display().to_string()).unwrap_or_default();
-        writeln!(self.input, "{}\t{quality}\t{folder}", fs::canonicalize(photo).expect("a photo").display()).expect("sharp");
+        writeln!(self.input, "{}\t{quality}\t{folder}", fs::canonicalize(photo).expect("a photo").display())
+            .expect("sharp");
         let mut line = String::new();
         self.output.read_line(&mut line).expect("sharp's answer");
         let mut fields = line.split_whitespace().map(|field| field.parse().expect("sharp's figures"));
@@ -178,7 +182,9 @@ fn children_ms() -> f64 {
 }
 
 fn print_speed(photos: &[PathBuf], times: &Times) {
-    println!("| photo | MP | ours ms | in sandbox ms | sharp ms | 3 x vipsthumbnail ms | of sharp | of vipsthumbnail |");
+    println!(
+        "| photo | MP | ours ms | in sandbox ms | sharp ms | 3 x vipsthumbnail ms | of sharp | of vipsthumbnail |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     for (photo, row) in photos.iter().zip(times) {
         let bytes = fs::read(photo).expect("a photo");
@@ -220,7 +226,8 @@ fn high_water_mb(process: u32) -> f64 {
 }
 
 fn print_peaks(photo: &Path, cache: &Path) {
-    let own = Command::new(std::env::current_exe().expect("this program")).arg("__peak").arg(photo).output().expect("a run");
+    let own =
+        Command::new(std::env::current_exe().expect("this program")).arg("__peak").arg(photo).output().expect("a run");
     let text = String::from_utf8_lossy(&own.stdout);
     let mut figures = text.split_whitespace().map(|field| field.parse::<f64>().unwrap_or(f64::NAN));
     let (ours, file) = (figures.next().unwrap_or(f64::NAN), figures.next().unwrap_or(f64::NAN));
@@ -238,7 +245,10 @@ fn print_peaks(photo: &Path, cache: &Path) {
         peak
     });
     let mb = |it: Option<f64>| it.map_or("-".to_owned(), |it| format!("{it:.0}"));
-    println!("\nPeak memory of a process that develops {} (MB):", photo.file_stem().unwrap_or_default().to_string_lossy());
+    println!(
+        "\nPeak memory of a process that develops {} (MB):",
+        photo.file_stem().unwrap_or_default().to_string_lossy()
+    );
     println!("ours {ours:.0} (of it the file itself {file:.0}), sharp {}, vipsthumbnail {}", mb(sharp), mb(vips));
 }
 
@@ -267,7 +277,8 @@ fn quality(photo: &Path, index: usize, edge: u32, folder: &Path, sharp: &mut Sha
             .to_vec(),
         ..Recipe::default()
     };
-    let developed = darkroom::imaging::develop(&fs::read(photo).ok()?, MediaType::Jpeg, &recipe, &Limits::default()).ok()?;
+    let developed =
+        darkroom::imaging::develop(&fs::read(photo).ok()?, MediaType::Jpeg, &recipe, &Limits::default()).ok()?;
     let ours = developed.renditions.get(index)?;
     fs::write(folder.join("ours.jpg"), &ours.bytes).ok()?;
     let name = ["large", "small", "thumb"][index];
@@ -328,7 +339,8 @@ struct Rgb {
 impl Rgb {
     fn view(&self) -> Option<fast_ssim2::PixelSlice<'_>> {
         let row = self.width as usize * 3;
-        fast_ssim2::PixelSlice::new(&self.data, self.width, self.height, row, fast_ssim2::PixelDescriptor::RGB8_SRGB).ok()
+        fast_ssim2::PixelSlice::new(&self.data, self.width, self.height, row, fast_ssim2::PixelDescriptor::RGB8_SRGB)
+            .ok()
     }
 }
 

@@ -35,7 +35,8 @@ impl Announcer {
     pub fn new(config: &config::Announce) -> anyhow::Result<Self> {
         let webhook = config.webhook.as_ref().map(|webhook| {
             // A redirect would take the event to a place that nobody configured.
-            let client = reqwest::Client::builder().timeout(webhook.timeout).redirect(reqwest::redirect::Policy::none());
+            let client =
+                reqwest::Client::builder().timeout(webhook.timeout).redirect(reqwest::redirect::Policy::none());
             let key = hmac::Key::new(hmac::HMAC_SHA256, webhook.secret.expose_secret().as_bytes());
             Ok::<_, reqwest::Error>(Webhook { url: webhook.url.clone(), key, client: client.build()? })
         });
@@ -83,7 +84,8 @@ impl Webhook {
             .header("webhook-signature", signature)
             .body(body);
         // The URL may hold a secret of its own; errors go to the log.
-        let response = request.send().await.map_err(reqwest::Error::without_url).context("the webhook does not answer")?;
+        let response =
+            request.send().await.map_err(reqwest::Error::without_url).context("the webhook does not answer")?;
         anyhow::ensure!(response.status().is_success(), "the webhook answered {}", response.status());
         Ok(())
     }

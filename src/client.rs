@@ -87,10 +87,11 @@ async fn run(options: &Options, policy: Policy, screen: Screen, stop: Cancellati
     let api = Api::new(&options.server, options.token.clone(), options.album)?;
     let title = tokio::select! {
         () = stop.cancelled() => return Ok(Summary::interrupted()),
-        album = retry::run(&policy, || api.album()) => album.and_then(api::Album::takes_photos).map_err(|failure| failure.about_album())?,
+        album = retry::run(&policy, |why| screen.hitch(why), || api.album()) => album.and_then(api::Album::takes_photos).map_err(|failure| failure.about_album())?,
     };
     let (files, halt) = (options.files.clone(), stop.clone());
-    let found = tokio::task::spawn_blocking(move || source::find(&files, &halt)).await.context("the search for files")?;
+    let found =
+        tokio::task::spawn_blocking(move || source::find(&files, &halt)).await.context("the search for files")?;
     screen.start(found.items.len(), found.items.iter().map(|item| item.bytes).sum());
     let batch = Batch {
         options,
@@ -194,15 +195,17 @@ impl Batch<'_> {
         loop {
             // A key of its own for each declaration: an old key would give the old URL.
             let key = uuid::Uuid::now_v7();
-            let Declared { photo, upload } = retry::run(&self.policy, || self.api.declare(&new, key)).await?;
+            let Declared { photo, upload } =
+                retry::run(&self.policy, |why| self.screen.hitch(why), || self.api.declare(&new, key)).await?;
             let Some(upload) = upload else {
                 return Ok(self.settled(&item.path, photo, failed > 0));
             };
             let sent = self.screen.sending();
             match self.api.put(&upload, &item.path, picture.bytes, &sent).await {
                 Ok(()) => return Ok(self.settled(&item.path, photo, true)),
-                Err(Failure::Passing { after, .. }) if failed + 1 < self.policy.tries => {
+                Err(Failure::Passing { why, after }) if failed + 1 < self.policy.tries => {
                     sent.undo();
+                    self.screen.hitch(&why);
                     tokio::time::sleep(self.policy.wait(failed, after)).await;
                     failed += 1;
                 }

@@ -86,13 +86,20 @@ pub async fn migrate(file: Option<&Path>, check_only: bool) -> anyhow::Result<bo
 ///
 /// # Errors
 /// A critical task ended by itself.
-pub async fn run(app: AppState, listener: Option<TcpListener>, operations: TcpListener, works: bool, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    app: AppState,
+    listener: Option<TcpListener>,
+    operations: TcpListener,
+    works: bool,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let _ = telemetry::metrics::install();
     let tasks = TaskTracker::new();
     let deadline = app.config.http.drain_timeout;
     // Operators may look until the very end.
     let looking = CancellationToken::new();
-    let operations = tokio::spawn(net::serve(operations, http::operations::router(app.clone()), looking.clone(), Duration::ZERO));
+    let operations =
+        tokio::spawn(net::serve(operations, http::operations::router(app.clone()), looking.clone(), Duration::ZERO));
     let background = [
         tokio::spawn(http::events::poll_followed(app.clone())),
         tokio::spawn(refresh_keys(app.clone())),

@@ -101,7 +101,15 @@ mod tests {
     fn every_mistake_is_reported_in_one_run() {
         let text = "http.listen = \"nowhere\"\nworker.concurrency = 0\nhttp.pubic_url = \"x\"";
         let mistakes = read(text, &[("DARKROOM_LOG_FORMAT", "xml"), ("DARKROOM_NOPE", "1")]).unwrap_err().to_string();
-        for part in ["http.listen", "worker.concurrency", "http.pubic_url", "DARKROOM_LOG_FORMAT", "DARKROOM_NOPE", "identity.issuer", "storage.directory"] {
+        for part in [
+            "http.listen",
+            "worker.concurrency",
+            "http.pubic_url",
+            "DARKROOM_LOG_FORMAT",
+            "DARKROOM_NOPE",
+            "identity.issuer",
+            "storage.directory",
+        ] {
             assert!(mistakes.contains(part), "{part} is missing from:\n{mistakes}");
         }
     }

@@ -16,6 +16,7 @@ pub mod sweep;
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, SubsecRound, Utc};
 use secrecy::ExposeSecret;
 use sqlx::{
     ConnectOptions, Connection, MySqlConnection, MySqlPool, MySqlTransaction,
@@ -52,11 +53,15 @@ pub enum Error {
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         match &error {
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
-                Self::Unavailable(error)
-            }
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
             // Shutting down, too many connections, killed, read only: the server is going or coming.
-            sqlx::Error::Database(e) if matches!(number(e.as_ref()), Some(1040 | 1053 | 1152 | 1205 | 1213 | 1290 | 1836 | 1927)) => {
+            sqlx::Error::Database(e)
+                if matches!(number(e.as_ref()), Some(1040 | 1053 | 1152 | 1205 | 1213 | 1290 | 1836 | 1927)) =>
+            {
                 Self::Unavailable(error)
             }
             _ => Self::Refused(error),
@@ -272,11 +277,22 @@ fn connect_options(config: &config::Database) -> MySqlConnectOptions {
     match &config.socket {
         Some(socket) => options.socket(socket).ssl_mode(MySqlSslMode::Disabled),
         None => {
-            let loopback = config.host == "localhost" || config.host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-            let mode = if loopback && config.tls_ca.is_none() { MySqlSslMode::Preferred } else { MySqlSslMode::VerifyIdentity };
+            let loopback =
+                config.host == "localhost" || config.host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+            let mode = if loopback && config.tls_ca.is_none() {
+                MySqlSslMode::Preferred
+            } else {
+                MySqlSslMode::VerifyIdentity
+            };
             options.host(&config.host).port(config.port).ssl_mode(mode)
         }
     }
+}
+
+/// The time, in the milliseconds that the tables hold: what is answered now is what will be read later.
+#[must_use]
+pub fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(3)
 }
 
 /// A random number below `bound`, for jitter.

@@ -91,21 +91,42 @@ async fn serve(
 }
 
 /// The configuration of a development service; `DARKROOM_*` variables still go before it.
-fn configure(dir: &Path, listener: &TcpListener, operations: &TcpListener, identity: &Identity) -> anyhow::Result<Config> {
+fn configure(
+    dir: &Path,
+    listener: &TcpListener,
+    operations: &TcpListener,
+    identity: &Identity,
+) -> anyhow::Result<Config> {
     let text = |value: &str| toml::Value::String(value.to_owned());
     let path = |path: PathBuf| toml::Value::String(path.to_string_lossy().into_owned());
     let listen = listener.local_addr()?;
-    let section = |pairs: Vec<(&str, toml::Value)>| toml::Value::Table(pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
+    let section = |pairs: Vec<(&str, toml::Value)>| {
+        toml::Value::Table(pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())
+    };
     let origins = toml::Value::Array(vec![text("*")]);
     let table = toml::Table::from_iter([
-        ("http".to_owned(), section(vec![("listen", text(&listen.to_string())), ("public_url", text(&format!("http://{listen}"))), ("cors_origins", origins)])),
+        (
+            "http".to_owned(),
+            section(vec![
+                ("listen", text(&listen.to_string())),
+                ("public_url", text(&format!("http://{listen}"))),
+                ("cors_origins", origins),
+            ]),
+        ),
         ("operations".to_owned(), section(vec![("listen", text(&operations.local_addr()?.to_string()))])),
         (
             "identity".to_owned(),
-            section(vec![("issuer", text(identity::ISSUER)), ("audience", text(identity::AUDIENCE)), ("jwks", path(identity.jwks_path()))]),
+            section(vec![
+                ("issuer", text(identity::ISSUER)),
+                ("audience", text(identity::AUDIENCE)),
+                ("jwks", path(identity.jwks_path())),
+            ]),
         ),
         ("database".to_owned(), section(vec![("user", text("root"))])),
-        ("storage".to_owned(), section(vec![("directory", path(dir.join("photos"))), ("signing_keys", text(identity.signing_secret()))])),
+        (
+            "storage".to_owned(),
+            section(vec![("directory", path(dir.join("photos"))), ("signing_keys", text(identity.signing_secret()))]),
+        ),
     ]);
     Ok(Config::read(Source::parse(&table.to_string(), std::env::vars_os())?)?)
 }

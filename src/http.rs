@@ -112,7 +112,11 @@ pub fn router(app: AppState) -> Router {
 /// The guests' page that invite links lead to. It needs no outside host; the invite stays behind the `#`.
 async fn join() -> impl IntoResponse {
     const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src * data: blob:; connect-src *; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let headers = [(header::CONTENT_SECURITY_POLICY, POLICY), (header::REFERRER_POLICY, "no-referrer"), (header::CACHE_CONTROL, "no-cache")];
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
     (headers, Html(include_str!("../web/join.html")))
 }
 
@@ -121,12 +125,15 @@ async fn within_time(State(app): State<AppState>, request: Request, next: Next) 
     let limit = app.config.http.request_timeout;
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => HttpError::Unavailable("it took too long", anyhow::anyhow!("no answer within {limit:?}")).into_response(),
+        Err(_) => {
+            HttpError::Unavailable("it took too long", anyhow::anyhow!("no answer within {limit:?}")).into_response()
+        }
     }
 }
 
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
-    let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+    let text =
+        panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
     HttpError::Internal(anyhow::anyhow!("a handler panicked: {}", text.unwrap_or_default())).into_response()
 }
 
@@ -142,7 +149,9 @@ fn cors(config: &config::Http) -> CorsLayer {
             header::IF_NONE_MATCH,
             HeaderName::from_static("idempotency-key"),
         ])
-        .expose_headers([header::ETAG, header::LOCATION, header::RETRY_AFTER].into_iter().chain(exposed).collect::<Vec<_>>())
+        .expose_headers(
+            [header::ETAG, header::LOCATION, header::RETRY_AFTER].into_iter().chain(exposed).collect::<Vec<_>>(),
+        )
         .max_age(PREFLIGHT_AGE);
     if config.cors_origins.iter().any(|origin| origin == "*") {
         layer.allow_origin(tower_http::cors::Any)

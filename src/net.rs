@@ -25,7 +25,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Names the address, and says so when something else listens there.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => anyhow::anyhow!("{address} is taken: another program listens there; choose another port"),
+        io::ErrorKind::AddrInUse => {
+            anyhow::anyhow!("{address} is taken: another program listens there; choose another port")
+        }
         _ => anyhow::anyhow!("{address} can't be listened on: {error}"),
     })
 }

@@ -94,9 +94,17 @@ mod tests {
             retry_base: Duration::from_secs(2),
             retry_cap: Duration::from_secs(20),
         };
-        let try_number = |attempt, kind| Claim { id: uuid::Uuid::nil(), kind, subject: uuid::Uuid::nil(), attempt, lease: uuid::Uuid::nil() };
+        let try_number = |attempt, kind| Claim {
+            id: uuid::Uuid::nil(),
+            kind,
+            subject: uuid::Uuid::nil(),
+            attempt,
+            lease: uuid::Uuid::nil(),
+        };
         for (attempt, most) in [(1, 2), (2, 4), (3, 8), (4, 16), (5, 20), (7, 20)] {
-            let Next::Again(wait) = next(&try_number(attempt, Kind::Develop), &rules) else { panic!("dead after {attempt}") };
+            let Next::Again(wait) = next(&try_number(attempt, Kind::Develop), &rules) else {
+                panic!("dead after {attempt}")
+            };
             assert!(wait <= Duration::from_secs(most) && wait >= Duration::from_secs(most) / 2, "{attempt}: {wait:?}");
         }
         assert_eq!(next(&try_number(8, Kind::Develop), &rules), Next::Dead);

@@ -128,7 +128,12 @@ mod tests {
         let id = PhotoId::generate();
         let t0 = Utc::now();
         let first = storage.window_end(id, t0);
-        let changes: Vec<i64> = (1..7200).filter(|s| storage.window_end(id, t0 + Duration::from_secs(*s)) != storage.window_end(id, t0 + Duration::from_secs(*s - 1))).collect();
+        let changes: Vec<u64> = (1..7200)
+            .filter(|s| {
+                storage.window_end(id, t0 + Duration::from_secs(*s))
+                    != storage.window_end(id, t0 + Duration::from_secs(*s - 1))
+            })
+            .collect();
         assert_eq!(changes.len(), 2, "{changes:?}");
         assert_eq!(changes[1] - changes[0], 3600);
         let left = first - t0;

@@ -108,7 +108,12 @@ pub struct NewPhoto<'a> {
 impl<'a> NewPhoto<'a> {
     /// The declaration of this picture.
     pub fn new(picture: &Picture, guest_name: Option<&'a str>) -> Self {
-        Self { content_type: picture.media_type.as_str(), bytes: picture.bytes, sha256: picture.sha256.to_string(), guest_name }
+        Self {
+            content_type: picture.media_type.as_str(),
+            bytes: picture.bytes,
+            sha256: picture.sha256.to_string(),
+            guest_name,
+        }
     }
 }
 
@@ -150,7 +155,10 @@ impl Api {
     /// # Errors
     /// The server's address is no http or https URL, or TLS can't be set up.
     pub fn new(server: &Url, token: SecretString, album: Uuid) -> anyhow::Result<Self> {
-        anyhow::ensure!(matches!(server.scheme(), "http" | "https") && !server.cannot_be_a_base(), "the server's address must begin with http:// or https://");
+        anyhow::ensure!(
+            matches!(server.scheme(), "http" | "https") && !server.cannot_be_a_base(),
+            "the server's address must begin with http:// or https://"
+        );
         let http = reqwest::Client::builder()
             .user_agent(concat!("darkroom-upload/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
@@ -213,7 +221,11 @@ impl Api {
             request = request.header(name, value);
         }
         // Known beforehand, or it would go in chunks, which object stores refuse.
-        let request = request.header(header::CONTENT_LENGTH, bytes).body(reqwest::Body::wrap_stream(body(file, bytes, sent.clone())));
+        let request = request.header(header::CONTENT_LENGTH, bytes).body(reqwest::Body::wrap_stream(body(
+            file,
+            bytes,
+            sent.clone(),
+        )));
         let response = tokio::select! {
             response = request.send() => response.map_err(|error| match sent.broken() {
                 Some(why) => Failure::Refused(why.to_owned()),
@@ -225,7 +237,11 @@ impl Api {
         match refusal(response).await {
             None => Ok(()),
             // A URL that expired or was used, or a connection that was cut on the server's side.
-            Some(Failure::Fatal(why) | Failure::Refused(why)) if matches!(status.as_u16(), 400 | 401 | 403 | 409 | 412) => Err(passing(why)),
+            Some(Failure::Fatal(why) | Failure::Refused(why))
+                if matches!(status.as_u16(), 400 | 401 | 403 | 409 | 412) =>
+            {
+                Err(passing(why))
+            }
             Some(Failure::Fatal(why)) => Err(Failure::Refused(why)),
             Some(failure) => Err(failure),
         }
@@ -286,8 +302,12 @@ async fn refusal(response: Response) -> Option<Failure> {
     if status.is_success() {
         return None;
     }
-    let after = response.headers().get(header::RETRY_AFTER).and_then(|value| retry::after(value.to_str().ok()?, SystemTime::now()));
-    let problem: Problem = response.bytes().await.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let after = response
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|value| retry::after(value.to_str().ok()?, SystemTime::now()));
+    let problem: Problem =
+        response.bytes().await.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     Some(problem.meaning(status, after))
 }
 
@@ -323,13 +343,14 @@ impl Problem {
 
     fn sentence(&self, status: StatusCode) -> String {
         let mut text = self.detail.clone().unwrap_or_else(|| format!("the server answered {status}"));
-        for (index, error) in self.errors.iter().enumerate() {
-            text += &format!("{} {} {}", if index == 0 { ":" } else { "," }, error.field, error.message);
+        let rules: Vec<_> = self.errors.iter().map(|error| format!("{} {}", error.field, error.message)).collect();
+        if !rules.is_empty() {
+            text = format!("{text}: {}", rules.join(", "));
         }
-        if let Some(id) = self.request_id.as_ref().filter(|_| status.is_server_error()) {
-            text += &format!(" (request {id})");
+        match self.request_id.as_ref().filter(|_| status.is_server_error()) {
+            Some(id) => format!("{text} (request {id})"),
+            None => text,
         }
-        text
     }
 }
 

@@ -48,15 +48,20 @@ fn chance() -> f64 {
     f64::from(u32::from_le_bytes(bits)) / f64::from(u32::MAX)
 }
 
-/// Calls until it works, fails for good, or has failed too often.
+/// Calls until it works, fails for good, or has failed too often. Each failure that is not the last is told.
 ///
 /// # Errors
 /// The last failure.
-pub async fn run<T>(policy: &Policy, mut call: impl AsyncFnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+pub async fn run<T>(
+    policy: &Policy,
+    tell: impl Fn(&str),
+    mut call: impl AsyncFnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let mut failures = 0;
     loop {
         match call().await {
-            Err(Failure::Passing { after, .. }) if failures + 1 < policy.tries => {
+            Err(Failure::Passing { why, after }) if failures + 1 < policy.tries => {
+                tell(&why);
                 tokio::time::sleep(policy.wait(failures, after)).await;
                 failures += 1;
             }

@@ -4,7 +4,7 @@ use std::{
     io::{self, IsTerminal},
     path::Path,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -20,28 +20,36 @@ const TICK: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub struct Screen {
     bar: ProgressBar,
-    lines: bool,
+    shows: Shows,
     count: Arc<Count>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shows {
+    Bar,
+    Lines,
+    #[cfg(test)]
+    Nothing,
 }
 
 #[derive(Debug, Default)]
 struct Count {
     files: AtomicUsize,
     done: AtomicUsize,
+    hitch: Mutex<String>,
 }
 
 impl Screen {
     /// A bar when standard error is a terminal, lines when it isn't.
     pub fn standard_error() -> Self {
-        let terminal = io::stderr().is_terminal();
-        let bar = if terminal { ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()) } else { ProgressBar::hidden() };
-        Self { bar, lines: !terminal, count: Arc::default() }
+        let shows = if io::stderr().is_terminal() { Shows::Bar } else { Shows::Lines };
+        Self { bar: ProgressBar::hidden(), shows, count: Arc::default() }
     }
 
     /// Shows nothing.
     #[cfg(test)]
     pub fn none() -> Self {
-        Self { bar: ProgressBar::hidden(), lines: false, count: Arc::default() }
+        Self { bar: ProgressBar::hidden(), shows: Shows::Nothing, count: Arc::default() }
     }
 
     /// The number of files and of their bytes are known.
@@ -49,8 +57,27 @@ impl Screen {
         self.count.files.store(files, Ordering::Relaxed);
         self.style("{bar:28} {decimal_bytes}/{decimal_total_bytes}  {msg}  {decimal_bytes_per_sec}  {eta} left");
         self.bar.set_length(bytes);
-        self.bar.enable_steady_tick(TICK);
+        if self.shows == Shows::Bar {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            self.bar.enable_steady_tick(TICK);
+        }
         self.tell();
+    }
+
+    /// Something went wrong and is tried again. The same cause is told once, however many files it holds up.
+    pub fn hitch(&self, why: &str) {
+        let mut last = self.count.hitch.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last == why {
+            return;
+        }
+        why.clone_into(&mut last);
+        let line = format!("{}; trying again", printable(why));
+        match self.shows {
+            Shows::Bar if !self.bar.is_hidden() => self.bar.println(line),
+            Shows::Bar | Shows::Lines => eprintln!("{line}"),
+            #[cfg(test)]
+            Shows::Nothing => {}
+        }
     }
 
     /// The bytes of one try to send one file.
@@ -66,7 +93,7 @@ impl Screen {
             self.bar.dec_length(bytes);
         }
         self.tell();
-        if self.lines
+        if self.shows == Shows::Lines
             && let Some(line) = line(path, bytes, outcome)
         {
             eprintln!("{line}");

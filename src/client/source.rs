@@ -76,7 +76,8 @@ pub fn find(paths: &[PathBuf], stop: &CancellationToken) -> Found {
 fn search(root: PathBuf, found: &mut Found, stop: &CancellationToken) {
     let mut left = vec![root];
     while let Some(directory) = left.pop().filter(|_| !stop.is_cancelled()) {
-        let entries = fs::read_dir(&directory).and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect::<io::Result<Vec<_>>>());
+        let entries = fs::read_dir(&directory)
+            .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect::<io::Result<Vec<_>>>());
         let mut entries = match entries {
             Ok(entries) => entries,
             Err(error) => {
@@ -139,7 +140,9 @@ fn read(path: &Path, stop: &CancellationToken) -> Result<Picture, Unfit> {
     }
     let mut sha256 = Sha256([0; 32]);
     sha256.0.copy_from_slice(digest.finish().as_ref());
-    media_type.map(|media_type| Picture { media_type, bytes, sha256 }).ok_or_else(|| Unfit::Refused(Rejection::Empty.to_string()))
+    media_type
+        .map(|media_type| Picture { media_type, bytes, sha256 })
+        .ok_or_else(|| Unfit::Refused(Rejection::Empty.to_string()))
 }
 
 fn picture(head: &[u8]) -> Result<MediaType, Unfit> {
@@ -203,12 +206,22 @@ mod tests {
 
     #[test]
     fn a_directory_means_its_files_in_order_without_hidden_ones_and_loops() {
-        let folder = Folder::with(&[("b.jpg", b"1"), ("a/2.jpg", b"22"), ("a/1.jpg", b"1"), (".thumbnails/x.jpg", b"1"), ("._b.jpg", b"1")]);
+        let folder = Folder::with(&[
+            ("b.jpg", b"1"),
+            ("a/2.jpg", b"22"),
+            ("a/1.jpg", b"1"),
+            (".thumbnails/x.jpg", b"1"),
+            ("._b.jpg", b"1"),
+        ]);
         #[cfg(unix)]
         std::os::unix::fs::symlink(&folder.0, folder.0.join("a/loop")).unwrap();
         let missing = folder.0.join("missing.jpg");
         let found = find(&[folder.0.clone(), missing.clone(), folder.0.join("b.jpg")], &CancellationToken::new());
-        let names: Vec<_> = found.items.iter().map(|item| (item.path.strip_prefix(&folder.0).unwrap().to_str().unwrap(), item.bytes, item.searched)).collect();
+        let names: Vec<_> = found
+            .items
+            .iter()
+            .map(|item| (item.path.strip_prefix(&folder.0).unwrap().to_str().unwrap(), item.bytes, item.searched))
+            .collect();
         assert_eq!(names, [("b.jpg", 1, true), ("a/1.jpg", 1, true), ("a/2.jpg", 2, true), ("b.jpg", 1, false)]);
         assert_eq!(found.unreadable, [(missing, "does not exist".to_owned())]);
     }
@@ -216,7 +229,13 @@ mod tests {
     #[test]
     fn bytes_tell_the_type_and_the_digest_is_of_all_of_them() {
         let long = [&b"\xff\xd8\xff\xe0"[..], &vec![7; 2 * BUFFER]].concat();
-        let folder = Folder::with(&[("long.txt", &long), ("exact", &long[..BUFFER]), ("x.jpg", b"hello"), ("y.jpg", b""), ("z.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")]);
+        let folder = Folder::with(&[
+            ("long.txt", &long),
+            ("exact", &long[..BUFFER]),
+            ("x.jpg", b"hello"),
+            ("y.jpg", b""),
+            ("z.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
+        ]);
         let examine = |name: &str| read(&folder.0.join(name), &CancellationToken::new());
         for (name, bytes) in [("long.txt", &long[..]), ("exact", &long[..BUFFER])] {
             let picture = examine(name).unwrap();
@@ -225,7 +244,10 @@ mod tests {
         }
         assert_eq!(examine("x.jpg").unwrap_err(), Unfit::Other("this file is not a photo".into()));
         assert_eq!(examine("y.jpg").unwrap_err(), Unfit::Refused("this file is empty".into()));
-        assert_eq!(examine("z.jpg").unwrap_err(), Unfit::Refused("HEIC pictures are not supported yet; send a JPEG".into()));
+        assert_eq!(
+            examine("z.jpg").unwrap_err(),
+            Unfit::Refused("HEIC pictures are not supported yet; send a JPEG".into())
+        );
         assert_eq!(examine("").unwrap_err(), Unfit::Other("is not a file".into()));
         assert_eq!(examine("none").unwrap_err(), Unfit::Refused("does not exist".into()));
     }

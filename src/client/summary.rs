@@ -112,7 +112,12 @@ impl fmt::Display for Summary {
             writeln!(f, "  failed  {}: {}", printable(&path.to_string_lossy()), printable(why))?;
         }
         if self.ignored > 0 {
-            writeln!(f, "  {} other {} no pictures", self.ignored, if self.ignored == 1 { "file is" } else { "files are" })?;
+            writeln!(
+                f,
+                "  {} other {} no pictures",
+                self.ignored,
+                if self.ignored == 1 { "file is" } else { "files are" }
+            )?;
         }
         if let Some(why) = &self.stopped {
             let unsent = if self.unsent > 0 { format!(", {} not sent", self.unsent) } else { String::new() };
@@ -134,7 +139,14 @@ mod tests {
     #[test]
     fn tells_what_failed_and_why_and_how_to_go_on() {
         let mut summary = Summary::new("Anna & Ben".into());
-        for outcome in [Outcome::Added, Outcome::Added, Outcome::Already, Outcome::Twin("a.jpg".into()), Outcome::Ignored, Outcome::Unsent] {
+        for outcome in [
+            Outcome::Added,
+            Outcome::Added,
+            Outcome::Already,
+            Outcome::Twin("a.jpg".into()),
+            Outcome::Ignored,
+            Outcome::Unsent,
+        ] {
             summary.add(Path::new("x.jpg"), 1_500_000, outcome);
         }
         summary.add(Path::new("b\x1b[2J.heic"), 9, Outcome::Failed("no".into()));

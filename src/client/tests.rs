@@ -183,7 +183,9 @@ async fn after_an_interruption_the_same_command_goes_on() {
 
 #[tokio::test]
 async fn waiting_tells_what_was_rejected_and_what_never_got_ready() {
-    for (fault, why) in [(Fault::Reject, "this picture is cut off"), (Fault::Sleep, "was uploaded, but was not ready after 0 s")] {
+    for (fault, why) in
+        [(Fault::Reject, "this picture is cut off"), (Fault::Sleep, "was uploaded, but was not ready after 0 s")]
+    {
         let (server, folder) = (Server::start().await, Folder::with(2, 1000));
         let mut options = options(&server, &[&folder.0]);
         options.wait = true;

@@ -1,6 +1,9 @@
 //! `darkroom check`: every configured dependency tried for real, a row each.
 
-use std::{path::Path, time::{Duration, Instant}};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use crate::{
     app::{App, AppState},
@@ -59,6 +62,10 @@ async fn database(app: &AppState) -> anyhow::Result<String> {
 
 async fn schema(app: &AppState) -> anyhow::Result<String> {
     let level = db::migrations::check(&app.db).await?;
-    anyhow::ensure!(level.pending.is_empty(), "{} migrations have not run; run `darkroom migrate`", level.pending.len());
+    anyhow::ensure!(
+        level.pending.is_empty(),
+        "{} migrations have not run; run `darkroom migrate`",
+        level.pending.len()
+    );
     Ok(format!("{} migrations", level.applied))
 }

@@ -44,7 +44,14 @@ pub async fn jobs(file: Option<&Path>, command: JobsCommand) -> anyhow::Result<b
             for job in table::list(&mut *connection, dead, MOST).await? {
                 let state = if job.dead { "dead" } else { "live" };
                 let error = job.last_error.unwrap_or_default();
-                println!("{}  {state}  {:<12} {}  {} tries  {}  {error}", job.id, job.kind, job.subject, job.attempts, job.created_at.format("%FT%TZ"));
+                println!(
+                    "{}  {state}  {:<12} {}  {} tries  {}  {error}",
+                    job.id,
+                    job.kind,
+                    job.subject,
+                    job.attempts,
+                    job.created_at.format("%FT%TZ")
+                );
             }
             true
         }

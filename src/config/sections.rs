@@ -36,7 +36,9 @@ impl Http {
     pub(super) fn read(s: &mut Source) -> Self {
         let stand_in = Url::parse("http://localhost").expect("a constant");
         let public_url: Url = s.require("http.public_url", stand_in);
-        let plain = matches!(public_url.scheme(), "http" | "https") && public_url.query().is_none() && public_url.fragment().is_none();
+        let plain = matches!(public_url.scheme(), "http" | "https")
+            && public_url.query().is_none()
+            && public_url.fragment().is_none();
         s.check(plain, "http.public_url", "must be an http or https URL without query or fragment");
         let this = Self {
             listen: s.get("http.listen", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))),
@@ -46,7 +48,10 @@ impl Http {
             cors_origins: s.get("http.cors_origins", Vec::new()),
             drain_timeout: s.duration("http.drain_timeout", "25s"),
         };
-        let origins = this.cors_origins.iter().all(|o| o == "*" || Url::parse(o).is_ok_and(|u| u.origin().ascii_serialization() == *o));
+        let origins = this
+            .cors_origins
+            .iter()
+            .all(|o| o == "*" || Url::parse(o).is_ok_and(|u| u.origin().ascii_serialization() == *o));
         s.check(origins, "http.cors_origins", "each must be `*` or an origin such as \"https://photos.example\"");
         this
     }
@@ -117,7 +122,11 @@ impl Identity {
         };
         let algorithms = s.get("identity.algorithms", vec![RS256, ES256]);
         let asymmetric = algorithms.iter().all(|a| a.family() != jsonwebtoken::AlgorithmFamily::Hmac);
-        s.check(!algorithms.is_empty() && asymmetric, "identity.algorithms", "must name at least one, and no HS algorithm: its keys can't be published");
+        s.check(
+            !algorithms.is_empty() && asymmetric,
+            "identity.algorithms",
+            "must name at least one, and no HS algorithm: its keys can't be published",
+        );
         Self {
             issuer: s.require("identity.issuer", String::new()),
             audience: s.require("identity.audience", String::new()),
@@ -189,7 +198,11 @@ impl Storage {
             url_window: s.duration("storage.url_window", "1h"),
         };
         let long = this.signing_keys.iter().all(|key| key.expose_secret().len() >= LEAST_SECRET_CHARS);
-        s.check(!this.signing_keys.is_empty() && long, "storage.signing_keys", format!("must hold at least one secret, each of at least {LEAST_SECRET_CHARS} characters"));
+        s.check(
+            !this.signing_keys.is_empty() && long,
+            "storage.signing_keys",
+            format!("must hold at least one secret, each of at least {LEAST_SECRET_CHARS} characters"),
+        );
         s.check(this.url_window >= Duration::from_secs(60), "storage.url_window", "must be at least 1m");
         this
     }
@@ -254,7 +267,8 @@ impl Imaging {
             time_limit: s.duration("imaging.time_limit", "60s"),
         };
         s.check(!this.formats.is_empty(), "imaging.formats", "must name at least one of \"jpeg\" and \"webp\"");
-        for (key, quality) in [("imaging.jpeg_quality", this.jpeg_quality), ("imaging.webp_quality", this.webp_quality)] {
+        for (key, quality) in [("imaging.jpeg_quality", this.jpeg_quality), ("imaging.webp_quality", this.webp_quality)]
+        {
             s.check((1..=100).contains(&quality), key, "must be 1 to 100");
         }
         s.check(this.max_megapixels >= 1, "imaging.max_megapixels", "must be at least 1");
@@ -322,7 +336,11 @@ impl Sweep {
             scrub_interval: s.duration("sweep.scrub_interval", "1h"),
             orphan_grace: s.duration("sweep.orphan_grace", "24h"),
         };
-        s.check(!this.interval.is_zero() && !this.scrub_interval.is_zero(), "sweep.interval", "and sweep.scrub_interval must be more than 0");
+        s.check(
+            !this.interval.is_zero() && !this.scrub_interval.is_zero(),
+            "sweep.interval",
+            "and sweep.scrub_interval must be more than 0",
+        );
         this
     }
 }
@@ -353,7 +371,11 @@ impl Announce {
         if let Some(url) = &url {
             s.check(matches!(url.scheme(), "http" | "https"), "announce.webhook_url", "must be an http or https URL");
             let long = secret.as_ref().is_some_and(|secret| secret.expose_secret().len() >= LEAST_SECRET_CHARS);
-            s.check(long, "announce.webhook_secret", format!("must be given with announce.webhook_url, at least {LEAST_SECRET_CHARS} characters"));
+            s.check(
+                long,
+                "announce.webhook_secret",
+                format!("must be given with announce.webhook_url, at least {LEAST_SECRET_CHARS} characters"),
+            );
         }
         let webhook = url.zip(secret).map(|(url, secret)| Webhook { url, secret, timeout });
         Self { webhook }

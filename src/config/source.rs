@@ -45,15 +45,15 @@ impl Source {
     /// The file can't be read or isn't TOML, or a variable isn't UTF-8.
     pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
         let text = match file {
-            Some(path) => std::fs::read_to_string(path)
-                .map_err(|error| Mistakes(vec![format!("{}: {error}", path.display())]))?,
+            Some(path) => {
+                std::fs::read_to_string(path).map_err(|error| Mistakes(vec![format!("{}: {error}", path.display())]))?
+            }
             None => String::new(),
         };
-        Self::parse(&text, env)
-            .map_err(|Mistakes(all)| match file {
-                Some(path) => Mistakes(all.into_iter().map(|m| format!("{}: {m}", path.display())).collect()),
-                None => Mistakes(all),
-            })
+        Self::parse(&text, env).map_err(|Mistakes(all)| match file {
+            Some(path) => Mistakes(all.into_iter().map(|m| format!("{}: {m}", path.display())).collect()),
+            None => Mistakes(all),
+        })
     }
 
     /// The same from a text.
@@ -61,7 +61,9 @@ impl Source {
     /// # Errors
     /// The text isn't TOML, or a variable isn't UTF-8.
     pub fn parse(text: &str, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
-        let table = text.parse().map_err(|error: toml::de::Error| Mistakes(vec![error.to_string().trim().replace('\n', " ")]))?;
+        let table = text
+            .parse()
+            .map_err(|error: toml::de::Error| Mistakes(vec![error.to_string().trim().replace('\n', " ")]))?;
         let mut settings = BTreeMap::new();
         for (name, value) in env {
             let Some(name) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
@@ -140,8 +142,9 @@ impl Source {
                 },
             },
             (None, Some((name, raw))) => {
-                let read = parse_value::<std::path::PathBuf>(raw)
-                    .and_then(|path| std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display())));
+                let read = parse_value::<std::path::PathBuf>(raw).and_then(|path| {
+                    std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
+                });
                 match read {
                     Ok(text) => text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect(),
                     Err(why) => {

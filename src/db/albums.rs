@@ -41,7 +41,13 @@ impl From<Row> for Album {
 ///
 /// # Errors
 /// The database's.
-pub async fn insert(connection: &mut MySqlConnection, host: &str, title: &Title, review: bool, now: DateTime<Utc>) -> Result<Album> {
+pub async fn insert(
+    connection: &mut MySqlConnection,
+    host: &str,
+    title: &Title,
+    review: bool,
+    now: DateTime<Utc>,
+) -> Result<Album> {
     let id = AlbumId::generate();
     sqlx::query("INSERT INTO albums (id, host, title, review, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)")
         .bind(id.as_uuid())
@@ -53,7 +59,17 @@ pub async fn insert(connection: &mut MySqlConnection, host: &str, title: &Title,
         .execute(connection)
         .await?;
     let title = title.as_str().to_owned();
-    Ok(Album { id, title, review, closed: false, photo_count: 0, last_seq: 0, version: 1, created_at: now, updated_at: now })
+    Ok(Album {
+        id,
+        title,
+        review,
+        closed: false,
+        photo_count: 0,
+        last_seq: 0,
+        version: 1,
+        created_at: now,
+        updated_at: now,
+    })
 }
 
 /// A host's album; none when there is no such album or it is another's.
@@ -76,7 +92,12 @@ pub async fn find(executor: impl MySqlExecutor<'_>, host: &str, id: AlbumId) -> 
 ///
 /// # Errors
 /// The database's.
-pub async fn list(executor: impl MySqlExecutor<'_>, host: &str, before: Option<AlbumId>, limit: u32) -> Result<Vec<Album>> {
+pub async fn list(
+    executor: impl MySqlExecutor<'_>,
+    host: &str,
+    before: Option<AlbumId>,
+    limit: u32,
+) -> Result<Vec<Album>> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT id, title, review, closed, photo_count, last_seq, version, created_at, updated_at FROM albums
          WHERE host = ? AND deleted_at IS NULL AND id < ? ORDER BY id DESC LIMIT ?",
@@ -155,7 +176,11 @@ pub async fn count_public(connection: &mut MySqlConnection, id: AlbumId, before:
 /// # Errors
 /// The database's.
 pub async fn mark_deleted(connection: &mut MySqlConnection, id: AlbumId, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query("UPDATE albums SET deleted_at = ? WHERE id = ?").bind(now).bind(id.as_uuid()).execute(connection).await?;
+    sqlx::query("UPDATE albums SET deleted_at = ? WHERE id = ?")
+        .bind(now)
+        .bind(id.as_uuid())
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -49,19 +49,26 @@ impl TryFrom<Row> for Event {
 /// Numbers and writes an event. The album's row is locked by the update, so that numbers have no gaps: a
 /// transaction that fails takes its number back with it.
 pub(super) async fn append(connection: &mut MySqlConnection, album_id: AlbumId, event: &NewEvent) -> Result<u64> {
-    sqlx::query("UPDATE albums SET last_seq = last_seq + 1 WHERE id = ?").bind(album_id.as_uuid()).execute(&mut *connection).await?;
-    let seq: u64 =
-        sqlx::query_scalar("SELECT last_seq FROM albums WHERE id = ?").bind(album_id.as_uuid()).fetch_one(&mut *connection).await?;
-    sqlx::query("INSERT INTO events (album_id, seq, kind, public_kind, photo_id, invite_id, at) VALUES (?, ?, ?, ?, ?, ?, ?)")
+    sqlx::query("UPDATE albums SET last_seq = last_seq + 1 WHERE id = ?")
         .bind(album_id.as_uuid())
-        .bind(seq)
-        .bind(event.kind.as_str())
-        .bind(event.public_kind.map(EventKind::as_str))
-        .bind(event.photo_id.map(PhotoId::as_uuid))
-        .bind(event.uploader.map(InviteId::as_uuid))
-        .bind(Utc::now())
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
+    let seq: u64 = sqlx::query_scalar("SELECT last_seq FROM albums WHERE id = ?")
+        .bind(album_id.as_uuid())
+        .fetch_one(&mut *connection)
+        .await?;
+    sqlx::query(
+        "INSERT INTO events (album_id, seq, kind, public_kind, photo_id, invite_id, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(album_id.as_uuid())
+    .bind(seq)
+    .bind(event.kind.as_str())
+    .bind(event.public_kind.map(EventKind::as_str))
+    .bind(event.photo_id.map(PhotoId::as_uuid))
+    .bind(event.uploader.map(InviteId::as_uuid))
+    .bind(super::now())
+    .execute(connection)
+    .await?;
     Ok(seq)
 }
 
@@ -101,7 +108,10 @@ pub async fn last_seqs(executor: impl MySqlExecutor<'_>, albums: &[AlbumId]) -> 
 /// # Errors
 /// The database's.
 pub async fn announced(executor: impl MySqlExecutor<'_>, album_id: AlbumId) -> Result<Option<u64>> {
-    Ok(sqlx::query_scalar("SELECT announced_seq FROM albums WHERE id = ?").bind(album_id.as_uuid()).fetch_optional(executor).await?)
+    Ok(sqlx::query_scalar("SELECT announced_seq FROM albums WHERE id = ?")
+        .bind(album_id.as_uuid())
+        .fetch_optional(executor)
+        .await?)
 }
 
 /// Notes that all up to `seq` is announced; an older note changes nothing.

@@ -31,7 +31,13 @@ pub enum Reservation {
 ///
 /// # Errors
 /// The database's.
-pub async fn reserve(db: &Db, id: &[u8; 32], fingerprint: &[u8; 32], now: DateTime<Utc>, locked_until: DateTime<Utc>) -> Result<Reservation> {
+pub async fn reserve(
+    db: &Db,
+    id: &[u8; 32],
+    fingerprint: &[u8; 32],
+    now: DateTime<Utc>,
+    locked_until: DateTime<Utc>,
+) -> Result<Reservation> {
     let mut connection = db.acquire().await?;
     let owner = Uuid::now_v7();
     let inserted = sqlx::query(
@@ -63,13 +69,14 @@ pub async fn reserve(db: &Db, id: &[u8; 32], fingerprint: &[u8; 32], now: DateTi
     if locked > now || first != *fingerprint {
         return Ok(Reservation::Running(first));
     }
-    let taken = sqlx::query("UPDATE idempotency SET owner = ?, locked_until = ? WHERE id = ? AND owner = ? AND status IS NULL")
-        .bind(owner)
-        .bind(locked_until)
-        .bind(&id[..])
-        .bind(earlier)
-        .execute(&mut *connection)
-        .await?;
+    let taken =
+        sqlx::query("UPDATE idempotency SET owner = ?, locked_until = ? WHERE id = ? AND owner = ? AND status IS NULL")
+            .bind(owner)
+            .bind(locked_until)
+            .bind(&id[..])
+            .bind(earlier)
+            .execute(&mut *connection)
+            .await?;
     Ok(if taken.rows_affected() == 1 { Reservation::Fresh(owner) } else { Reservation::Running(first) })
 }
 
@@ -94,7 +101,11 @@ pub async fn store(tx: &mut Tx, id: &[u8; 32], owner: Uuid, answer: &Stored) -> 
 /// # Errors
 /// The database's.
 pub async fn release(executor: impl MySqlExecutor<'_>, id: &[u8; 32], owner: Uuid) -> Result<()> {
-    sqlx::query("DELETE FROM idempotency WHERE id = ? AND owner = ? AND status IS NULL").bind(&id[..]).bind(owner).execute(executor).await?;
+    sqlx::query("DELETE FROM idempotency WHERE id = ? AND owner = ? AND status IS NULL")
+        .bind(&id[..])
+        .bind(owner)
+        .execute(executor)
+        .await?;
     Ok(())
 }
 
@@ -103,6 +114,10 @@ pub async fn release(executor: impl MySqlExecutor<'_>, id: &[u8; 32], owner: Uui
 /// # Errors
 /// The database's.
 pub async fn forget(executor: impl MySqlExecutor<'_>, cutoff: DateTime<Utc>, limit: u32) -> Result<u64> {
-    let done = sqlx::query("DELETE FROM idempotency WHERE created_at < ? LIMIT ?").bind(cutoff).bind(limit).execute(executor).await?;
+    let done = sqlx::query("DELETE FROM idempotency WHERE created_at < ? LIMIT ?")
+        .bind(cutoff)
+        .bind(limit)
+        .execute(executor)
+        .await?;
     Ok(done.rows_affected())
 }

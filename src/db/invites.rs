@@ -52,7 +52,13 @@ pub struct NewInvite {
 ///
 /// # Errors
 /// The database's.
-pub async fn insert(connection: &mut MySqlConnection, album_id: AlbumId, new: &NewInvite, token: &InviteToken, now: DateTime<Utc>) -> Result<Invite> {
+pub async fn insert(
+    connection: &mut MySqlConnection,
+    album_id: AlbumId,
+    new: &NewInvite,
+    token: &InviteToken,
+    now: DateTime<Utc>,
+) -> Result<Invite> {
     let id = InviteId::generate();
     let label = new.label.as_ref().map(Label::as_str);
     sqlx::query(
@@ -95,7 +101,11 @@ struct GuestRow {
 ///
 /// # Errors
 /// The database's.
-pub async fn authenticate(executor: impl MySqlExecutor<'_>, token: &InviteToken, now: DateTime<Utc>) -> Result<Option<(Guest, Album, u32)>> {
+pub async fn authenticate(
+    executor: impl MySqlExecutor<'_>,
+    token: &InviteToken,
+    now: DateTime<Utc>,
+) -> Result<Option<(Guest, Album, u32)>> {
     let hash = token.hash();
     let row: Option<GuestRow> = sqlx::query_as(
         "SELECT i.id AS invite_id, i.role, i.token_hash, i.photos_used, a.id, a.title, a.review, a.closed, a.photo_count, a.last_seq,
@@ -121,7 +131,12 @@ pub async fn authenticate(executor: impl MySqlExecutor<'_>, token: &InviteToken,
 ///
 /// # Errors
 /// The database's.
-pub async fn list(executor: impl MySqlExecutor<'_>, album_id: AlbumId, before: Option<InviteId>, limit: u32) -> Result<Vec<Invite>> {
+pub async fn list(
+    executor: impl MySqlExecutor<'_>,
+    album_id: AlbumId,
+    before: Option<InviteId>,
+    limit: u32,
+) -> Result<Vec<Invite>> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT id, role, label, expires_at, max_photos, photos_used, created_at FROM invites
          WHERE album_id = ? AND revoked_at IS NULL AND id < ? ORDER BY id DESC LIMIT ?",
@@ -138,7 +153,12 @@ pub async fn list(executor: impl MySqlExecutor<'_>, album_id: AlbumId, before: O
 ///
 /// # Errors
 /// The database's.
-pub async fn revoke(executor: impl MySqlExecutor<'_>, album_id: AlbumId, id: InviteId, now: DateTime<Utc>) -> Result<bool> {
+pub async fn revoke(
+    executor: impl MySqlExecutor<'_>,
+    album_id: AlbumId,
+    id: InviteId,
+    now: DateTime<Utc>,
+) -> Result<bool> {
     let done = sqlx::query("UPDATE invites SET revoked_at = ? WHERE id = ? AND album_id = ? AND revoked_at IS NULL")
         .bind(now)
         .bind(id.as_uuid())

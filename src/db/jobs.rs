@@ -121,12 +121,14 @@ pub async fn claim(db: &Db, lease_for: Duration) -> Result<Option<Claim>> {
 /// # Errors
 /// The database's.
 pub async fn extend(executor: impl MySqlExecutor<'_>, claim: &Claim, lease_for: Duration) -> Result<bool> {
-    let done = sqlx::query("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND WHERE id = ? AND lease = ?")
-        .bind(micros(lease_for))
-        .bind(claim.id)
-        .bind(claim.lease)
-        .execute(executor)
-        .await?;
+    let done = sqlx::query(
+        "UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND WHERE id = ? AND lease = ?",
+    )
+    .bind(micros(lease_for))
+    .bind(claim.id)
+    .bind(claim.lease)
+    .execute(executor)
+    .await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -135,7 +137,11 @@ pub async fn extend(executor: impl MySqlExecutor<'_>, claim: &Claim, lease_for: 
 /// # Errors
 /// The database's.
 pub async fn complete(executor: impl MySqlExecutor<'_>, claim: &Claim) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM jobs WHERE id = ? AND lease = ?").bind(claim.id).bind(claim.lease).execute(executor).await?;
+    let done = sqlx::query("DELETE FROM jobs WHERE id = ? AND lease = ?")
+        .bind(claim.id)
+        .bind(claim.lease)
+        .execute(executor)
+        .await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -144,7 +150,13 @@ pub async fn complete(executor: impl MySqlExecutor<'_>, claim: &Claim) -> Result
 ///
 /// # Errors
 /// The database's.
-pub async fn give_back(executor: impl MySqlExecutor<'_>, claim: &Claim, wait: Duration, counts: bool, error: Option<&str>) -> Result<()> {
+pub async fn give_back(
+    executor: impl MySqlExecutor<'_>,
+    claim: &Claim,
+    wait: Duration,
+    counts: bool,
+    error: Option<&str>,
+) -> Result<()> {
     sqlx::query(
         "UPDATE jobs SET lease = NULL, visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND, attempts = ?, last_error = COALESCE(?, last_error)
          WHERE id = ? AND lease = ?",

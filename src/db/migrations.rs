@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
-use sqlx::{MySqlConnection, migrate::{Migrate, MigrateError, Migrator}};
+use sqlx::{
+    MySqlConnection,
+    migrate::{Migrate, MigrateError, Migrator},
+};
 
 use super::{Db, Result};
 
@@ -27,8 +30,10 @@ pub struct Level {
 pub async fn run(db: &Db) -> anyhow::Result<Level> {
     let mut connection = db.acquire().await?;
     // sqlx's own lock waits for ever on MySQL and not at all on MariaDB.
-    let got: Option<i64> =
-        sqlx::query_scalar("SELECT GET_LOCK('darkroom.migrations', ?)").bind(LOCK_SECONDS).fetch_one(&mut *connection).await?;
+    let got: Option<i64> = sqlx::query_scalar("SELECT GET_LOCK('darkroom.migrations', ?)")
+        .bind(LOCK_SECONDS)
+        .fetch_one(&mut *connection)
+        .await?;
     anyhow::ensure!(got == Some(1), "another process has been migrating for over {LOCK_SECONDS} s");
     let mut migrator = Migrator { migrations: MIGRATOR.migrations.clone(), ..Migrator::DEFAULT };
     migrator.set_locking(false);
@@ -50,10 +55,13 @@ async fn level(connection: &mut MySqlConnection) -> Result<Level> {
     let applied: HashSet<i64> = match connection.list_applied_migrations("_sqlx_migrations").await {
         Ok(applied) => applied.into_iter().map(|migration| migration.version).collect(),
         // 1146: no such table, nothing has run.
-        Err(MigrateError::Execute(sqlx::Error::Database(e))) if super::number(e.as_ref()) == Some(1146) => HashSet::new(),
+        Err(MigrateError::Execute(sqlx::Error::Database(e))) if super::number(e.as_ref()) == Some(1146) => {
+            HashSet::new()
+        }
         Err(MigrateError::Execute(error)) => return Err(error.into()),
         Err(_) => return Err(super::Error::Corrupt("_sqlx_migrations")),
     };
-    let pending = MIGRATOR.iter().map(|migration| migration.version).filter(|version| !applied.contains(version)).collect();
+    let pending =
+        MIGRATOR.iter().map(|migration| migration.version).filter(|version| !applied.contains(version)).collect();
     Ok(Level { applied: applied.len(), pending })
 }

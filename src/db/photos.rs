@@ -73,7 +73,12 @@ impl TryFrom<Row> for Photo {
 ///
 /// # Errors
 /// The database's.
-pub async fn insert(connection: &mut MySqlConnection, photo: &Photo, dedup: Option<&[u8; 32]>, upload_ends: DateTime<Utc>) -> Result<bool> {
+pub async fn insert(
+    connection: &mut MySqlConnection,
+    photo: &Photo,
+    dedup: Option<&[u8; 32]>,
+    upload_ends: DateTime<Utc>,
+) -> Result<bool> {
     let done = sqlx::query(
         "INSERT INTO photos (id, album_id, invite_id, uploader_name, state, visibility, caption, content_type, bytes, sha256, dedup,
          created_at, sweep_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -116,7 +121,10 @@ pub async fn find_same(connection: &mut MySqlConnection, album_id: AlbumId, dedu
 /// The database's.
 pub async fn find(executor: impl MySqlExecutor<'_>, caller: &Caller, id: PhotoId) -> Result<Option<(Photo, Access)>> {
     let mut query = QueryBuilder::<MySql>::new(SELECT);
-    query.push(" JOIN albums a ON a.id = p.album_id WHERE p.id = ").push_bind(id.as_uuid()).push(" AND a.deleted_at IS NULL AND ");
+    query
+        .push(" JOIN albums a ON a.id = p.album_id WHERE p.id = ")
+        .push_bind(id.as_uuid())
+        .push(" AND a.deleted_at IS NULL AND ");
     let access = match caller {
         Caller::User(user) => {
             query.push("a.host = ").push_bind(user.subject.as_bytes());
@@ -171,7 +179,12 @@ pub struct Page {
 ///
 /// # Errors
 /// The database's.
-pub async fn list(executor: impl MySqlExecutor<'_>, access: &Access, album_id: AlbumId, page: &Page) -> Result<Vec<Photo>> {
+pub async fn list(
+    executor: impl MySqlExecutor<'_>,
+    access: &Access,
+    album_id: AlbumId,
+    page: &Page,
+) -> Result<Vec<Photo>> {
     let mut query = list_query(access, album_id, page);
     let rows: Vec<Row> = query.build_query_as().fetch_all(executor).await?;
     rows.into_iter().map(Photo::try_from).collect()
@@ -180,7 +193,8 @@ pub async fn list(executor: impl MySqlExecutor<'_>, access: &Access, album_id: A
 /// The statement of [`list`], apart so that benches can show its plan.
 #[must_use]
 pub fn list_query(access: &Access, album_id: AlbumId, page: &Page) -> QueryBuilder<MySql> {
-    let public = page.state.is_none_or(|s| s == PhotoState::Ready) && page.visibility.is_none_or(|v| v == Visibility::Visible);
+    let public =
+        page.state.is_none_or(|s| s == PhotoState::Ready) && page.visibility.is_none_or(|v| v == Visibility::Visible);
     let mut query = QueryBuilder::<MySql>::new("");
     match (access.role(), access.invite_id()) {
         (AlbumRole::View | AlbumRole::Contribute, Some(invite)) if public => {
@@ -189,7 +203,9 @@ pub fn list_query(access: &Access, album_id: AlbumId, page: &Page) -> QueryBuild
             push_range(&mut query, "p.album_id", album_id.as_uuid(), &everybodys);
             query.push(") UNION DISTINCT (");
             push_range(&mut query, "p.invite_id", invite.as_uuid(), page);
-            query.push(if page.oldest_first { ") ORDER BY id LIMIT " } else { ") ORDER BY id DESC LIMIT " }).push_bind(page.limit);
+            query
+                .push(if page.oldest_first { ") ORDER BY id LIMIT " } else { ") ORDER BY id DESC LIMIT " })
+                .push_bind(page.limit);
         }
         (AlbumRole::Host, _) | (_, None) => push_range(&mut query, "p.album_id", album_id.as_uuid(), page),
         (_, Some(invite)) => push_range(&mut query, "p.invite_id", invite.as_uuid(), page),
@@ -208,7 +224,9 @@ fn push_range(query: &mut QueryBuilder<MySql>, column: &'static str, value: Uuid
     if let Some(id) = page.after {
         query.push(if page.oldest_first { " AND p.id > " } else { " AND p.id < " }).push_bind(id.as_uuid());
     }
-    query.push(if page.oldest_first { " ORDER BY p.id LIMIT " } else { " ORDER BY p.id DESC LIMIT " }).push_bind(page.limit);
+    query
+        .push(if page.oldest_first { " ORDER BY p.id LIMIT " } else { " ORDER BY p.id DESC LIMIT " })
+        .push_bind(page.limit);
 }
 
 /// Notes that a photo's bytes have come. It keeps the `dedup` of its declaration; without one it gets the
@@ -216,7 +234,12 @@ fn push_range(query: &mut QueryBuilder<MySql>, column: &'static str, value: Uuid
 ///
 /// # Errors
 /// The database's.
-pub async fn set_uploaded(connection: &mut MySqlConnection, photo: &Photo, digest: &Sha256, sweep_at: DateTime<Utc>) -> Result<()> {
+pub async fn set_uploaded(
+    connection: &mut MySqlConnection,
+    photo: &Photo,
+    digest: &Sha256,
+    sweep_at: DateTime<Utc>,
+) -> Result<()> {
     sqlx::query("UPDATE photos SET state = ?, sha256 = ?, version = version + 1, sweep_at = ? WHERE id = ?")
         .bind(PhotoState::Processing.as_str())
         .bind(&digest.0[..])
@@ -317,8 +340,11 @@ pub async fn delete(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<()>
 /// # Errors
 /// The database's.
 pub async fn some_of(executor: impl MySqlExecutor<'_>, album_id: AlbumId, limit: u32) -> Result<Vec<PhotoId>> {
-    let ids: Vec<Uuid> =
-        sqlx::query_scalar("SELECT id FROM photos WHERE album_id = ? LIMIT ?").bind(album_id.as_uuid()).bind(limit).fetch_all(executor).await?;
+    let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM photos WHERE album_id = ? LIMIT ?")
+        .bind(album_id.as_uuid())
+        .bind(limit)
+        .fetch_all(executor)
+        .await?;
     Ok(ids.into_iter().map(PhotoId::from).collect())
 }
 

@@ -46,7 +46,14 @@ impl Signals {
     /// Tells the followers of an album how far its numbers have come.
     pub fn reached(&self, album_id: AlbumId, seq: u64) {
         if let Some(sender) = self.lock().get(&album_id) {
-            sender.send_if_modified(|last| if *last < seq { *last = seq; true } else { false });
+            sender.send_if_modified(|last| {
+                if *last < seq {
+                    *last = seq;
+                    true
+                } else {
+                    false
+                }
+            });
         }
     }
 

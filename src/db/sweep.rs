@@ -11,12 +11,17 @@ use crate::domain::{AlbumId, PhotoId, PhotoState, Rendition};
 ///
 /// # Errors
 /// The database's.
-pub async fn overdue(executor: impl MySqlExecutor<'_>, now: DateTime<Utc>, limit: u32) -> Result<Vec<(PhotoId, PhotoState)>> {
-    let rows: Vec<(Uuid, String)> = sqlx::query_as("SELECT id, state FROM photos WHERE sweep_at <= ? ORDER BY sweep_at LIMIT ?")
-        .bind(now)
-        .bind(limit)
-        .fetch_all(executor)
-        .await?;
+pub async fn overdue(
+    executor: impl MySqlExecutor<'_>,
+    now: DateTime<Utc>,
+    limit: u32,
+) -> Result<Vec<(PhotoId, PhotoState)>> {
+    let rows: Vec<(Uuid, String)> =
+        sqlx::query_as("SELECT id, state FROM photos WHERE sweep_at <= ? ORDER BY sweep_at LIMIT ?")
+            .bind(now)
+            .bind(limit)
+            .fetch_all(executor)
+            .await?;
     Ok(rows.into_iter().filter_map(|(id, state)| Some((id.into(), PhotoState::parse(&state)?))).collect())
 }
 
@@ -25,7 +30,11 @@ pub async fn overdue(executor: impl MySqlExecutor<'_>, now: DateTime<Utc>, limit
 /// # Errors
 /// The database's.
 pub async fn postpone(executor: impl MySqlExecutor<'_>, id: PhotoId, until: DateTime<Utc>) -> Result<()> {
-    sqlx::query("UPDATE photos SET sweep_at = ? WHERE id = ? AND sweep_at IS NOT NULL").bind(until).bind(id.as_uuid()).execute(executor).await?;
+    sqlx::query("UPDATE photos SET sweep_at = ? WHERE id = ? AND sweep_at IS NOT NULL")
+        .bind(until)
+        .bind(id.as_uuid())
+        .execute(executor)
+        .await?;
     Ok(())
 }
 
@@ -81,7 +90,11 @@ pub async fn states(executor: impl MySqlExecutor<'_>, ids: &[PhotoId]) -> Result
 ///
 /// # Errors
 /// The database's.
-pub async fn ready_after(executor: impl MySqlExecutor<'_>, after: PhotoId, limit: u32) -> Result<Vec<(PhotoId, Vec<Rendition>)>> {
+pub async fn ready_after(
+    executor: impl MySqlExecutor<'_>,
+    after: PhotoId,
+    limit: u32,
+) -> Result<Vec<(PhotoId, Vec<Rendition>)>> {
     let rows: Vec<(Uuid, Option<String>)> =
         sqlx::query_as("SELECT id, IF(state = 'ready', renditions, NULL) FROM photos WHERE id > ? ORDER BY id LIMIT ?")
             .bind(after.as_uuid())

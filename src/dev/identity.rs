@@ -50,7 +50,9 @@ impl Identity {
     /// # Errors
     /// There is none.
     pub fn read(folder: &Path) -> anyhow::Result<Self> {
-        let missing = || format!("{} holds no development identity; start `darkroom dev` with that folder first", folder.display());
+        let missing = || {
+            format!("{} holds no development identity; start `darkroom dev` with that folder first", folder.display())
+        };
         let key = EncodingKey::from_ec_der(&fs::read(folder.join("key.p8")).with_context(missing)?);
         let signing_secret = fs::read_to_string(folder.join("signing-secret")).with_context(missing)?;
         Ok(Self { folder: folder.to_owned(), key, signing_secret })

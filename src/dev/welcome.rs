@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use chrono::Utc;
-
 use super::identity::{Identity, write_private};
 use crate::{
     app::AppState,
@@ -52,19 +50,24 @@ async fn album_and_invite(app: &AppState, invite_file: &Path) -> anyhow::Result<
     let kept = std::fs::read_to_string(invite_file).ok().and_then(|text| InviteToken::presented(text.trim()));
     if let Some(token) = kept {
         let mut connection = app.db.acquire().await?;
-        if let Some((_, album, _)) = db::invites::authenticate(&mut *connection, &token, Utc::now()).await? {
+        if let Some((_, album, _)) = db::invites::authenticate(&mut *connection, &token, db::now()).await? {
             return Ok((album, token));
         }
     }
     let token = InviteToken::generate();
     let title = Title::parse("My first album")?;
-    let invite = NewInvite { role: InviteRole::Contribute, label: Some(Label::parse("from `darkroom dev`")?), expires_at: None, max_photos: None };
+    let invite = NewInvite {
+        role: InviteRole::Contribute,
+        label: Some(Label::parse("from `darkroom dev`")?),
+        expires_at: None,
+        max_photos: None,
+    };
     let (title, invite, made) = (&title, &invite, &token);
     let album = app
         .db
         .transaction(|mut tx| async move {
-            let album = db::albums::insert(tx.connection(), HOST, title, false, Utc::now()).await?;
-            db::invites::insert(tx.connection(), album.id, invite, made, Utc::now()).await?;
+            let album = db::albums::insert(tx.connection(), HOST, title, false, db::now()).await?;
+            db::invites::insert(tx.connection(), album.id, invite, made, db::now()).await?;
             Ok::<_, db::Error>(tx.done(album))
         })
         .await?;

@@ -96,7 +96,7 @@ pub async fn create(State(app): State<AppState>, user: User, request: Json<NewAl
     let caller = Caller::User(user.clone());
     let (host, title, review) = (&user.subject, &title, request.body.review);
     idempotency::run(&app, &caller, &request, |mut tx| async move {
-        let album = db::albums::insert(tx.connection(), host, title, review, Utc::now()).await?;
+        let album = db::albums::insert(tx.connection(), host, title, review, db::now()).await?;
         Ok(tx.done(Answer::new(StatusCode::CREATED, &AlbumBody::new(album, &Access::Host))))
     })
     .await
@@ -105,7 +105,11 @@ pub async fn create(State(app): State<AppState>, user: User, request: Json<NewAl
 /// The caller's albums, newest first.
 #[utoipa::path(get, path = "/v1/albums", tag = "albums", params(PageQuery), security(("jwt" = [])),
     responses((status = 200, body = Page<AlbumBody>), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn list(State(app): State<AppState>, user: User, Query(query): Query<PageQuery>) -> Result<Reply<Page<AlbumBody>>> {
+pub async fn list(
+    State(app): State<AppState>,
+    user: User,
+    Query(query): Query<PageQuery>,
+) -> Result<Reply<Page<AlbumBody>>> {
     let (limit, signer) = (query.limit()?, app.storage.signer());
     let before: Option<AlbumId> = query.after(signer, LIST)?;
     let mut connection = app.db.acquire().await?;
@@ -124,7 +128,12 @@ pub async fn get(here: InAlbum, headers: HeaderMap) -> Response {
 /// Changes title or settings.
 #[utoipa::path(patch, path = "/v1/albums/{album_id}", tag = "albums", params(("album_id" = uuid::Uuid, Path)), request_body = AlbumPatch, security(("jwt" = [])),
     responses((status = 200, body = AlbumBody), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn update(State(app): State<AppState>, here: InAlbum, headers: HeaderMap, request: Json<AlbumPatch>) -> Result<Response> {
+pub async fn update(
+    State(app): State<AppState>,
+    here: InAlbum,
+    headers: HeaderMap,
+    request: Json<AlbumPatch>,
+) -> Result<Response> {
     here.host_only()?;
     let patch = &request.body;
     let title = patch.title.as_deref().map(Title::parse).transpose();
@@ -145,7 +154,7 @@ pub async fn update(State(app): State<AppState>, here: InAlbum, headers: HeaderM
                 return Ok(tx.done(album));
             }
             album.version += 1;
-            album.updated_at = Utc::now();
+            album.updated_at = db::now();
             db::albums::update(tx.connection(), &album).await?;
             let kind = EventKind::AlbumUpdated;
             tx.record(album.id, NewEvent { kind, public_kind: Some(kind), photo_id: None, uploader: None }).await?;
@@ -165,7 +174,7 @@ pub async fn delete(State(app): State<AppState>, here: InAlbum, headers: HeaderM
         .transaction(|mut tx| async move {
             let album = db::albums::lock(tx.connection(), id).await?.ok_or(HttpError::NotFound)?;
             etag::check_match(headers, album.version)?;
-            db::albums::mark_deleted(tx.connection(), album.id, Utc::now()).await?;
+            db::albums::mark_deleted(tx.connection(), album.id, db::now()).await?;
             tx.enqueue(Kind::PurgeAlbum, album.id.as_uuid()).await?;
             Ok::<_, HttpError>(tx.done(()))
         })

@@ -63,7 +63,11 @@ pub struct EventList {
 /// The album's events after a number. With `wait` it holds until there is one, for that many seconds at most.
 #[utoipa::path(get, path = "/v1/albums/{album_id}/events", tag = "events", params(("album_id" = uuid::Uuid, Path), EventQuery), security(("jwt" = []), ("invite" = [])),
     responses((status = 200, body = EventList), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn list(State(app): State<AppState>, here: InAlbum, Query(query): Query<EventQuery>) -> Result<Reply<EventList>> {
+pub async fn list(
+    State(app): State<AppState>,
+    here: InAlbum,
+    Query(query): Query<EventQuery>,
+) -> Result<Reply<EventList>> {
     if !here.access.may_follow() {
         return Err(HttpError::Forbidden("this invite does not show the album's events"));
     }
@@ -102,7 +106,12 @@ async fn read(app: &App, here: &InAlbum, list: &mut EventList) -> Result<bool> {
     for event in events {
         list.last = event.seq;
         if let Some(kind) = event.kind_for(&here.access) {
-            list.items.push(EventBody { seq: event.seq, kind, at: event.at, photo_id: event.photo_id.map(|id| id.as_uuid()) });
+            list.items.push(EventBody {
+                seq: event.seq,
+                kind,
+                at: event.at,
+                photo_id: event.photo_id.map(|id| id.as_uuid()),
+            });
         }
     }
     Ok(more)

@@ -115,12 +115,16 @@ pub fn path_id<T: std::str::FromStr>(params: &RawPathParams, name: &str) -> Resu
 }
 
 /// A field that may be left out, but not null.
-pub fn given<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub fn given<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
 /// A field that may be left out, or null to clear it.
-pub fn given_or_null<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+pub fn given_or_null<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
     <Option<T> as serde::Deserialize>::deserialize(deserializer).map(Some)
 }
 
@@ -156,7 +160,14 @@ mod tests {
     #[test]
     fn what_is_not_json_is_a_bad_request() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        for json in [&b"{"[..], b"", b"{\"title\": \"\xff\"}", b"{\"title\": \"x\"} x", deep.as_bytes(), br#"{"title": "\ud800"}"#] {
+        for json in [
+            &b"{"[..],
+            b"",
+            b"{\"title\": \"\xff\"}",
+            b"{\"title\": \"x\"} x",
+            deep.as_bytes(),
+            br#"{"title": "\ud800"}"#,
+        ] {
             assert!(matches!(parse::<Body>(json), Err(HttpError::BadRequest(_))), "{json:?}");
         }
     }

@@ -14,7 +14,6 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use chrono::Utc;
 use serde::Serialize;
 
 use super::{
@@ -23,7 +22,7 @@ use super::{
 };
 use crate::{
     app::App,
-    db::{Done, Tx, idempotency as table},
+    db::{self, Done, Tx, idempotency as table},
     domain::Caller,
 };
 
@@ -62,9 +61,10 @@ where
     let mut id = [0; 32];
     id.copy_from_slice(digest::digest(&digest::SHA256, &context).as_ref());
     let seal = || {
-        RandomizedNonceKey::new(&AES_256_GCM, &app.storage.signer().derive(&context)).expect("the key has the algorithm's length")
+        RandomizedNonceKey::new(&AES_256_GCM, &app.storage.signer().derive(&context))
+            .expect("the key has the algorithm's length")
     };
-    let now = Utc::now();
+    let now = db::now();
     let owner = match table::reserve(&app.db, &id, &request.fingerprint, now, now + LOCK).await? {
         table::Reservation::Fresh(owner) => owner,
         table::Reservation::Answered(first, _) | table::Reservation::Running(first) if first != request.fingerprint => {
@@ -80,7 +80,11 @@ where
             async move {
                 let (mut tx, answer) = work.await?.reopen();
                 let stored = table::Stored { status: answer.status.as_u16(), body: close(&key, &answer.body)? };
-                if table::store(&mut tx, id, owner, &stored).await? { Ok(tx.done(answer)) } else { Err(HttpError::StillRunning) }
+                if table::store(&mut tx, id, owner, &stored).await? {
+                    Ok(tx.done(answer))
+                } else {
+                    Err(HttpError::StillRunning)
+                }
             }
         })
         .await;
@@ -107,7 +111,9 @@ fn context(caller: &Caller, key: &str) -> Vec<u8> {
 
 fn close(key: &RandomizedNonceKey, body: &[u8]) -> Result<Vec<u8>> {
     let mut sealed = body.to_vec();
-    let nonce = key.seal_in_place_append_tag(Aad::empty(), &mut sealed).map_err(|_| anyhow::anyhow!("an answer can't be sealed"))?;
+    let nonce = key
+        .seal_in_place_append_tag(Aad::empty(), &mut sealed)
+        .map_err(|_| anyhow::anyhow!("an answer can't be sealed"))?;
     sealed.splice(0..0, nonce.as_ref().iter().copied());
     Ok(sealed)
 }

@@ -8,7 +8,6 @@ use axum::{
     extract::{FromRequestParts, OptionalFromRequestParts, RawPathParams},
     http::{header, request::Parts},
 };
-use chrono::Utc;
 
 pub use jwks::{KeyState, Verifier};
 
@@ -54,7 +53,7 @@ impl FromRequestParts<AppState> for Caller {
             Credentials::User(user) => Ok(Self::User(user)),
             Credentials::Invite(token) => {
                 let mut connection = app.db.acquire().await?;
-                let found = db::invites::authenticate(&mut *connection, &token, Utc::now()).await?;
+                let found = db::invites::authenticate(&mut *connection, &token, db::now()).await?;
                 found.map(|(guest, ..)| Self::Guest(guest)).ok_or(BAD_INVITE)
             }
         }
@@ -108,7 +107,7 @@ impl FromRequestParts<AppState> for InAlbum {
                 Ok(Self { album, access: Access::Host, caller: Caller::User(user) })
             }
             Credentials::Invite(token) => {
-                let found = db::invites::authenticate(&mut *connection, &token, Utc::now()).await?;
+                let found = db::invites::authenticate(&mut *connection, &token, db::now()).await?;
                 let (guest, mut album, photos_used) = found.ok_or(BAD_INVITE)?;
                 if album.id != id? {
                     return Err(HttpError::NotFound);
@@ -126,6 +125,10 @@ impl FromRequestParts<AppState> for InAlbum {
 impl InAlbum {
     /// Refuses guests.
     pub fn host_only(&self) -> Result<()> {
-        if self.access == Access::Host { Ok(()) } else { Err(HttpError::Forbidden("only the album's host may do this")) }
+        if self.access == Access::Host {
+            Ok(())
+        } else {
+            Err(HttpError::Forbidden("only the album's host may do this"))
+        }
     }
 }

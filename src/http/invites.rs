@@ -118,11 +118,11 @@ impl InviteRequest {
     responses((status = 201, body = CreatedInvite), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn create(State(app): State<AppState>, here: InAlbum, request: Json<InviteRequest>) -> Result<Response> {
     here.host_only()?;
-    let new = request.body.check(Utc::now())?;
+    let new = request.body.check(db::now())?;
     let (state, id, new) = (&app, here.album.id, &new);
     idempotency::run(&app, &here.caller, &request, |mut tx| async move {
         let token = InviteToken::generate();
-        let invite = db::invites::insert(tx.connection(), id, new, &token, Utc::now()).await?;
+        let invite = db::invites::insert(tx.connection(), id, new, &token, db::now()).await?;
         let created = CreatedInvite {
             invite: InviteBody::new(invite, id),
             token: token.reveal().to_owned(),
@@ -136,7 +136,11 @@ pub async fn create(State(app): State<AppState>, here: InAlbum, request: Json<In
 /// The album's invites that are not revoked, newest first.
 #[utoipa::path(get, path = "/v1/albums/{album_id}/invites", tag = "invites", params(("album_id" = uuid::Uuid, Path), PageQuery), security(("jwt" = [])),
     responses((status = 200, body = Page<InviteBody>), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn list(State(app): State<AppState>, here: InAlbum, Query(query): Query<PageQuery>) -> Result<Reply<Page<InviteBody>>> {
+pub async fn list(
+    State(app): State<AppState>,
+    here: InAlbum,
+    Query(query): Query<PageQuery>,
+) -> Result<Reply<Page<InviteBody>>> {
     here.host_only()?;
     let (limit, signer) = (query.limit()?, app.storage.signer());
     let before: Option<InviteId> = query.after(signer, LIST)?;
@@ -154,7 +158,7 @@ pub async fn revoke(State(app): State<AppState>, here: InAlbum, params: RawPathP
     here.host_only()?;
     let id: InviteId = path_id(&params, "invite_id")?;
     let mut connection = app.db.acquire().await?;
-    let revoked = db::invites::revoke(&mut *connection, here.album.id, id, Utc::now()).await?;
+    let revoked = db::invites::revoke(&mut *connection, here.album.id, id, db::now()).await?;
     if revoked { Ok(StatusCode::NO_CONTENT) } else { Err(HttpError::NotFound) }
 }
 

@@ -6,7 +6,6 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use chrono::Utc;
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use serde::Deserialize;
@@ -38,11 +37,17 @@ struct Bound {
     params(("photo_id" = uuid::Uuid, Path), ("bytes" = u64, Query), ("content_type" = String, Query), ("sha256" = Option<String>, Query), ("expires" = i64, Query), ("signature" = String, Query)),
     request_body(content = String, content_type = "application/octet-stream", description = "The picture, with the declared content type."),
     responses((status = 200, description = "The photo is processed now."), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn upload(State(app): State<AppState>, uri: OriginalUri, params: RawPathParams, request: Request) -> Result<StatusCode> {
+pub async fn upload(
+    State(app): State<AppState>,
+    uri: OriginalUri,
+    params: RawPathParams,
+    request: Request,
+) -> Result<StatusCode> {
     verify(&app, "PUT", &uri)?;
     let id: PhotoId = path_id(&params, "photo_id")?;
     let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-    let bound = Bound::deserialize(serde_html_form::Deserializer::new(pairs)).map_err(|_| HttpError::Unauthorized("the signature does not fit the URL"))?;
+    let bound = Bound::deserialize(serde_html_form::Deserializer::new(pairs))
+        .map_err(|_| HttpError::Unauthorized("the signature does not fit the URL"))?;
     check_headers(&request, &bound)?;
     let received = receive(&app, request.into_body(), &bound).await?;
     accept(&app, id, &bound, received).await?;
@@ -89,7 +94,9 @@ async fn receive(app: &App, body: Body, bound: &Bound) -> Result<Received> {
     }
     let received = incoming.finish().await.map_err(disk)?;
     match bound.sha256.as_deref().map(Sha256::from_hex) {
-        Some(declared) if declared != Some(received.sha256) => Err(HttpError::field("sha256", "is not that of the bytes that came")),
+        Some(declared) if declared != Some(received.sha256) => {
+            Err(HttpError::field("sha256", "is not that of the bytes that came"))
+        }
         _ => Ok(received),
     }
 }
@@ -120,13 +127,18 @@ async fn accept(app: &App, id: PhotoId, bound: &Bound, received: Received) -> Re
 #[utoipa::path(get, path = "/v1/renditions/{photo_id}/{name}", tag = "objects",
     params(("photo_id" = uuid::Uuid, Path), ("name" = String, Path), ("expires" = i64, Query), ("signature" = String, Query)),
     responses((status = 200, description = "The picture.", content_type = "image/jpeg"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn rendition(State(app): State<AppState>, uri: OriginalUri, params: RawPathParams, request: Request) -> Result<Response> {
+pub async fn rendition(
+    State(app): State<AppState>,
+    uri: OriginalUri,
+    params: RawPathParams,
+    request: Request,
+) -> Result<Response> {
     let signed = verify(&app, "GET", &uri)?;
     let id: PhotoId = path_id(&params, "photo_id")?;
     let name: String = path_id(&params, "name")?;
     let mime = if name.ends_with(".webp") { "image/webp" } else { "image/jpeg" };
     // Immutable for as long as the URL opens it; longer would be of no use to anybody.
-    let seconds = (signed.expires_at - Utc::now()).num_seconds();
+    let seconds = (signed.expires_at - db::now()).num_seconds();
     let cache = format!("public, max-age={seconds}, immutable");
     serve(&app.storage.files().rendition_path(id, &name), mime, &cache, request).await
 }
@@ -135,7 +147,12 @@ pub async fn rendition(State(app): State<AppState>, uri: OriginalUri, params: Ra
 #[utoipa::path(get, path = "/v1/originals/{photo_id}", tag = "objects",
     params(("photo_id" = uuid::Uuid, Path), ("content_type" = String, Query), ("expires" = i64, Query), ("signature" = String, Query)),
     responses((status = 200, description = "The bytes as uploaded.", content_type = "application/octet-stream"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn original(State(app): State<AppState>, uri: OriginalUri, params: RawPathParams, request: Request) -> Result<Response> {
+pub async fn original(
+    State(app): State<AppState>,
+    uri: OriginalUri,
+    params: RawPathParams,
+    request: Request,
+) -> Result<Response> {
     verify(&app, "GET", &uri)?;
     let id: PhotoId = path_id(&params, "photo_id")?;
     let mut pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
@@ -147,7 +164,7 @@ pub async fn original(State(app): State<AppState>, uri: OriginalUri, params: Raw
 
 fn verify(app: &App, method: &str, uri: &OriginalUri) -> Result<crate::storage::SignedUrl> {
     let text = uri.path_and_query().map_or("", |text| text.as_str());
-    app.storage.signer().verify(method, text, Utc::now()).map_err(|error| {
+    app.storage.signer().verify(method, text, db::now()).map_err(|error| {
         HttpError::Unauthorized(match error {
             UrlError::Forged => "the signature does not fit the URL",
             UrlError::Expired => "the URL has expired",

@@ -83,7 +83,10 @@ async fn details(State(app): State<AppState>) -> impl IntoResponse {
     let dependencies = BTreeMap::from([("database", database), ("storage", storage), ("identity", look_at_keys(&app))]);
     let ok = dependencies.values().all(|dependency| dependency.status == "ok");
     let status = if ok { "ok" } else { "degraded" };
-    (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Reply(Details { status, uptime_seconds: app.started.elapsed().as_secs(), dependencies }))
+    (
+        if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE },
+        Reply(Details { status, uptime_seconds: app.started.elapsed().as_secs(), dependencies }),
+    )
 }
 
 async fn look_at_database(app: &App) -> Dependency {

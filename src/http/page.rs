@@ -58,7 +58,14 @@ pub struct Page<T: ToSchema> {
 
 impl<T: ToSchema> Page<T> {
     /// Makes a page of what was read with a limit of one more than asked for.
-    pub fn new<R>(mut read: Vec<R>, limit: u32, signer: &Signer, list: &str, id: impl Fn(&R) -> Uuid, show: impl FnMut(R) -> T) -> Self {
+    pub fn new<R>(
+        mut read: Vec<R>,
+        limit: u32,
+        signer: &Signer,
+        list: &str,
+        id: impl Fn(&R) -> Uuid,
+        show: impl FnMut(R) -> T,
+    ) -> Self {
         let more = read.len() > limit as usize;
         read.truncate(limit as usize);
         let next_cursor = read.last().filter(|_| more).map(|last| {

@@ -163,7 +163,11 @@ pub struct PhotoPatch {
 /// The album's photos that the caller may see, newest first.
 #[utoipa::path(get, path = "/v1/albums/{album_id}/photos", tag = "photos", params(("album_id" = uuid::Uuid, Path), PhotoQuery), security(("jwt" = []), ("invite" = [])),
     responses((status = 200, body = Page<PhotoBody>), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn list(State(app): State<AppState>, here: InAlbum, Query(query): Query<PhotoQuery>) -> Result<Reply<Page<PhotoBody>>> {
+pub async fn list(
+    State(app): State<AppState>,
+    here: InAlbum,
+    Query(query): Query<PhotoQuery>,
+) -> Result<Reply<Page<PhotoBody>>> {
     let oldest_first = query.order == Some(Order::Oldest);
     // A cursor of one order means nothing in the other.
     let name = if oldest_first { "photos.oldest" } else { "photos" };
@@ -179,16 +183,28 @@ pub async fn list(State(app): State<AppState>, here: InAlbum, Query(query): Quer
     let mut connection = app.db.acquire().await?;
     let photos = db::photos::list(&mut *connection, &here.access, here.album.id, &wanted).await?;
     drop(connection);
-    let now = Utc::now();
-    Ok(Reply(Page::new(photos, limit, signer, name, |photo| photo.id.as_uuid(), |photo| PhotoBody::new(&app, photo, now))))
+    let now = db::now();
+    Ok(Reply(Page::new(
+        photos,
+        limit,
+        signer,
+        name,
+        |photo| photo.id.as_uuid(),
+        |photo| PhotoBody::new(&app, photo, now),
+    )))
 }
 
 /// One photo.
 #[utoipa::path(get, path = "/v1/photos/{photo_id}", tag = "photos", params(("photo_id" = uuid::Uuid, Path)), security(("jwt" = []), ("invite" = [])),
     responses((status = 200, body = PhotoBody), (status = 304), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn get(State(app): State<AppState>, caller: Caller, params: RawPathParams, headers: HeaderMap) -> Result<Response> {
+pub async fn get(
+    State(app): State<AppState>,
+    caller: Caller,
+    params: RawPathParams,
+    headers: HeaderMap,
+) -> Result<Response> {
     let (photo, _) = seen(&app, &caller, &params).await?;
-    let now = Utc::now();
+    let now = db::now();
     let tag = etag::tag(photo.version, app.storage.window_end(photo.id, now).timestamp());
     if etag::not_modified(&headers, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
@@ -218,7 +234,7 @@ pub async fn update(
         Caption::parse(&**caption).map_err(|why| HttpError::field("caption", why))?;
     }
     let photo = app.db.transaction(|tx| change(tx, &photo, &patch, &headers)).await?;
-    let now = Utc::now();
+    let now = db::now();
     let tag = etag::tag(photo.version, app.storage.window_end(photo.id, now).timestamp());
     Ok(([(header::ETAG, tag)], Reply(PhotoBody::new(&app, photo, now))).into_response())
 }
@@ -252,7 +268,12 @@ async fn change(mut tx: db::Tx, seen: &Photo, patch: &PhotoPatch, headers: &Head
 /// Deletes the photo and its objects.
 #[utoipa::path(delete, path = "/v1/photos/{photo_id}", tag = "photos", params(("photo_id" = uuid::Uuid, Path)), security(("jwt" = []), ("invite" = [])),
     responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn delete(State(app): State<AppState>, caller: Caller, params: RawPathParams, headers: HeaderMap) -> Result<StatusCode> {
+pub async fn delete(
+    State(app): State<AppState>,
+    caller: Caller,
+    params: RawPathParams,
+    headers: HeaderMap,
+) -> Result<StatusCode> {
     let (photo, access) = seen(&app, &caller, &params).await?;
     if !access.owns(&photo) {
         return Err(HttpError::Forbidden("only the uploader and the host may delete a photo"));
@@ -288,8 +309,9 @@ pub async fn original(State(app): State<AppState>, caller: Caller, params: RawPa
     if matches!(photo.state, PhotoState::AwaitingUpload | PhotoState::Expired) {
         return Err(HttpError::Conflict("the photo's bytes have not come"));
     }
-    let location = app.storage.original_url(&photo, Utc::now());
-    Ok((StatusCode::SEE_OTHER, [(header::LOCATION, location), (header::CACHE_CONTROL, "no-store".into())]).into_response())
+    let location = app.storage.original_url(&photo, db::now());
+    Ok((StatusCode::SEE_OTHER, [(header::LOCATION, location), (header::CACHE_CONTROL, "no-store".into())])
+        .into_response())
 }
 
 async fn seen(app: &App, caller: &Caller, params: &RawPathParams) -> Result<(Photo, Access)> {

@@ -95,7 +95,9 @@ impl HttpError {
             Self::StillRunning => (StatusCode::CONFLICT, "still-running", "Conflict"),
             Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
-            Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type"),
+            Self::UnsupportedMediaType(_) => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type")
+            }
             Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "Unprocessable"),
             Self::Unavailable(..) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
@@ -235,7 +237,10 @@ mod tests {
             assert_eq!(problem.status, status);
             assert!(!problem.detail.contains("SELECT") && !problem.detail.contains("photos"), "{}", problem.detail);
             assert_eq!(response.headers().contains_key(header::WWW_AUTHENTICATE), status == 401);
-            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), status == 503 || problem.type_.ends_with("still-running"));
+            assert_eq!(
+                response.headers().contains_key(header::RETRY_AFTER),
+                status == 503 || problem.type_.ends_with("still-running")
+            );
         }
     }
 }

@@ -51,10 +51,7 @@ fn text(exif: &Exif, tag: Tag) -> Option<&[u8]> {
 }
 
 fn taken_at(exif: &Exif) -> Option<TakenAt> {
-    let pairs = [
-        (Tag::DateTimeOriginal, Tag::OffsetTimeOriginal),
-        (Tag::DateTimeDigitized, Tag::OffsetTimeDigitized),
-    ];
+    let pairs = [(Tag::DateTimeOriginal, Tag::OffsetTimeOriginal), (Tag::DateTimeDigitized, Tag::OffsetTimeDigitized)];
     let (stamp, offset) = pairs.into_iter().find_map(|(time, offset)| text(exif, time).map(|stamp| (stamp, offset)))?;
     let mut stamp = exif::DateTime::from_ascii(stamp).ok()?;
     if let Some(offset) = text(exif, offset).or_else(|| text(exif, Tag::OffsetTime)) {
@@ -81,7 +78,8 @@ fn camera(exif: &Exif) -> Option<String> {
 fn clean(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let hidden = |c: char| {
-        c.is_control() || matches!(c, '\u{FFFD}' | '\u{FEFF}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}')
+        c.is_control()
+            || matches!(c, '\u{FFFD}' | '\u{FEFF}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}')
     };
     let kept: String = text.chars().map(|c| if hidden(c) { ' ' } else { c }).collect();
     kept.split_whitespace().collect::<Vec<_>>().join(" ")

@@ -37,8 +37,11 @@ impl Conversion {
         } else {
             STEPS.iter().flat_map(|&r| STEPS.iter().flat_map(move |&g| STEPS.iter().map(move |&b| [r, g, b]))).collect()
         };
-        let before: Vec<u8> =
-            if channels == 1 { colours.iter().map(|colour| colour[0]).collect() } else { colours.as_flattened().to_vec() };
+        let before: Vec<u8> = if channels == 1 {
+            colours.iter().map(|colour| colour[0]).collect()
+        } else {
+            colours.as_flattened().to_vec()
+        };
         let mut after = vec![0; colours.len() * 3];
         self.transform.transform(&before, &mut after).ok()?;
         Some(colours.as_flattened().iter().zip(&after).any(|(old, new)| old.abs_diff(*new) > SAME))

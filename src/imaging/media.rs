@@ -140,7 +140,9 @@ pub fn sniff(head: &[u8]) -> Sniffed {
         [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => Foreign::Bmp,
         [b'%', b'P', b'D', b'F', b'-', ..] => Foreign::Pdf,
         [b'P', b'K', 3, 4, ..] => Foreign::Zip,
-        [0x1A, 0x45, 0xDF, 0xA3, ..] | [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', b' ', ..] => Foreign::Video,
+        [0x1A, 0x45, 0xDF, 0xA3, ..] | [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', b' ', ..] => {
+            Foreign::Video
+        }
         _ if head.trim_ascii_start().starts_with(b"<svg") => Foreign::Svg,
         _ => return Sniffed::Unknown,
     };

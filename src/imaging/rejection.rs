@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn survives_json() {
-        let all = [Rejection::Empty, Rejection::Foreign(Foreign::Zip), Rejection::TooManyPixels { width: 1, height: 2 }];
+        let all =
+            [Rejection::Empty, Rejection::Foreign(Foreign::Zip), Rejection::TooManyPixels { width: 1, height: 2 }];
         for rejection in all {
             let json = serde_json::to_string(&rejection).expect("json");
             assert_eq!(serde_json::from_str::<Rejection>(&json).expect("json"), rejection);

@@ -177,9 +177,8 @@ impl Opened<'_> {
         };
         let mut luma = plane(0, (1, 1));
         let mut chroma = (sampling != (0, 0)).then(|| [plane(1, sampling), plane(2, sampling)]);
-        let [blue, red] = chroma.as_mut().map_or([ptr::null_mut(); 2], |[blue, red]| {
-            [blue.data.as_mut_ptr(), red.data.as_mut_ptr()]
-        });
+        let [blue, red] =
+            chroma.as_mut().map_or([ptr::null_mut(); 2], |[blue, red]| [blue.data.as_mut_ptr(), red.data.as_mut_ptr()]);
         let mut pointers = [luma.data.as_mut_ptr(), blue, red];
         // SAFETY: the planes have the sizes that the library itself gives for the reduced size and the sampling, both of
         // which it told for this very JPEG; strides null means rows of just that width.
@@ -365,6 +364,7 @@ fn pointers(picture: &Yuv, luma: &Raster) -> ([*const u8; 3], c_int) {
         assert_eq!(plane.data.len(), width as usize * height as usize, "a plane that does not fit the picture");
         plane.data.as_ptr()
     };
-    let [blue, red] = picture.chroma.as_ref().map_or([ptr::null(); 2], |[blue, red]| [pointer(1, blue), pointer(2, red)]);
+    let [blue, red] =
+        picture.chroma.as_ref().map_or([ptr::null(); 2], |[blue, red]| [pointer(1, blue), pointer(2, red)]);
     ([pointer(0, luma), blue, red], subsampling)
 }

@@ -33,7 +33,8 @@ impl Files {
     /// # Errors
     /// Not a folder, or not writable; the error names it.
     pub fn open(root: &Path) -> io::Result<Self> {
-        let explain = |error: io::Error| io::Error::new(error.kind(), format!("storage folder {}: {error}", root.display()));
+        let explain =
+            |error: io::Error| io::Error::new(error.kind(), format!("storage folder {}: {error}", root.display()));
         for area in [ORIGINALS, RENDITIONS, INCOMING] {
             std::fs::create_dir_all(root.join(area)).map_err(explain)?;
         }
@@ -300,7 +301,9 @@ fn older(folder: &Path, cutoff: SystemTime) -> io::Result<Vec<String>> {
         let entry = entry?;
         // An entry may go away while we look.
         let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
-        if modified <= cutoff && let Ok(name) = entry.file_name().into_string() {
+        if modified <= cutoff
+            && let Ok(name) = entry.file_name().into_string()
+        {
             names.push(name);
         }
     }

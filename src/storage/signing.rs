@@ -37,7 +37,8 @@ impl Signer {
     /// When there is none; the configuration sees to that.
     #[must_use]
     pub fn new(secrets: &[SecretString]) -> Self {
-        let keys: Vec<_> = secrets.iter().map(|s| hmac::Key::new(hmac::HMAC_SHA256, s.expose_secret().as_bytes())).collect();
+        let keys: Vec<_> =
+            secrets.iter().map(|s| hmac::Key::new(hmac::HMAC_SHA256, s.expose_secret().as_bytes())).collect();
         let mut seal = [0; 32];
         seal.copy_from_slice(hmac::sign(&keys[0], b"darkroom seal").as_ref());
         Self { keys, seal }

@@ -1,13 +1,7 @@
 //! The job that announces an album's events: the outbox relay. At least once, in order.
 
 use super::End;
-use crate::{
-    app::AppState,
-    db,
-    domain::AlbumId,
-    queue::Claim,
-    telemetry::metrics,
-};
+use crate::{app::AppState, db, domain::AlbumId, queue::Claim, telemetry::metrics};
 
 /// How many events are read at a time.
 const BATCH: u32 = 50;

@@ -58,7 +58,8 @@ async fn judge(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<Verdic
     let started = Instant::now();
     let outcome = app.sandbox.develop(original, declared).await;
     metrics::IMAGING_SECONDS.with(&[]).record(started.elapsed().as_secs_f64());
-    let rejected = |code: &str, reason: &str| Ok(Verdict::Rejected { code: code.to_owned(), reason: reason.to_owned() });
+    let rejected =
+        |code: &str, reason: &str| Ok(Verdict::Rejected { code: code.to_owned(), reason: reason.to_owned() });
     match outcome {
         Ok(developed) => Ok(Verdict::Developed(developed)),
         Err(SandboxError::Rejected(rejection)) => rejected(rejection.code(), &rejection.to_string()),
@@ -95,7 +96,7 @@ fn ready(photo: &mut Photo, developed: Developed) {
     photo.camera = developed.camera;
     photo.renditions = developed.renditions.iter().map(describe).collect();
     photo.placeholder = Some(developed.placeholder);
-    photo.ready_at = Some(Utc::now());
+    photo.ready_at = Some(db::now());
 }
 
 /// A camera that writes no offset is taken to mean UTC.
@@ -127,7 +128,11 @@ async fn finish(app: &App, claim: &Claim, result: Photo) -> anyhow::Result<End> 
             let photo = Photo { visibility: current.visibility, caption: current.caption, ..made.clone() };
             db::photos::settle(tx.connection(), &photo).await?;
             db::albums::count_public(tx.connection(), album.id, false, photo.is_public()).await?;
-            let (kind, public) = if photo.state == PhotoState::Ready { (EventKind::PhotoReady, photo.is_public()) } else { (EventKind::PhotoRejected, false) };
+            let (kind, public) = if photo.state == PhotoState::Ready {
+                (EventKind::PhotoReady, photo.is_public())
+            } else {
+                (EventKind::PhotoRejected, false)
+            };
             tx.record(album.id, photo_event(&photo, kind, public.then_some(kind))).await?;
             Ok(tx.done(Filed::Yes))
         })
@@ -152,7 +157,9 @@ async fn finish(app: &App, claim: &Claim, result: Photo) -> anyhow::Result<End> 
 async fn repair(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<End> {
     match judge(app, claim, photo).await? {
         Verdict::Developed(developed) => store(app, photo.id, &developed).await?,
-        Verdict::Rejected { reason, .. } => anyhow::bail!("a ready photo's renditions are lost and can't be made again: {reason}"),
+        Verdict::Rejected { reason, .. } => {
+            anyhow::bail!("a ready photo's renditions are lost and can't be made again: {reason}")
+        }
     }
     complete(app, claim).await
 }

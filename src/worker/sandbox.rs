@@ -174,12 +174,7 @@ impl Sandbox {
     }
 
     /// `Err(None)` when the time is over.
-    async fn probe_in(
-        &self,
-        process: &mut Process,
-        original: &fs::File,
-        job: &Job,
-    ) -> Result<Verdict, Option<Broken>> {
+    async fn probe_in(&self, process: &mut Process, original: &fs::File, job: &Job) -> Result<Verdict, Option<Broken>> {
         let probed = tokio::time::timeout(self.config.wall, process.probe(original, job)).await;
         probed.map_err(|_| None)?.map_err(Some)
     }

@@ -39,7 +39,7 @@ pub struct Report {
 /// When the sweep is to look after a photo that is processed from now on.
 #[must_use]
 pub fn look_again() -> DateTime<Utc> {
-    Utc::now() + LOOK_AGAIN
+    db::now() + LOOK_AGAIN
 }
 
 pub(super) async fn timer(app: AppState) {
@@ -79,7 +79,7 @@ pub async fn run(app: &App, scrub: bool) -> anyhow::Result<Report> {
     overdue(app, &mut report).await?;
     lost_jobs(app, &mut report).await?;
     let mut connection = app.db.acquire().await?;
-    while db::idempotency::forget(&mut *connection, Utc::now() - KEEP_ANSWERS, BATCH).await? > 0 {}
+    while db::idempotency::forget(&mut *connection, db::now() - KEEP_ANSWERS, BATCH).await? > 0 {}
     let (live, dead, oldest) = db::jobs::depth(&mut *connection).await?;
     drop(connection);
     #[expect(clippy::cast_precision_loss, reason = "counts for a graph")]
@@ -109,7 +109,7 @@ pub async fn run(app: &App, scrub: bool) -> anyhow::Result<Report> {
 async fn overdue(app: &App, report: &mut Report) -> anyhow::Result<()> {
     loop {
         let mut connection = app.db.acquire().await?;
-        let photos = db::sweep::overdue(&mut *connection, Utc::now(), BATCH).await?;
+        let photos = db::sweep::overdue(&mut *connection, db::now(), BATCH).await?;
         drop(connection);
         if photos.is_empty() {
             return Ok(());
@@ -146,7 +146,9 @@ async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::R
                 return Ok(tx.done(None));
             }
             match found {
-                Some((bytes, digest)) if bytes == photo.bytes && photo.sha256.is_none_or(|declared| declared == digest) => {
+                Some((bytes, digest))
+                    if bytes == photo.bytes && photo.sha256.is_none_or(|declared| declared == digest) =>
+                {
                     db::photos::set_uploaded(tx.connection(), &photo, &digest, look_again()).await?;
                     tx.enqueue(Kind::Develop, id.as_uuid()).await?;
                     Ok(tx.done(Some(true)))
@@ -222,8 +224,14 @@ async fn lost_renditions(app: &App, report: &mut Report) -> anyhow::Result<()> {
         let Some((last, _)) = photos.last() else { return Ok(()) };
         after = *last;
         let lost = on_disk(app, move |files| {
-            let whole = |id, renditions: &[crate::domain::Rendition]| renditions.iter().all(|r| files.has_rendition(id, &r.file_name(), r.bytes));
-            Ok(photos.into_iter().filter(|(id, renditions)| !whole(*id, renditions)).map(|(id, _)| id).collect::<Vec<_>>())
+            let whole = |id, renditions: &[crate::domain::Rendition]| {
+                renditions.iter().all(|r| files.has_rendition(id, &r.file_name(), r.bytes))
+            };
+            Ok(photos
+                .into_iter()
+                .filter(|(id, renditions)| !whole(*id, renditions))
+                .map(|(id, _)| id)
+                .collect::<Vec<_>>())
         })
         .await?;
         for id in lost {
@@ -238,7 +246,10 @@ fn cutoff(app: &App) -> SystemTime {
     SystemTime::now().checked_sub(app.config.sweep.orphan_grace).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-async fn on_disk<T: Send + 'static>(app: &App, look: impl FnOnce(Files) -> std::io::Result<T> + Send + 'static) -> anyhow::Result<T> {
+async fn on_disk<T: Send + 'static>(
+    app: &App,
+    look: impl FnOnce(Files) -> std::io::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
     let files = app.storage.files().clone();
     Ok(tokio::task::spawn_blocking(move || look(files)).await??)
 }

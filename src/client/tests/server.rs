@@ -88,10 +88,10 @@ impl Server {
             .route("/v1/albums/{id}/photos", post(declare))
             .route("/v1/photos/{id}", get(photo))
             .route("/upload/{id}", put(receive));
-        let router = Router::new().nest("/stage", routes).with_state(seen.clone());
+        let service = Router::new().nest("/stage", routes).with_state(seen.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/stage/", listener.local_addr().unwrap()).parse().unwrap();
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
         Self { url, seen }
     }
 
@@ -134,7 +134,8 @@ async fn declare(State(seen): Shared, headers: HeaderMap, uri: Uri, body: Bytes)
     if seen.closed {
         return no(409, "the album is closed");
     }
-    let fresh = json!({ "id": Uuid::now_v7(), "state": "awaiting_upload", "reject_reason": null, "bytes": new["bytes"] });
+    let fresh =
+        json!({ "id": Uuid::now_v7(), "state": "awaiting_upload", "reject_reason": null, "bytes": new["bytes"] });
     let photo = seen.photos.entry(new["sha256"].as_str().unwrap().to_owned()).or_insert(fresh).clone();
     let url = format!("http://{}/stage/upload/{}", headers["host"].to_str().unwrap(), photo["id"].as_str().unwrap());
     assert!(uri.path().ends_with("/photos"));
@@ -144,9 +145,14 @@ async fn declare(State(seen): Shared, headers: HeaderMap, uri: Uri, body: Bytes)
 }
 
 async fn receive(State(seen): Shared, request: Request) -> Response {
-    let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-    let id = request.uri().path().rsplit('/').next().unwrap().to_owned();
-    let put = Put { length: header("content-length"), chunked: header("transfer-encoding").is_some(), authorization: header("authorization").is_some() };
+    let (parts, body) = request.into_parts();
+    let header = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let id = parts.uri.path().rsplit('/').next().unwrap().to_owned();
+    let put = Put {
+        length: header("content-length"),
+        chunked: header("transfer-encoding").is_some(),
+        authorization: header("authorization").is_some(),
+    };
     let fault = {
         let mut seen = seen.lock().unwrap();
         seen.puts.push(put);
@@ -154,7 +160,7 @@ async fn receive(State(seen): Shared, request: Request) -> Response {
         seen.most_at_once = seen.most_at_once.max(seen.now);
         seen.fault(|fault| !matches!(fault, Fault::Declare(_) | Fault::Busy | Fault::Close))
     };
-    let answer = keep(&seen, &id, fault, request.into_body()).await;
+    let answer = keep(&seen, &id, fault, body).await;
     seen.lock().unwrap().now -= 1;
     answer
 }

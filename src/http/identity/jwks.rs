@@ -27,7 +27,8 @@ const MAX_SET_BYTES: usize = 1 << 20;
 /// The longest subject, as the database has it.
 const MAX_SUBJECT_BYTES: usize = 255;
 
-const BAD_TOKEN: HttpError = HttpError::Unauthorized("the token is not one of this service's issuer and audience, or is altered");
+const BAD_TOKEN: HttpError =
+    HttpError::Unauthorized("the token is not one of this service's issuer and audience, or is altered");
 const EXPIRED: HttpError = HttpError::Unauthorized("the token has expired, or is not valid yet");
 
 #[derive(Deserialize)]
@@ -160,7 +161,9 @@ impl Verifier {
 
     async fn fetch(&self) -> anyhow::Result<Vec<u8>> {
         match &self.config.jwks {
-            Jwks::File(path) => tokio::fs::read(path).await.map_err(|error| anyhow::anyhow!("{}: {error}", path.display())),
+            Jwks::File(path) => {
+                tokio::fs::read(path).await.map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+            }
             Jwks::Url(url) => {
                 let mut response = self.client.get(url.clone()).send().await?.error_for_status()?;
                 let mut json = Vec::new();
@@ -177,7 +180,11 @@ impl Verifier {
     #[must_use]
     pub fn state(&self) -> KeyState {
         let keys = self.keys.read().expect("no holder of this lock panics");
-        KeyState { keys: keys.by_id.len(), age: keys.read_at.map(|at| at.elapsed()), last_error: keys.last_error.clone() }
+        KeyState {
+            keys: keys.by_id.len(),
+            age: keys.read_at.map(|at| at.elapsed()),
+            last_error: keys.last_error.clone(),
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use super::PhotoBody;
 use crate::{
     app::{App, AppState},
     db::{self, Done, Tx},
-    domain::{Access, AlbumRole, Caller, Caption, DisplayName, Photo, PhotoId, PhotoState, Sha256, Uploader, Visibility},
+    domain::{
+        Access, AlbumRole, Caller, Caption, DisplayName, Photo, PhotoId, PhotoState, Sha256, Uploader, Visibility,
+    },
     http::{
         extract::Json,
         idempotency::{self, Answer},
@@ -115,7 +117,7 @@ pub async fn add(State(app): State<AppState>, here: InAlbum, request: Json<NewPh
 async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared) -> Result<Done<Answer>> {
     // The share lock keeps a delete or a close from passing us half-way.
     let album = db::albums::share(tx.connection(), here.album.id).await?.ok_or(HttpError::NotFound)?;
-    let now = Utc::now();
+    let now = db::now();
     let ttl = TimeDelta::from_std(app.config.uploads.url_ttl).unwrap_or(TimeDelta::MAX);
     let expires_at = DateTime::from_timestamp((now + ttl).timestamp(), 0).unwrap_or(now);
     // An upload that has begun in time may go on for as long again.
@@ -125,7 +127,9 @@ async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared) -> 
         Answer::new(status, &AddedPhoto { photo: PhotoBody::new(app, photo, now), upload })
     };
     let own = declared.sha256.map(|digest| own_dedup(&here.access, &digest));
-    let mut dedup = declared.sha256.map(|digest| if here.access.role() == AlbumRole::Drop { own_dedup(&here.access, &digest) } else { digest.0 });
+    let mut dedup = declared
+        .sha256
+        .map(|digest| if here.access.role() == AlbumRole::Drop { own_dedup(&here.access, &digest) } else { digest.0 });
     for _ in 0..RACES {
         if let Some(key) = dedup
             && let Some(mut photo) = db::photos::find_same(tx.connection(), album.id, &key).await?
@@ -173,7 +177,8 @@ fn new_photo(here: &InAlbum, declared: &Declared, review: bool, now: DateTime<Ut
         Caller::Guest(_) => None,
     };
     let invite_id = here.access.invite_id();
-    let name = if invite_id.is_some() { declared.guest_name.clone() } else { host_name.map(|name| name.as_str().to_owned()) };
+    let name =
+        if invite_id.is_some() { declared.guest_name.clone() } else { host_name.map(|name| name.as_str().to_owned()) };
     Photo {
         id: PhotoId::generate(),
         album_id: here.album.id,

@@ -31,7 +31,10 @@ pub fn decode(bytes: &[u8], layout: &Layout, target: (u32, u32)) -> Result<Decod
         row.fill([255; 3]);
         if (top..top + height).contains(&y) {
             let numbers = &numbers[(y - top) * width..][..width];
-            row[left..left + width].iter_mut().zip(numbers).for_each(|(pixel, &number)| *pixel = palette[usize::from(number)]);
+            row[left..left + width]
+                .iter_mut()
+                .zip(numbers)
+                .for_each(|(pixel, &number)| *pixel = palette[usize::from(number)]);
         }
         shrinker.push(row.as_flattened());
     }

@@ -16,12 +16,8 @@ pub fn decode(bytes: &[u8], layout: &Layout, target: (u32, u32), limits: &Limits
     let profile = decoder.icc_profile().unwrap_or(None);
     let size = decoder.output_buffer_size().ok_or(Rejection::TooCostly)?;
     let mut whole = vec![0; size];
-    if decoder.is_animated() {
-        decoder.read_frame(&mut whole).map(drop)
-    } else {
-        decoder.read_image(&mut whole)
-    }
-    .map_err(rejection)?;
+    if decoder.is_animated() { decoder.read_frame(&mut whole).map(drop) } else { decoder.read_image(&mut whole) }
+        .map_err(rejection)?;
     let factor = reduction((layout.width, layout.height), target, MOST_ROW_REDUCTION);
     let mut shrinker = RowShrinker::new(layout.width, 3, factor);
     let mut white = Vec::new();

@@ -72,7 +72,11 @@ fn read_picture(name: [u8; 4], body: &[u8]) -> Result<(u32, u32), Rejection> {
     if name == *b"VP8L" {
         let [signature, b0, b1, b2, b3] = take(body, 0)?;
         let bits = u32::from_le_bytes([b0, b1, b2, b3]);
-        return if signature == 0x2F { Ok(((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)) } else { Err(Rejection::Corrupt) };
+        return if signature == 0x2F {
+            Ok(((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1))
+        } else {
+            Err(Rejection::Corrupt)
+        };
     }
     let [_, _, _, s0, s1, s2, w0, w1, h0, h1] = take(body, 0)?;
     if [s0, s1, s2] != [0x9D, 0x01, 0x2A] {
@@ -96,7 +100,11 @@ fn read_animation_frame(body: &[u8], canvas: Option<(u32, u32)>) -> Result<(u32,
         let length = u32::from_le_bytes(take(body, at + 4)?) as usize;
         let chunk = body.get(at + 8..(at + 8).saturating_add(length)).ok_or(Rejection::Truncated)?;
         if matches!(&name, b"VP8 " | b"VP8L") {
-            return if read_picture(name, chunk)? == (across, down) { Ok((across, down)) } else { Err(Rejection::Corrupt) };
+            return if read_picture(name, chunk)? == (across, down) {
+                Ok((across, down))
+            } else {
+                Err(Rejection::Corrupt)
+            };
         }
         at += 8 + length + (length & 1);
     }

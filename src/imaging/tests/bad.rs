@@ -76,7 +76,8 @@ fn a_forgiven_quirk_hides_no_damage() {
 /// A JPEG of a few bytes that claims a size: headers of a real one, its size overwritten.
 fn claiming(name: &str, width: u16, height: u16) -> Vec<u8> {
     let mut bytes = fixture(name);
-    let frame = (0..bytes.len()).find(|&at| bytes[at] == 0xFF && matches!(bytes[at + 1], 0xC0 | 0xC2)).expect("a frame");
+    let frame =
+        (0..bytes.len()).find(|&at| bytes[at] == 0xFF && matches!(bytes[at + 1], 0xC0 | 0xC2)).expect("a frame");
     bytes[frame + 5..frame + 7].copy_from_slice(&height.to_be_bytes());
     bytes[frame + 7..frame + 9].copy_from_slice(&width.to_be_bytes());
     bytes

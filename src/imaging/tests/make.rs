@@ -52,7 +52,8 @@ pub fn with_segment(jpeg: &[u8], marker: u8, payload: &[u8]) -> Vec<u8> {
 
 /// A JPEG with an EXIF orientation.
 pub fn with_orientation(jpeg: &[u8], value: u8) -> Vec<u8> {
-    let tiff = [b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(), &[value, 0, 0, 0, 0, 0, 0]].concat();
+    let tiff =
+        [b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(), &[value, 0, 0, 0, 0, 0, 0]].concat();
     with_segment(jpeg, 0xE1, &tiff)
 }
 

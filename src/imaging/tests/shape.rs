@@ -111,8 +111,15 @@ fn keeps_time_and_camera_and_nothing_else() {
     assert_eq!(developed.renditions.len(), 6);
     for rendition in &developed.renditions {
         let bytes = &rendition.bytes;
-        for word in [b"Exif".as_slice(), b"Secret", b"secret", b"http", b"ICC_PROFILE", b"Canon", b"EXIF", b"XMP ", b"ICCP"] {
-            assert!(memchr::memmem::find(bytes, word).is_none(), "{} in {}", String::from_utf8_lossy(word), rendition.size);
+        for word in
+            [b"Exif".as_slice(), b"Secret", b"secret", b"http", b"ICC_PROFILE", b"Canon", b"EXIF", b"XMP ", b"ICCP"]
+        {
+            assert!(
+                memchr::memmem::find(bytes, word).is_none(),
+                "{} in {}",
+                String::from_utf8_lossy(word),
+                rendition.size
+            );
         }
         if rendition.format == OutputFormat::Jpeg {
             assert_eq!(markers(bytes).first(), Some(&0xE0));

@@ -3,8 +3,8 @@
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
-    apply_filter_all_threads,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter_all_threads,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -46,12 +46,9 @@ const ALLOWED: &[libc::c_long] = &[
 /// and with the system calls of [`ALLOWED`] only.
 pub fn confine(memory_bytes: u64) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    for (resource, most) in [
-        (Resource::As, memory_bytes),
-        (Resource::Fsize, 0),
-        (Resource::Core, 0),
-        (Resource::Nofile, OPEN_FILES),
-    ] {
+    for (resource, most) in
+        [(Resource::As, memory_bytes), (Resource::Fsize, 0), (Resource::Core, 0), (Resource::Nofile, OPEN_FILES)]
+    {
         let most = getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
     }
@@ -79,7 +76,8 @@ fn filter() -> Result<BpfProgram, Box<dyn std::error::Error + Send + Sync>> {
     let executable = u64::from(libc::PROT_EXEC.cast_unsigned());
     let not_executable = |argument| {
         let mask = SeccompCmpOp::MaskedEq(executable);
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, mask, 0).and_then(|condition| SeccompRule::new(vec![condition]))
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, mask, 0)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
     };
     rules.insert(libc::SYS_mmap, vec![not_executable(2)?]);
     rules.insert(libc::SYS_mprotect, vec![not_executable(2)?]);
@@ -93,6 +91,7 @@ fn filter() -> Result<BpfProgram, Box<dyn std::error::Error + Send + Sync>> {
     let to_itself = SeccompRule::new(vec![SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own)?])?;
     rules.insert(libc::SYS_tgkill, vec![to_itself]);
     let otherwise = SeccompAction::Errno(libc::EPERM.cast_unsigned());
-    let filter = SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::try_from(std::env::consts::ARCH)?)?;
+    let filter =
+        SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::try_from(std::env::consts::ARCH)?)?;
     Ok(filter.try_into()?)
 }

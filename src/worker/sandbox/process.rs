@@ -70,7 +70,8 @@ impl Process {
     pub async fn probe(&mut self, original: &fs::File, job: &Job) -> Result<Verdict, Broken> {
         self.photos += 1;
         let message = frame(job).map_err(io::Error::other)?;
-        let sent = self.socket.async_io(Interest::WRITABLE, || send_with_file(&self.socket, &message, original)).await?;
+        let sent =
+            self.socket.async_io(Interest::WRITABLE, || send_with_file(&self.socket, &message, original)).await?;
         self.socket.write_all(&message[sent..]).await?;
         self.verdict().await
     }

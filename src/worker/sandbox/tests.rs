@@ -10,7 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 fn pool(change: impl FnOnce(&mut SandboxConfig)) -> Sandbox {
-    let mut config = SandboxConfig { processes: 2, cpu_seconds: 5, wall: Duration::from_secs(20), ..SandboxConfig::default() };
+    let mut config =
+        SandboxConfig { processes: 2, cpu_seconds: 5, wall: Duration::from_secs(20), ..SandboxConfig::default() };
     change(&mut config);
     let arguments = ["worker::sandbox::tests::villain", "--exact", "--ignored", "--nocapture", "--test-threads=1"];
     Sandbox::with_arguments(config, std::env::current_exe().expect("this program"), arguments.map(Into::into).to_vec())
@@ -20,7 +21,9 @@ fn pool(change: impl FnOnce(&mut SandboxConfig)) -> Sandbox {
 fn photo(order: &str) -> File {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/orientation-6.jpg");
     let mut file = tempfile();
-    file.write_all(&std::fs::read(path).expect("a fixture")).and_then(|()| file.write_all(order.as_bytes())).expect("written");
+    file.write_all(&std::fs::read(path).expect("a fixture"))
+        .and_then(|()| file.write_all(order.as_bytes()))
+        .expect("written");
     file
 }
 
@@ -80,10 +83,14 @@ fn misbehave(order: &str) {
 
 #[tokio::test]
 async fn develops_as_in_process_and_keeps_the_child_warm() {
-    let pool = pool(|config| config.recipe = Recipe { formats: vec![OutputFormat::Jpeg, OutputFormat::Webp], ..Recipe::default() });
+    let pool = pool(|config| {
+        config.recipe = Recipe { formats: vec![OutputFormat::Jpeg, OutputFormat::Webp], ..Recipe::default() }
+    });
     let first = develop(&pool, "").await.expect("developed");
-    let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/orientation-6.jpg")).expect("a fixture");
-    let direct = crate::imaging::develop(&bytes, MediaType::Jpeg, &pool.config.recipe, &pool.config.limits).expect("developed");
+    let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/orientation-6.jpg"))
+        .expect("a fixture");
+    let direct =
+        crate::imaging::develop(&bytes, MediaType::Jpeg, &pool.config.recipe, &pool.config.limits).expect("developed");
     assert_eq!(first, direct);
     for _ in 0..5 {
         assert_eq!(develop(&pool, "").await.expect("developed"), direct);

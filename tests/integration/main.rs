@@ -1,0 +1,9 @@
+//! The integration tests: the real router on a real port, a real MySQL or MariaDB over its socket with a database for
+//! each test, real files, real pictures, real decoding processes. One binary, one file for each subject.
+//!
+//! The database server is the one that is found; `TEST_DB=mysql` or `TEST_DB=mariadb` names one. Every answer that a
+//! test gets is held against the OpenAPI document.
+
+mod support;
+
+mod flow;

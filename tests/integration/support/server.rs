@@ -1,0 +1,156 @@
+//! The service under test, in this process, on a port of its own.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use darkroom::{
+    app::{App, AppState},
+    command,
+    config::{Config, Source},
+    db::{Db, migrations},
+    dev::identity::{AUDIENCE, ISSUER, Identity},
+    net,
+};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{bed::Database, client::Client};
+
+/// The running service, with what a test needs to look behind it. It ends when dropped.
+pub struct TestServer {
+    /// The main listener.
+    pub url: String,
+    /// The operations listener.
+    pub operations: String,
+    /// The service's own state.
+    pub app: AppState,
+    /// Its database.
+    pub database: Database,
+    /// Who may sign in.
+    pub identity: Arc<Identity>,
+    folder: TempDir,
+    stop: CancellationToken,
+    running: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+impl TestServer {
+    /// API and worker, with quick timers.
+    pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// The same with more settings, as TOML, e.g. `worker.enabled = false`.
+    pub async fn start_with(settings: &str) -> Self {
+        Self::start_on(Database::create().await, tempfile::tempdir().expect("a folder"), settings).await
+    }
+
+    async fn start_on(database: Database, folder: TempDir, settings: &str) -> Self {
+        let listener = net::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+        let operations = net::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+        let (url, operations_url) =
+            [&listener, &operations].map(|l| format!("http://{}", l.local_addr().unwrap())).into();
+        let identity = Arc::new(Identity::open(&folder.path().join("identity")).expect("an identity"));
+        let text = settings_text(folder.path(), &url, &identity, &database, settings);
+        let config = Config::read(Source::parse(&text, []).expect("TOML")).expect("a good configuration");
+        let works = config.worker.enabled;
+        let db = Db::with_options(database.options.clone(), &config.database);
+        migrations::run(&db).await.expect("migrations run");
+        let app = App::with_db(config, db, PathBuf::from(env!("CARGO_BIN_EXE_darkroom")), None).expect("an app");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(command::run(app.clone(), Some(listener), operations, works, stop.clone()));
+        Self { url, operations: operations_url, app, database, identity, folder, stop, running: Some(running) }
+    }
+
+    /// Stops the service, as SIGTERM does, and waits for its end.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        match self.running.take() {
+            Some(running) => running.await.expect("the service does not panic"),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops it and starts another on the same database and files.
+    pub async fn restart_with(mut self, settings: &str) -> Self {
+        self.stop().await.expect("a clean stop");
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"));
+        let database = Database {
+            options: self.database.options.clone(),
+            name: self.database.name.clone(),
+            socket: self.database.socket.clone(),
+        };
+        Self::start_on(database, folder, settings).await
+    }
+
+    /// Where its photos are.
+    pub fn photos(&self) -> PathBuf {
+        self.folder.path().join("photos")
+    }
+
+    /// Where everything of it is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A client that is signed in as a user.
+    pub fn user(&self, subject: &str) -> Client {
+        Client::new(&self.url, Some(self.identity.token(subject).expect("a token")))
+    }
+
+    /// A client that holds an invite, or any other token.
+    pub fn bearer(&self, token: &str) -> Client {
+        Client::new(&self.url, Some(token.to_owned()))
+    }
+
+    /// A client without identity.
+    pub fn anybody(&self) -> Client {
+        Client::new(&self.url, None)
+    }
+
+    /// The settings of this server as `DARKROOM_*` variables, for processes beside it.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        environment(self.folder.path(), &self.url, &self.identity, &self.database)
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.app.draining.cancel();
+    }
+}
+
+/// The settings that every test server has, as pairs of key and value.
+fn common(folder: &Path, url: &str, identity: &Identity, database: &Database) -> Vec<(&'static str, String)> {
+    vec![
+        ("http.public_url", url.to_owned()),
+        ("http.drain_timeout", "10s".to_owned()),
+        ("identity.issuer", ISSUER.to_owned()),
+        ("identity.audience", AUDIENCE.to_owned()),
+        ("identity.jwks", identity.jwks_path().display().to_string()),
+        ("database.user", "root".to_owned()),
+        ("database.name", database.name.clone()),
+        ("database.socket", database.socket.display().to_string()),
+        ("storage.directory", folder.join("photos").display().to_string()),
+        ("storage.signing_keys", identity.signing_secret().to_owned()),
+        ("worker.poll_interval", "50ms".to_owned()),
+        ("worker.lease", "2s".to_owned()),
+        ("worker.retry_base", "50ms".to_owned()),
+    ]
+}
+
+fn settings_text(folder: &Path, url: &str, identity: &Identity, database: &Database, more: &str) -> String {
+    let overridden = |key: &str| more.lines().any(|line| line.trim_start().starts_with(key));
+    let common = common(folder, url, identity, database);
+    let lines = common.iter().filter(|(key, _)| !overridden(key));
+    lines.map(|(key, value)| format!("{key} = {}\n", toml::Value::String(value.clone()))).collect::<String>() + more
+}
+
+/// The same settings as variables.
+pub fn environment(folder: &Path, url: &str, identity: &Identity, database: &Database) -> Vec<(String, String)> {
+    let name = |key: &str| format!("DARKROOM_{}", key.replace('.', "_").to_uppercase());
+    common(folder, url, identity, database).into_iter().map(|(key, value)| (name(key), value)).collect()
+}
