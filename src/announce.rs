@@ -1,6 +1,6 @@
 //! Announcements: each event as a log line and, when one is set, to a webhook.
 //!
-//! The webhook gets a CloudEvents 1.0 JSON document (<https://cloudevents.io/>), signed as Standard Webhooks say
+//! The webhook gets a `CloudEvents` 1.0 JSON document (<https://cloudevents.io/>), signed as Standard Webhooks say
 //! (<https://www.standardwebhooks.com/>): `webhook-id`, `webhook-timestamp` and `webhook-signature: v1,BASE64`, an
 //! HMAC-SHA256 over `id.timestamp.body`. Deliveries come at least once, in the album's order; `id` tells repeats.
 

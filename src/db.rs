@@ -14,7 +14,7 @@ pub mod photos;
 pub mod signals;
 pub mod sweep;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use secrecy::ExposeSecret;
@@ -274,19 +274,13 @@ fn connect_options(config: &config::Database) -> MySqlConnectOptions {
     if let Some(ca) = &config.tls_ca {
         options = options.ssl_ca(ca);
     }
-    match &config.socket {
-        Some(socket) => options.socket(socket).ssl_mode(MySqlSslMode::Disabled),
-        None => {
-            let loopback =
-                config.host == "localhost" || config.host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-            let mode = if loopback && config.tls_ca.is_none() {
-                MySqlSslMode::Preferred
-            } else {
-                MySqlSslMode::VerifyIdentity
-            };
-            options.host(&config.host).port(config.port).ssl_mode(mode)
-        }
+    if let Some(socket) = &config.socket {
+        return options.socket(socket).ssl_mode(MySqlSslMode::Disabled);
     }
+    let loopback = config.host == "localhost" || config.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    let preferred = loopback && config.tls_ca.is_none();
+    let mode = if preferred { MySqlSslMode::Preferred } else { MySqlSslMode::VerifyIdentity };
+    options.host(&config.host).port(config.port).ssl_mode(mode)
 }
 
 /// The time, in the milliseconds that the tables hold: what is answered now is what will be read later.

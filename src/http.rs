@@ -1,4 +1,5 @@
 //! The HTTP contract: the route table below, one file per resource, and what all of them share.
+#![expect(clippy::missing_errors_doc, reason = "a handler's errors are the problems that the OpenAPI document lists")]
 
 pub mod albums;
 mod etag;
@@ -37,7 +38,7 @@ use crate::{app::AppState, config, telemetry};
 use problem::HttpError;
 
 /// How long a browser may keep the answer of a CORS preflight.
-const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
+const PREFLIGHT_AGE: Duration = Duration::from_hours(1);
 
 #[derive(OpenApi)]
 #[openapi(
@@ -91,6 +92,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 }
 
 /// Everything that the main listener answers.
+#[expect(clippy::needless_pass_by_value, reason = "the router keeps its state")]
 pub fn router(app: AppState) -> Router {
     let timeout = from_fn_with_state(app.clone(), within_time);
     let (routes, _) = contract().layer(timeout).merge(unhurried()).split_for_parts();
@@ -131,6 +133,7 @@ async fn within_time(State(app): State<AppState>, request: Request, next: Next) 
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature that CatchPanicLayer asks for")]
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text =
         panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long the URL of an original is good for.
-const ORIGINAL_TTL: Duration = Duration::from_secs(60);
+const ORIGINAL_TTL: Duration = Duration::from_mins(1);
 
 /// How to send the bytes of a declared photo.
 #[derive(Debug, Serialize, ToSchema)]
@@ -75,10 +75,9 @@ impl Storage {
     /// The URL to send a declared photo's bytes to.
     #[must_use]
     pub fn upload(&self, photo: &Photo, expires_at: DateTime<Utc>) -> Upload {
-        let mut path = format!("/v1/uploads/{}?bytes={}&content_type={}", photo.id, photo.bytes, photo.content_type);
-        if let Some(digest) = photo.sha256 {
-            path += &format!("&sha256={digest}");
-        }
+        let digest = photo.sha256.map(|digest| format!("&sha256={digest}")).unwrap_or_default();
+        let path =
+            format!("/v1/uploads/{}?bytes={}&content_type={}{digest}", photo.id, photo.bytes, photo.content_type);
         Upload {
             method: "PUT".to_owned(),
             url: format!("{}{}", self.public_url, self.signer.sign("PUT", &path, expires_at)),

@@ -1,4 +1,4 @@
-// sharp as a peer: one process for all photos, one thread, one decode per photo, each size from the next larger one.
+// sharp as a peer: one process for all photos, one thread, one decode per photo, the smaller sizes from the large one.
 // Reads "FILE QUALITY [FOLDER]" lines and answers "CPU_MS BYTES..." (large, small, thumb); writes the pictures if a folder is given.
 // On end of input it prints its peak memory in MB.
 import { createRequire } from "node:module";
@@ -11,17 +11,11 @@ sharp.cache(false);
 
 async function develop(file, quality) {
   const inside = { fit: "inside", withoutEnlargement: true };
-  let picture = await sharp(file).rotate().resize(2048, 2048, inside).raw().toBuffer({ resolveWithObject: true });
-  const out = [];
-  for (const edge of [2048, 1024, 320]) {
-    const { width, height, channels } = picture.info;
-    const from = sharp(picture.data, { raw: { width, height, channels } });
-    if (edge !== 2048) {
-      picture = await from.resize(edge, edge, inside).raw().toBuffer({ resolveWithObject: true });
-    }
-    const { info } = picture;
-    const raw = { width: info.width, height: info.height, channels: info.channels };
-    out.push(await sharp(picture.data, { raw }).jpeg({ quality }).toBuffer());
+  const { data, info } = await sharp(file).rotate().resize(2048, 2048, inside).raw().toBuffer({ resolveWithObject: true });
+  const raw = { width: info.width, height: info.height, channels: info.channels };
+  const out = [await sharp(data, { raw }).jpeg({ quality }).toBuffer()];
+  for (const edge of [1024, 320]) {
+    out.push(await sharp(data, { raw }).resize(edge, edge, inside).jpeg({ quality }).toBuffer());
   }
   return out;
 }

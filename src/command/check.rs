@@ -20,27 +20,27 @@ const LOOK: Duration = Duration::from_secs(10);
 pub async fn check(file: Option<&Path>) -> anyhow::Result<bool> {
     let (config, level) = super::configure(file)?;
     println!("{:<12} {:<6} {:>8}  detail", "what", "state", "ms");
-    let mut well = row("config", Instant::now(), Ok(format!("{} settings", config.effective.len())));
+    let mut well = row("config", Instant::now(), &Ok(format!("{} settings", config.effective.len())));
     let started = Instant::now();
     let app = match App::build(config, Some(level)) {
         Ok(app) => app,
-        Err(error) => return Ok(row("storage", started, Err(format!("{error:#}")))),
+        Err(error) => return Ok(row("storage", started, &Err(format!("{error:#}")))),
     };
-    well &= row("storage", started, Ok(format!("{} can be written to", app.config.storage.directory.display())));
+    well &= row("storage", started, &Ok(format!("{} can be written to", app.config.storage.directory.display())));
     let started = Instant::now();
-    well &= row("database", started, within(database(&app)).await);
+    well &= row("database", started, &within(database(&app)).await);
     let started = Instant::now();
-    well &= row("schema", started, within(schema(&app)).await);
+    well &= row("schema", started, &within(schema(&app)).await);
     let started = Instant::now();
     app.verifier.refresh().await;
     let keys = app.verifier.state();
-    well &= row("identity", started, keys.last_error.map_or_else(|| Ok(format!("{} keys", keys.keys)), Err));
+    well &= row("identity", started, &keys.last_error.map_or_else(|| Ok(format!("{} keys", keys.keys)), Err));
     app.db.close().await;
     Ok(well)
 }
 
-fn row(what: &str, started: Instant, outcome: Result<String, String>) -> bool {
-    let (state, detail) = match &outcome {
+fn row(what: &str, started: Instant, outcome: &Result<String, String>) -> bool {
+    let (state, detail) = match outcome {
         Ok(detail) => ("ok", detail),
         Err(error) => ("FAILED", error),
     };

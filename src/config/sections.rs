@@ -203,7 +203,7 @@ impl Storage {
             "storage.signing_keys",
             format!("must hold at least one secret, each of at least {LEAST_SECRET_CHARS} characters"),
         );
-        s.check(this.url_window >= Duration::from_secs(60), "storage.url_window", "must be at least 1m");
+        s.check(this.url_window >= Duration::from_mins(1), "storage.url_window", "must be at least 1m");
         this
     }
 }

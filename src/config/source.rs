@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fmt::{self, Debug},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -121,41 +121,35 @@ impl Source {
 
     /// Secrets: `key` is a text or a list of texts, `key_file` a file with one a line.
     pub fn secrets(&mut self, key: &str) -> Vec<SecretString> {
+        match self.secret_texts(key) {
+            Ok(texts) if texts.is_empty() => Vec::new(),
+            Ok(texts) => {
+                self.effective.insert(key.to_owned(), "***".to_owned());
+                texts.into_iter().map(SecretString::from).collect()
+            }
+            Err(mistake) => {
+                self.mistakes.push(mistake);
+                Vec::new()
+            }
+        }
+    }
+
+    fn secret_texts(&mut self, key: &str) -> Result<Vec<String>, String> {
         let file_key = format!("{key}_file");
-        let file = self.raw(&file_key);
-        let direct = self.raw(key);
-        let texts = match (direct, file) {
-            (None, None) => return Vec::new(),
-            (Some(_), Some(_)) => {
-                self.mistakes.push(format!("{key} and {file_key} are both given"));
-                return Vec::new();
+        match (self.raw(key), self.raw(&file_key)) {
+            (None, None) => Ok(Vec::new()),
+            (Some(_), Some(_)) => Err(format!("{key} and {file_key} are both given")),
+            (Some((_, Raw::Text(text) | Raw::Toml(Value::String(text)))), None) => Ok(vec![text]),
+            (Some((name, Raw::Toml(value))), None) => {
+                value.try_into().map_err(|_| format!("{name}: must be a text or a list of texts"))
             }
-            (Some((_, Raw::Text(text))), None) => vec![text],
-            (Some((name, Raw::Toml(value))), None) => match value.clone().try_into::<Vec<String>>() {
-                Ok(texts) => texts,
-                Err(_) => match value {
-                    Value::String(text) => vec![text],
-                    _ => {
-                        self.mistakes.push(format!("{name}: must be a text or a list of texts"));
-                        return Vec::new();
-                    }
-                },
-            },
             (None, Some((name, raw))) => {
-                let read = parse_value::<std::path::PathBuf>(raw).and_then(|path| {
-                    std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
-                });
-                match read {
-                    Ok(text) => text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect(),
-                    Err(why) => {
-                        self.mistakes.push(format!("{name}: {why}"));
-                        return Vec::new();
-                    }
-                }
+                let path: PathBuf = parse_value(raw).map_err(|why| format!("{name}: {why}"))?;
+                let text =
+                    std::fs::read_to_string(&path).map_err(|why| format!("{name}: {}: {why}", path.display()))?;
+                Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
             }
-        };
-        self.effective.insert(key.to_owned(), "***".to_owned());
-        texts.into_iter().map(SecretString::from).collect()
+        }
     }
 
     /// One secret.

@@ -26,6 +26,9 @@ pub enum Reservation {
     Running([u8; 32]),
 }
 
+/// Fingerprint, owner, end of the lock, status and body.
+type Row = (Vec<u8>, Uuid, DateTime<Utc>, Option<u16>, Option<Vec<u8>>);
+
 /// Reserves a key for a request. A first request that has not answered by `locked_until` is taken for dead and
 /// its place is taken.
 ///
@@ -53,7 +56,7 @@ pub async fn reserve(
     if inserted.rows_affected() == 1 {
         return Ok(Reservation::Fresh(owner));
     }
-    let row: Option<(Vec<u8>, Uuid, DateTime<Utc>, Option<u16>, Option<Vec<u8>>)> =
+    let row: Option<Row> =
         sqlx::query_as("SELECT fingerprint, owner, locked_until, status, body FROM idempotency WHERE id = ?")
             .bind(&id[..])
             .fetch_optional(&mut *connection)

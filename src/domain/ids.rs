@@ -1,6 +1,6 @@
 //! Ids: one type per thing, so that an album's id can't be passed for a photo's.
 //!
-//! All are UUIDv7 (RFC 9562): sorting by id is sorting by creation time, which is what lists and their
+//! All are `UUIDv7` (RFC 9562): sorting by id is sorting by creation time, which is what lists and their
 //! cursors use.
 
 use std::{fmt, str::FromStr};

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     app::{App, AppState},
     db,
-    domain::EventKind,
+    domain::{EventKind, PhotoId},
 };
 
 /// The most events that one answer looks at.
@@ -110,7 +110,7 @@ async fn read(app: &App, here: &InAlbum, list: &mut EventList) -> Result<bool> {
                 seq: event.seq,
                 kind,
                 at: event.at,
-                photo_id: event.photo_id.map(|id| id.as_uuid()),
+                photo_id: event.photo_id.map(PhotoId::as_uuid),
             });
         }
     }

@@ -60,10 +60,11 @@ where
     let context = context(caller, key);
     let mut id = [0; 32];
     id.copy_from_slice(digest::digest(&digest::SHA256, &context).as_ref());
-    let seal = || {
-        RandomizedNonceKey::new(&AES_256_GCM, &app.storage.signer().derive(&context))
-            .expect("the key has the algorithm's length")
-    };
+    let mut keys = app
+        .storage
+        .signer()
+        .derive(&context)
+        .map(|key| RandomizedNonceKey::new(&AES_256_GCM, &key).expect("the key has the algorithm's length"));
     let now = db::now();
     let owner = match table::reserve(&app.db, &id, &request.fingerprint, now, now + LOCK).await? {
         table::Reservation::Fresh(owner) => owner,
@@ -71,15 +72,16 @@ where
             return Err(HttpError::field("idempotency-key", "was used for another request before"));
         }
         table::Reservation::Running(_) => return Err(HttpError::StillRunning),
-        table::Reservation::Answered(_, stored) => return replay(&seal(), stored),
+        table::Reservation::Answered(_, stored) => return replay(keys, &stored),
     };
+    let seal = keys.next().expect("there is a secret to sign with");
     let outcome = app
         .db
         .transaction(|tx| {
-            let (work, key, id) = (work(tx), seal(), &id);
+            let (work, seal, id) = (work(tx), &seal, &id);
             async move {
                 let (mut tx, answer) = work.await?.reopen();
-                let stored = table::Stored { status: answer.status.as_u16(), body: close(&key, &answer.body)? };
+                let stored = table::Stored { status: answer.status.as_u16(), body: close(seal, &answer.body)? };
                 if table::store(&mut tx, id, owner, &stored).await? {
                     Ok(tx.done(answer))
                 } else {
@@ -118,11 +120,14 @@ fn close(key: &RandomizedNonceKey, body: &[u8]) -> Result<Vec<u8>> {
     Ok(sealed)
 }
 
-fn replay(key: &RandomizedNonceKey, stored: table::Stored) -> Result<Response> {
-    let broken = || anyhow::anyhow!("a stored answer can't be opened; was the first of storage.signing_keys changed?");
+fn replay(mut keys: impl Iterator<Item = RandomizedNonceKey>, stored: &table::Stored) -> Result<Response> {
+    let broken = || anyhow::anyhow!("a stored answer can't be opened; has its key left storage.signing_keys?");
     let (nonce, sealed) = stored.body.split_first_chunk::<NONCE_LEN>().ok_or_else(broken)?;
-    let mut sealed = sealed.to_vec();
-    let body = key.open_in_place(Nonce::from(nonce), Aad::empty(), &mut sealed).map_err(|_| broken())?.to_vec();
+    let open = |key: RandomizedNonceKey| {
+        let mut sealed = sealed.to_vec();
+        key.open_in_place(Nonce::from(nonce), Aad::empty(), &mut sealed).ok().map(|body| body.to_vec())
+    };
+    let body = keys.find_map(open).ok_or_else(broken)?;
     let status = StatusCode::from_u16(stored.status).map_err(|_| broken())?;
     let mut response = Answer { status, body }.into_response();
     response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));

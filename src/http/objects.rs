@@ -136,7 +136,7 @@ pub async fn rendition(
     let signed = verify(&app, "GET", &uri)?;
     let id: PhotoId = path_id(&params, "photo_id")?;
     let name: String = path_id(&params, "name")?;
-    let mime = if name.ends_with(".webp") { "image/webp" } else { "image/jpeg" };
+    let mime = if name.rsplit('.').next() == Some("webp") { "image/webp" } else { "image/jpeg" };
     // Immutable for as long as the URL opens it; longer would be of no use to anybody.
     let seconds = (signed.expires_at - db::now()).num_seconds();
     let cache = format!("public, max-age={seconds}, immutable");

@@ -28,7 +28,7 @@ pub struct FieldError {
 
 impl FieldError {
     /// A broken rule.
-    pub fn new(field: impl Into<String>, message: impl ToString) -> Self {
+    pub fn new(field: impl Into<String>, message: impl std::fmt::Display) -> Self {
         Self { field: field.into(), message: message.to_string() }
     }
 }
@@ -79,7 +79,7 @@ pub enum HttpError {
 
 impl HttpError {
     /// 422 with one broken rule.
-    pub fn field(field: impl Into<String>, message: impl ToString) -> Self {
+    pub fn field(field: impl Into<String>, message: impl std::fmt::Display) -> Self {
         Self::Unprocessable(vec![FieldError::new(field, message)])
     }
 

@@ -27,7 +27,6 @@ pub struct SignedUrl {
 /// The keys: the first signs, all verify.
 pub struct Signer {
     keys: Vec<hmac::Key>,
-    seal: [u8; 32],
 }
 
 impl Signer {
@@ -37,11 +36,9 @@ impl Signer {
     /// When there is none; the configuration sees to that.
     #[must_use]
     pub fn new(secrets: &[SecretString]) -> Self {
-        let keys: Vec<_> =
-            secrets.iter().map(|s| hmac::Key::new(hmac::HMAC_SHA256, s.expose_secret().as_bytes())).collect();
-        let mut seal = [0; 32];
-        seal.copy_from_slice(hmac::sign(&keys[0], b"darkroom seal").as_ref());
-        Self { keys, seal }
+        assert!(!secrets.is_empty(), "there is a secret to sign with");
+        let key = |secret: &SecretString| hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
+        Self { keys: secrets.iter().map(key).collect() }
     }
 
     /// Adds expiry and signature to a path that has a `?`.
@@ -49,7 +46,7 @@ impl Signer {
     pub fn sign(&self, method: &str, path_and_query: &str, expires_at: DateTime<Utc>) -> String {
         let joint = if path_and_query.ends_with('?') { "" } else { "&" };
         let text = format!("{path_and_query}{joint}expires={}", expires_at.timestamp());
-        let signature = URL_SAFE_NO_PAD.encode(self.mac(&self.keys[0], method, &text));
+        let signature = URL_SAFE_NO_PAD.encode(mac(&self.keys[0], method, text.as_bytes()));
         format!("{text}&signature={signature}")
     }
 
@@ -60,7 +57,7 @@ impl Signer {
     pub fn verify(&self, method: &str, path_and_query: &str, now: DateTime<Utc>) -> Result<SignedUrl, UrlError> {
         let (text, signature) = path_and_query.rsplit_once("&signature=").ok_or(UrlError::Forged)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| UrlError::Forged)?;
-        let fits = |key| verify_slices_are_equal(self.mac(key, method, text).as_ref(), &signature).is_ok();
+        let fits = |key| verify_slices_are_equal(mac(key, method, text.as_bytes()).as_ref(), &signature).is_ok();
         if !self.keys.iter().any(fits) {
             return Err(UrlError::Forged);
         }
@@ -72,28 +69,27 @@ impl Signer {
     /// A short tag that tells whether a cursor is ours.
     #[must_use]
     pub fn tag(&self, context: &str, bytes: &[u8]) -> [u8; 8] {
-        let mut mac = hmac::Context::with_key(&self.keys[0]);
-        mac.update(context.as_bytes());
-        mac.update(b"\0");
-        mac.update(bytes);
-        *mac.sign().as_ref().first_chunk().expect("32 bytes")
+        *mac(&self.keys[0], context, bytes).as_ref().first_chunk().expect("32 bytes")
     }
 
-    /// A key that only this secret and `context` together give.
-    #[must_use]
-    pub fn derive(&self, context: &[u8]) -> [u8; 32] {
-        let mut key = [0; 32];
-        key.copy_from_slice(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.seal), context).as_ref());
-        key
+    /// Keys for sealing, one for each secret, that only the secret and `context` together give. The first seals, all
+    /// open.
+    pub fn derive(&self, context: &[u8]) -> impl Iterator<Item = [u8; 32]> {
+        self.keys.iter().map(move |key| {
+            let mut derived = [0; 32];
+            derived.copy_from_slice(mac(key, "seal", context).as_ref());
+            derived
+        })
     }
+}
 
-    fn mac(&self, key: &hmac::Key, method: &str, text: &str) -> hmac::Tag {
-        let mut mac = hmac::Context::with_key(key);
-        mac.update(method.as_bytes());
-        mac.update(b" ");
-        mac.update(text.as_bytes());
-        mac.sign()
-    }
+/// No two purposes share their first word, so a signature of one is of no use to another.
+fn mac(key: &hmac::Key, purpose: &str, text: &[u8]) -> hmac::Tag {
+    let mut mac = hmac::Context::with_key(key);
+    mac.update(purpose.as_bytes());
+    mac.update(b" ");
+    mac.update(text);
+    mac.sign()
 }
 
 #[cfg(test)]

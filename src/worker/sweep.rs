@@ -115,20 +115,19 @@ async fn overdue(app: &App, report: &mut Report) -> anyhow::Result<()> {
             return Ok(());
         }
         for (id, state) in photos {
-            match state {
-                PhotoState::AwaitingUpload => settle_upload(app, id, report).await?,
-                _ => {
-                    // A job that is there already stays the only one.
-                    app.db
-                        .transaction(|mut tx| async move {
-                            db::sweep::postpone(tx.connection(), id, look_again()).await?;
-                            tx.enqueue(Kind::Develop, id.as_uuid()).await?;
-                            Ok::<_, db::Error>(tx.done(()))
-                        })
-                        .await?;
-                    report.enqueued += 1;
-                }
+            if state == PhotoState::AwaitingUpload {
+                settle_upload(app, id, report).await?;
+                continue;
             }
+            // A job that is there already stays the only one.
+            app.db
+                .transaction(|mut tx| async move {
+                    db::sweep::postpone(tx.connection(), id, look_again()).await?;
+                    tx.enqueue(Kind::Develop, id.as_uuid()).await?;
+                    Ok::<_, db::Error>(tx.done(()))
+                })
+                .await?;
+            report.enqueued += 1;
         }
     }
 }
@@ -223,7 +222,7 @@ async fn lost_renditions(app: &App, report: &mut Report) -> anyhow::Result<()> {
         drop(connection);
         let Some((last, _)) = photos.last() else { return Ok(()) };
         after = *last;
-        let lost = on_disk(app, move |files| {
+        let incomplete = on_disk(app, move |files| {
             let whole = |id, renditions: &[crate::domain::Rendition]| {
                 renditions.iter().all(|r| files.has_rendition(id, &r.file_name(), r.bytes))
             };
@@ -234,7 +233,7 @@ async fn lost_renditions(app: &App, report: &mut Report) -> anyhow::Result<()> {
                 .collect::<Vec<_>>())
         })
         .await?;
-        for id in lost {
+        for id in incomplete {
             tracing::warn!(photo = %id, "renditions are missing from storage and will be made again");
             app.db.enqueue(Kind::Develop, id.as_uuid()).await?;
             report.repaired += 1;

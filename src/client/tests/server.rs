@@ -171,9 +171,7 @@ async fn keep(seen: &Mutex<Seen>, id: &str, fault: Option<Fault>, body: Body) ->
     while let Some(piece) = stream.next().await {
         let Ok(piece) = piece else { return no(400, "the upload was cut off") };
         bytes += piece.len();
-        if fault == Some(Fault::CutPut) {
-            panic!("the connection is cut");
-        }
+        assert_ne!(fault, Some(Fault::CutPut), "so that the connection is cut");
     }
     if let Some(Fault::Put(status)) = fault {
         return no(status, "no");

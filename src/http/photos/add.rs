@@ -11,7 +11,8 @@ use crate::{
     app::{App, AppState},
     db::{self, Done, Tx},
     domain::{
-        Access, AlbumRole, Caller, Caption, DisplayName, Photo, PhotoId, PhotoState, Sha256, Uploader, Visibility,
+        Access, AlbumRole, Caller, Caption, DisplayName, InviteId, Photo, PhotoId, PhotoState, Sha256, Uploader,
+        Visibility,
     },
     http::{
         extract::Json,
@@ -206,7 +207,7 @@ fn new_photo(here: &InAlbum, declared: &Declared, review: bool, now: DateTime<Ut
 fn own_dedup(access: &Access, digest: &Sha256) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(&digest.0);
-    context.update(access.invite_id().map(|id| id.as_uuid()).unwrap_or_default().as_bytes());
+    context.update(access.invite_id().map(InviteId::as_uuid).unwrap_or_default().as_bytes());
     let mut key = [0; 32];
     key.copy_from_slice(context.finish().as_ref());
     key

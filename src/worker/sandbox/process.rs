@@ -39,7 +39,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a child with nothing but a socket: no environment, the root folder, standard error for its last words.
+    /// Starts a child with nothing but a socket: no environment but a hint for malloc, the root folder, standard error for its last words.
     /// Must be called on a thread of a tokio runtime that lasts: a child is killed when the thread that started it ends.
     pub fn start(program: &Path, arguments: &[OsString]) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -47,6 +47,9 @@ impl Process {
         let child = Command::new(program)
             .args(arguments)
             .env_clear()
+            // Large buffers in large pages: a big progressive JPEG spends a sixth of its time on page faults otherwise. The
+            // C library reads it once at the start; others pay it no heed.
+            .env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
