@@ -13,6 +13,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{
@@ -149,7 +150,11 @@ async fn set_log_level(State(app): State<AppState>, filter: String) -> Result<Re
 #[derive(Serialize)]
 struct Info<'a> {
     version: &'static str,
-    commit: Option<&'static str>,
+    /// What was built, as `git describe` names it.
+    commit: &'static str,
+    /// When that was committed: the same for every build of it.
+    committed_at: &'static str,
+    started_at: DateTime<Utc>,
     uptime_seconds: u64,
     config: &'a BTreeMap<String, String>,
 }
@@ -157,7 +162,9 @@ struct Info<'a> {
 async fn info(State(app): State<AppState>) -> impl IntoResponse {
     Reply(Info {
         version: env!("CARGO_PKG_VERSION"),
-        commit: option_env!("DARKROOM_COMMIT"),
+        commit: env!("DARKROOM_COMMIT"),
+        committed_at: env!("DARKROOM_COMMITTED_AT"),
+        started_at: Utc::now() - app.started.elapsed(),
         uptime_seconds: app.started.elapsed().as_secs(),
         config: &app.config.effective,
     })

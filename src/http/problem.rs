@@ -152,6 +152,25 @@ pub struct Problem {
     pub errors: Option<Vec<FieldError>>,
 }
 
+impl Problem {
+    /// The problem of a status that a library answered with, e.g. 416; none when it is no error.
+    fn bare(status: StatusCode) -> Option<Self> {
+        if !status.is_client_error() && !status.is_server_error() {
+            return None;
+        }
+        let title = status.canonical_reason().unwrap_or("Error").to_owned();
+        Some(Self {
+            // RFC 9457, 4.2.1: the status says it all.
+            type_: "about:blank".to_owned(),
+            detail: title.clone(),
+            title,
+            status: status.as_u16(),
+            request_id: String::new(),
+            errors: None,
+        })
+    }
+}
+
 impl IntoResponse for HttpError {
     /// The body is written by [`finish`], which knows the request's id.
     fn into_response(self) -> Response {
@@ -196,7 +215,9 @@ impl IntoResponse for HttpError {
 pub async fn finish(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>().cloned().unwrap_or_default();
     let response = next.run(request).await;
-    let Some(mut problem) = response.extensions().get::<Problem>().cloned() else { return response };
+    let status = response.status();
+    let known = response.extensions().get::<Problem>().cloned();
+    let Some(mut problem) = known.or_else(|| Problem::bare(status)) else { return response };
     problem.request_id = id.to_string();
     let (mut parts, _) = response.into_parts();
     parts.extensions.remove::<Problem>();
