@@ -2,6 +2,7 @@
 //!
 //! Every round takes every photo through every tool in turn, so that a change of the machine's mood hits all alike; the
 //! figures are medians of CPU time (user and system), not of time on the clock.
+#![expect(clippy::cast_precision_loss, reason = "counts of bytes and pixels, for a table")]
 
 use darkroom::imaging::{Developer, Limits, MediaType, Recipe, Size};
 use darkroom::worker::sandbox::{Sandbox, SandboxConfig, child};
@@ -84,8 +85,8 @@ fn median(mut times: Vec<f64>) -> Option<f64> {
 
 fn in_process(developer: &mut Developer, bytes: &[u8]) -> f64 {
     let before = run_ms(std::process::id());
-    let developed = developer.develop(bytes, MediaType::Jpeg, &Recipe::default(), &Limits::default());
-    developed.expect("a sound photo");
+    let result = developer.develop(bytes, MediaType::Jpeg, &Recipe::default(), &Limits::default());
+    result.expect("a sound photo");
     run_ms(std::process::id()) - before
 }
 

@@ -133,7 +133,7 @@ mod tests {
         let config = read(LEAST, &both[..1]).unwrap();
         assert_eq!(secrecy::ExposeSecret::expose_secret(config.database.password.as_ref().unwrap()), "from the file");
         assert!(read(LEAST, &both).unwrap_err().to_string().contains("both"));
-        std::fs::remove_file(file).unwrap();
+        std::fs::remove_file(&file).unwrap();
         assert!(read(LEAST, &both[..1]).unwrap_err().to_string().contains("DARKROOM_DATABASE_PASSWORD_FILE"));
     }
 

@@ -5,7 +5,7 @@
 //! everyone else may use the plain types.
 //!
 //! Promises:
-//! - What is too large, too costly, cut off or not a picture is told by [`probe`], from headers alone, before any decoding.
+//! - What is too large, too costly, cut off or not a picture is told by [`probe()`], from headers alone, before any decoding.
 //! - A picture is shown whole or not at all: a decoder that warns of damaged data makes it [`Rejection::Corrupt`].
 //! - A rendition holds pixels and nothing else: no EXIF, no place, no profile, no comment, nothing that followed the picture.
 //! - Renditions stand upright, are sRGB, and are never larger than the picture.

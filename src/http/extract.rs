@@ -6,7 +6,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::{HeaderMap, header, request::Parts},
 };
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::problem::{HttpError, Result};
 use crate::app::AppState;
@@ -60,12 +60,17 @@ async fn read(request: Request, limit: usize) -> Result<Bytes> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    // Our bodies are objects; serde would take an array for one, field by field.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte != b'{') {
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(not_json)?;
+        return Err(HttpError::field(".", "must be an object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
         let error = error.into_inner();
         if !error.is_data() {
-            return HttpError::BadRequest(format!("the body is not JSON: {error}"));
+            return not_json(error);
         }
         let text = error.to_string();
         let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
@@ -73,8 +78,12 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
         let named = message.split('`').nth(1).filter(|_| message.contains(" field `"));
         HttpError::field(named.filter(|_| field == ".").unwrap_or(&field), message)
     })?;
-    json.end().map_err(|error| HttpError::BadRequest(format!("the body is not JSON: {error}")))?;
+    json.end().map_err(not_json)?;
     Ok(value)
+}
+
+fn not_json(error: serde_json::Error) -> HttpError {
+    HttpError::BadRequest(format!("the body is not JSON: {error}"))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -155,11 +164,13 @@ mod tests {
         assert_eq!(field(r#"{"review": true}"#), "title");
         assert_eq!(field(r#"{"title": 5}"#), "title");
         assert_eq!(field(r#"{"title": "x", "review": "yes"}"#), "review");
+        assert_eq!(field(r#"["x", true]"#), ".");
+        assert_eq!(field(&format!(r#"{{"title": {}{}}}"#, "[".repeat(100_000), "]".repeat(100_000))), "title");
     }
 
     #[test]
     fn what_is_not_json_is_a_bad_request() {
-        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let deep = "[".repeat(100_000);
         for json in [
             &b"{"[..],
             b"",
@@ -168,7 +179,7 @@ mod tests {
             deep.as_bytes(),
             br#"{"title": "\ud800"}"#,
         ] {
-            assert!(matches!(parse::<Body>(json), Err(HttpError::BadRequest(_))), "{json:?}");
+            assert!(matches!(parse::<Body>(json), Err(HttpError::BadRequest(_))), "{}", String::from_utf8_lossy(&json[..json.len().min(40)]));
         }
     }
 }

@@ -5,8 +5,8 @@ use super::scale::{Scaler, fit};
 use super::turbo::Compressor;
 use super::{OutputFormat, Recipe, Rendition};
 
-/// `ThumbHash` takes pictures of up to 100 pixels a side, but keeps only seven waves in each direction: 32 give the same hash to
-/// a bit or two, and its cosines cost 3 ms less.
+/// `ThumbHash` takes pictures of up to 100 pixels a side, but keeps only seven waves in each direction: 32 samples
+/// are plenty for these, and its cosines cost a tenth.
 const PLACEHOLDER_EDGE: u32 = 32;
 
 /// Makes every size of a picture that was `full` pixels large, each from the next larger one, in every format; in the recipe's order.

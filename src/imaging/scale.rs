@@ -88,8 +88,8 @@ impl Scaler {
         let padded = (left + right + above + below > 0).then(|| from.padded([left, right, above, below]));
         let from = padded.as_ref().unwrap_or(from);
         let corner = (corner.0 + f64::from(left), corner.1 + f64::from(above));
-        // Rows first, which vectorises best, so that the columns have fewer rows to go through: a fifth faster than both in
-        // the library's order.
+        // Rows first, which vectorises best, so that the columns have fewer rows to go through: some 6% faster
+        // than the library's own order.
         let rows = self.pass(from, (from.width, size.1), (0.0, corner.1), (f64::from(from.width), span.1))?;
         self.pass(&rows, size, (corner.0, 0.0), (span.0, f64::from(size.1)))
     }

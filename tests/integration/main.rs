@@ -6,4 +6,7 @@
 
 mod support;
 
+mod albums;
+mod faults;
 mod flow;
+mod invites;

@@ -3,8 +3,10 @@
 pub mod bed;
 pub mod client;
 pub mod contract;
+pub mod pictures;
 pub mod process;
 pub mod server;
+pub mod whole;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,6 +20,37 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 pub fn fixture(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The same picture as other bytes for each number: a JPEG with a comment of its own.
+pub fn numbered(number: u32) -> Vec<u8> {
+    let mut jpeg = fixture("progressive.jpg");
+    let comment = [&[0xff, 0xfe, 0, 6][..], &number.to_be_bytes()].concat();
+    jpeg.splice(2..2, comment);
+    jpeg
+}
+
+/// A PNG of noise, which takes a decoder a while.
+pub fn large_photo() -> Vec<u8> {
+    const SIDE: u32 = 2600;
+    let mut state = 1_u32;
+    let pixels: Vec<u8> = std::iter::repeat_with(|| {
+        // Xorshift: noise that is the same in each run.
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[0]
+    })
+    .take((SIDE * SIDE * 3) as usize)
+    .collect();
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, SIDE, SIDE);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::Fastest);
+    let mut writer = encoder.write_header().expect("a header");
+    writer.write_image_data(&pixels).expect("pixels");
+    writer.finish().expect("an end");
+    bytes
 }
 
 /// Asks again and again until there is an answer, or panics at the deadline.

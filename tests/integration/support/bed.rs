@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use darkroom::dev::database::{DirLock, PrivateServer, ServerChoice};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, MySqlConnection, mysql::MySqlConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, MySqlConnection, SqlSafeStr, mysql::MySqlConnectOptions};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
+
+use super::eventually;
 
 /// The server's life is the process's: it ends by its death signal.
 static SERVER: OnceCell<(DirLock, PrivateServer)> = OnceCell::const_new();
@@ -54,9 +56,13 @@ pub struct Database {
 }
 
 impl Database {
-    /// Makes one.
+    /// Makes one on the server that all tests share.
     pub async fn create() -> Self {
-        let server = server().await;
+        Self::on(server().await).await
+    }
+
+    /// Makes one on a server of the test's own, to be ended or frozen.
+    pub async fn on(server: &PrivateServer) -> Self {
         let name = format!("t_{}", Uuid::now_v7().simple());
         let mut root = server.options().connect().await.expect("the server answers");
         let statement = format!("CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin");
@@ -70,8 +76,55 @@ impl Database {
         self.options.connect().await.expect("the server answers")
     }
 
-    /// One number.
-    pub async fn count(&self, query: &'static str) -> i64 {
-        sqlx::query_scalar(query).fetch_one(&mut self.connect().await).await.expect(query)
+    /// The columns of all tables in which some bytes occur.
+    pub async fn columns_with(&self, needle: &[u8]) -> Vec<String> {
+        let mut connection = self.connect().await;
+        let columns: Vec<(Vec<u8>, Vec<u8>)> =
+            sqlx::query_as("SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = ?")
+                .bind(&self.name)
+                .fetch_all(&mut connection)
+                .await
+                .expect("the columns");
+        let mut found = Vec::new();
+        for (table, column) in columns {
+            let (table, column) = (String::from_utf8_lossy(&table), String::from_utf8_lossy(&column));
+            let query = format!("SELECT COUNT(*) FROM `{table}` WHERE LOCATE(?, CAST(`{column}` AS BINARY)) > 0");
+            let query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(query)).bind(needle);
+            if query.fetch_one(&mut connection).await.expect("a count") > 0 {
+                found.push(format!("{table}.{column}"));
+            }
+        }
+        found
     }
+
+    /// One number.
+    pub async fn count(&self, query: impl SqlSafeStr) -> i64 {
+        let query = query.into_sql_str();
+        let shown = query.as_str().to_owned();
+        sqlx::query_scalar(query).fetch_one(&mut self.connect().await).await.expect(&shown)
+    }
+
+    /// Changes something behind the service's back; answers how many rows.
+    pub async fn change(&self, statement: impl Into<String>) -> u64 {
+        let statement = statement.into();
+        let done = sqlx::query(AssertSqlSafe(statement.clone())).execute(&mut self.connect().await).await;
+        done.expect(&statement).rows_affected()
+    }
+
+    /// Waits until somebody in this database is held up in a statement with these words.
+    pub async fn held_up_in(&self, words: &str) {
+        eventually(&format!("held up in {words}"), async || {
+            let query = format!(
+                "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()
+                 AND info LIKE '%{words}%'"
+            );
+            (self.count(AssertSqlSafe(query)).await > 0).then_some(())
+        })
+        .await;
+    }
+}
+
+/// An id as SQL writes it.
+pub fn literal(id: &str) -> String {
+    format!("0x{}", id.replace('-', ""))
 }

@@ -29,6 +29,14 @@ impl Answer {
         self.json()
     }
 
+    /// The fields that a 422 names.
+    #[track_caller]
+    pub fn fields(self) -> Vec<String> {
+        let errors = self.expect(422)["errors"].take();
+        let errors = errors.as_array().expect("a 422 names its fields");
+        errors.iter().map(|error| error["field"].as_str().expect("a field").to_owned()).collect()
+    }
+
     /// A header as text.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap_or("(not text)"))

@@ -1,38 +1,46 @@
-//! The service as a process of its own, to be killed.
+//! The service as processes of its own, to be killed, stopped and listened to.
 
 use std::{
-    process::{Child, Command, Stdio},
+    net::{Ipv4Addr, TcpListener},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-use super::{DEADLINE, server::TestServer};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::NamedTempFile;
+
+use super::{Client, DEADLINE, eventually, server::TestServer};
+
+/// A decoder that has used so much CPU time is past its start and its probe, in ticks of 10 ms.
+const WELL_UNDER_WAY: u64 = 8;
 
 /// A `darkroom` process; killed when dropped.
 pub struct Process {
     child: Child,
     /// Where it listens, if it serves.
     pub url: String,
+    /// Where operators look.
+    pub operations: String,
+    log: NamedTempFile,
 }
 
 impl Process {
     /// `darkroom work` or `darkroom serve` on the database and files of a test server, with more variables.
     pub async fn start(server: &TestServer, verb: &str, more: &[(&str, &str)]) -> Self {
         let (listen, operations) = (free_address(), free_address());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_darkroom"));
-        command
-            .arg(verb)
-            .env_clear()
-            .envs(server.environment())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        let log = NamedTempFile::new().expect("a log file");
+        let mut command = darkroom(&[verb], &server.environment());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.reopen().expect("the log file"));
         command.env("DARKROOM_HTTP_LISTEN", &listen).env("DARKROOM_OPERATIONS_LISTEN", &operations);
         command.env("DARKROOM_HTTP_PUBLIC_URL", format!("http://{listen}"));
         let child = command.envs(more.iter().copied()).spawn().expect("the program starts");
-        let process = Self { child, url: format!("http://{listen}") };
+        let (url, operations) = (format!("http://{listen}"), format!("http://{operations}"));
+        let mut process = Self { child, url, operations, log };
         let begun = std::time::Instant::now();
-        while reqwest::get(format!("http://{operations}/health/live")).await.is_err() {
-            assert!(begun.elapsed() < DEADLINE, "`darkroom {verb}` does not answer");
+        while reqwest::get(format!("{}/health/live", process.operations)).await.is_err() {
+            let ended = process.child.try_wait().expect("a child");
+            assert!(ended.is_none() && begun.elapsed() < DEADLINE, "`darkroom {verb}` does not answer:\n{}", process.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         process
@@ -43,10 +51,45 @@ impl Process {
         self.child.id()
     }
 
+    /// A client that is signed in as a user here.
+    pub fn user(&self, server: &TestServer, subject: &str) -> Client {
+        Client::new(&self.url, Some(server.identity.token(subject).expect("a token")))
+    }
+
+    /// All that it has said on standard error.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).expect("the log")
+    }
+
     /// SIGKILL, and waits for the end.
     pub fn kill(mut self) {
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it ends");
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        send(self.id(), signal);
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        eventually("ended", async || self.child.try_wait().expect("a child")).await
+    }
+
+    /// Its decoding processes.
+    pub fn decoders(&self) -> Vec<u32> {
+        children(self.id()).into_iter().filter(|pid| words(*pid).contains("__develop")).collect()
+    }
+
+    /// Waits until one of its decoders is in the middle of a photo, and halts that one there.
+    pub async fn halt_decoder(&self) -> u32 {
+        eventually("decoding", async || {
+            let pid = self.decoders().into_iter().find(|pid| cpu_ticks(*pid) >= WELL_UNDER_WAY)?;
+            send(pid, Signal::STOP);
+            Some(pid)
+        })
+        .await
     }
 }
 
@@ -57,8 +100,66 @@ impl Drop for Process {
     }
 }
 
-/// An address that was free a moment ago.
-fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+/// The program with these arguments and variables and nothing else of this process's environment.
+pub fn darkroom(arguments: &[&str], environment: &[(String, String)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_darkroom"));
+    command.args(arguments).env_clear().envs(environment.iter().cloned()).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end; answers its exit code, standard output and standard error.
+pub async fn run(mut command: Command) -> (i32, String, String) {
+    let ended = tokio::task::spawn_blocking(move || command.output());
+    let output = tokio::time::timeout(DEADLINE, ended).await.expect("it ends in time").expect("a thread");
+    let Output { status, stdout, stderr } = output.expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+/// Sends a signal to a process of the test's own.
+pub fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.try_into().expect("a process id")).expect("a process id");
+    kill_process(pid, signal).expect("the process is there");
+}
+
+/// Whether a process runs; one that has ended and was not waited for does not.
+pub fn runs(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| stat.state != "Z")
+}
+
+/// The processes that a process has started and that run.
+pub fn children(parent: u32) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| stat(*pid).is_some_and(|stat| stat.parent == parent && stat.state != "Z")).collect()
+}
+
+fn words(pid: u32) -> String {
+    String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).into_owned()
+}
+
+fn cpu_ticks(pid: u32) -> u64 {
+    stat(pid).map_or(0, |stat| stat.user_ticks)
+}
+
+struct Stat {
+    state: String,
+    parent: u32,
+    user_ticks: u64,
+}
+
+/// `/proc/PID/stat`, see proc(5): what follows the name in brackets begins with field 3.
+fn stat(pid: u32) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    Some(Stat { state: fields[0].to_owned(), parent: fields[1].parse().ok()?, user_ticks: fields[11].parse().ok()? })
+}
+
+/// An address that nobody else binds: each one is on a loopback host of its own, where no outgoing connection ever
+/// takes the port between now and the start of the process that is to have it.
+pub fn free_address() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let [_, _, c, d] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let b = u8::try_from(1 + std::process::id() % 250).expect("below 251");
+    let listener = TcpListener::bind((Ipv4Addr::new(127, b, c, d), 0)).expect("a free port");
     listener.local_addr().expect("an address").to_string()
 }

@@ -47,7 +47,8 @@ impl TestServer {
         Self::start_on(Database::create().await, tempfile::tempdir().expect("a folder"), settings).await
     }
 
-    async fn start_on(database: Database, folder: TempDir, settings: &str) -> Self {
+    /// The same on a database and in a folder that the test has prepared.
+    pub async fn start_on(database: Database, folder: TempDir, settings: &str) -> Self {
         let listener = net::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
         let operations = net::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
         let (url, operations_url) =

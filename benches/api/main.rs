@@ -1,0 +1,217 @@
+//! Reads over HTTP on albums of 10^3 to 10^6 photos: how long they take, what they cost the database, and by which
+//! indexes it goes.
+//!
+//!     cargo bench --bench api -- [--server auto|mysql|mariadb] [--rounds 300] [--cache DIR]
+//!
+//! The service runs in this process on a port of its own, without a worker; requests go one after another over a
+//! connection that is kept. Every round asks for every size in turn, so that a change of the machine's mood hits all
+//! sizes alike. It ends with exit code 1 when a list sorts or reads more rows than its page explains.
+
+mod bed;
+mod cases;
+mod cost;
+mod plans;
+mod seed;
+mod table;
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use darkroom::{
+    app::{App, AppState},
+    command,
+    config::{Config, Source},
+    db::{Db, photos::Page},
+    domain::{Access, PhotoId},
+    net,
+};
+use sqlx::{Connection, MySqlConnection};
+use tokio_util::sync::CancellationToken;
+
+use bed::Bed;
+use cases::{Case, Target};
+use table::Times;
+
+#[global_allocator]
+static ALLOCATOR: cost::Counting = cost::Counting;
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    match runtime.block_on(bench()) {
+        Ok(faults) if faults.is_empty() => ExitCode::SUCCESS,
+        Ok(faults) => {
+            faults.iter().for_each(|fault| eprintln!("FAULT: {fault}"));
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Answers what should not be.
+async fn bench() -> anyhow::Result<Vec<String>> {
+    let bed = Bed::start("api").await?;
+    let listener = net::bind(([127, 0, 0, 1], 0).into()).await?;
+    let operations = net::bind(([127, 0, 0, 1], 0).into()).await?;
+    let client = Client { http: reqwest::Client::builder().no_proxy().build()?, url: format!("http://{}", listener.local_addr()?) };
+    let settings = bed.settings(&client.url).into_iter().map(|(key, value)| (key.into(), value.into()));
+    let config = Config::read(Source::parse("worker.enabled = false", settings)?)?;
+    let db = Db::with_options(bed.options(), &config.database);
+    seed::fill(&bed, &db).await?;
+    let app = App::with_db(config, db, PathBuf::from("nothing is decoded here"), None)?;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(command::run(app.clone(), Some(listener), operations, false, stop.clone()));
+    let cases = cases::all(&app, &bed).await?;
+    let mut root = bed.root().await?;
+    let mut faults = latency(&client, &cases).await?;
+    faults.extend(costs(&client, &cases, &mut root).await?);
+    faults.extend(plans::print(&mut *app.db.acquire().await?).await?);
+    peers(&app, &client, &cases).await?;
+    table::print_load();
+    root.close().await?;
+    stop.cancel();
+    running.await??;
+    bed.server.stop().await;
+    Ok(faults)
+}
+
+/// Someone who asks over a connection that is kept.
+struct Client {
+    http: reqwest::Client,
+    url: String,
+}
+
+impl Client {
+    /// How long it takes until the answer is read, and its size.
+    async fn get(&self, target: &Target, turn: usize) -> anyhow::Result<(Duration, usize)> {
+        let path = &target.paths[turn % target.paths.len()];
+        let request = self.http.get(format!("{}{path}", self.url)).bearer_auth(&target.token).build()?;
+        let started = Instant::now();
+        let response = self.http.execute(request).await?;
+        let status = response.status();
+        let body = response.bytes().await?;
+        let took = started.elapsed();
+        anyhow::ensure!(status == 200, "{path}: {status}: {}", String::from_utf8_lossy(&body));
+        Ok((took, body.len()))
+    }
+}
+
+/// How long each case takes at each size.
+async fn latency(client: &Client, cases: &[Case]) -> anyhow::Result<Vec<String>> {
+    let rounds = bed::number("--rounds", 300) as usize;
+    let mut rows = Vec::new();
+    for case in cases {
+        let mut times: Vec<Times> = case.targets.iter().map(|_| Times::default()).collect();
+        let warm = if case.slow { 1 } else { 2 * cases::PLACES };
+        for turn in 0..warm + if case.slow { 3 } else { rounds } {
+            for (target, times) in case.targets.iter().zip(&mut times) {
+                let (took, _) = client.get(target, turn).await?;
+                if turn >= warm {
+                    times.add(took);
+                }
+            }
+        }
+        let mut row = vec![case.name.to_owned()];
+        row.extend(times.iter().map(|times| format!("{:.2} / {:.2}", times.median(), times.p99())));
+        row.resize(1 + seed::PHOTOS.len(), "-".to_owned());
+        row.push(format!("{:.2}", times.last().map_or(f64::NAN, Times::median) / times[0].median()));
+        eprintln!("{}", row.join(" | "));
+        rows.push(row);
+    }
+    let sizes = seed::PHOTOS.map(table::power);
+    let head: Vec<&str> = ["request"].into_iter().chain(sizes.iter().map(String::as_str)).chain(["largest to 10^3"]).collect();
+    table::print("Milliseconds by the size of the album (median / p99 of each):", &head, &rows);
+    Ok(Vec::new())
+}
+
+/// What each case costs the database and the heap at the smallest and the largest size.
+async fn costs(client: &Client, cases: &[Case], root: &mut MySqlConnection) -> anyhow::Result<Vec<String>> {
+    let (mut rows, mut faults) = (Vec::new(), Vec::new());
+    for case in cases {
+        let small = cost::of(client, &case.targets[0], root).await?;
+        let large = cost::of(client, case.targets.last().expect("a size"), root).await?;
+        let per = |count: f64| format!("{count:.1}");
+        rows.push(vec![
+            case.name.to_owned(),
+            per(large.statements),
+            per(large.prepares),
+            per(large.pings),
+            format!("{:.0}", small.rows_read),
+            format!("{:.0}", large.rows_read),
+            format!("{:.0}", large.rows_sorted),
+            format!("{:.0}", small.kilobytes),
+            format!("{:.0}", large.kilobytes),
+        ]);
+        if case.most_statements.is_some_and(|most| large.statements + large.prepares > most) {
+            faults.push(format!("{}: {:.1} round trips", case.name, large.statements + large.prepares));
+        }
+        if large.rows_read > cost::MOST_ROWS {
+            faults.push(format!("{}: {:.0} rows read for one page", case.name, large.rows_read));
+        }
+    }
+    let head = [
+        "request",
+        "statements",
+        "prepares",
+        "pings after the answer",
+        "index entries read, 10^3",
+        "largest",
+        "rows sorted, largest",
+        "kB allocated, 10^3",
+        "largest",
+    ];
+    table::print("Per request on warm connections, by the server's own counters; allocation is the client's and the service's:", &head, &rows);
+    Ok(faults)
+}
+
+/// The same page by OFFSET, and what signing has to do with a list's time.
+async fn peers(app: &AppState, client: &Client, cases: &[Case]) -> anyhow::Result<()> {
+    let mut connection = app.db.acquire().await?;
+    let mut rows = Vec::new();
+    for photos in seed::PHOTOS {
+        let after: PhotoId = cases::place(&mut connection, photos, 1, 2).await?.into();
+        let [mut keyset, mut offset] = [Times::default(), Times::default()];
+        for turn in 0..30 {
+            let page = Page { state: None, visibility: None, oldest_first: false, after: Some(after), limit: 51 };
+            let started = Instant::now();
+            let by_key = darkroom::db::photos::list(&mut *connection, &Access::Host, seed::album(photos).into(), &page).await?;
+            let took = started.elapsed();
+            let started = Instant::now();
+            let by_offset = plans::by_offset(&mut connection, photos, photos / 2).await?;
+            if turn > 0 {
+                keyset.add(took);
+                offset.add(started.elapsed());
+            }
+            anyhow::ensure!(by_key.len() == by_offset, "two ways to one page");
+        }
+        let (keyset, offset) = (keyset.median(), offset.median());
+        rows.push(vec![table::power(photos), format!("{keyset:.2}"), format!("{offset:.2}"), format!("{:.3}", keyset / offset)]);
+    }
+    table::print("The statement of the middle page alone, in ms:", &["photos", "keyset", "OFFSET", "ratio"], &rows);
+    signing(app, client, &mut connection, &cases[cases::FIRST_PAGE].targets[0]).await
+}
+
+async fn signing(app: &AppState, client: &Client, connection: &mut MySqlConnection, list: &Target) -> anyhow::Result<()> {
+    let page = Page { state: None, visibility: None, oldest_first: false, after: None, limit: 50 };
+    let photos = darkroom::db::photos::list(connection, &Access::Host, seed::album(seed::PHOTOS[0]).into(), &page).await?;
+    let [mut signing, mut request, mut urls] = [Times::default(), Times::default(), 0];
+    for turn in 0..300 {
+        let (now, started) = (darkroom::db::now(), Instant::now());
+        let signed: Vec<String> =
+            photos.iter().flat_map(|photo| photo.renditions.iter().map(move |rendition| (photo.id, rendition)))
+                .map(|(id, rendition)| app.storage.rendition_url(id, rendition, now))
+                .collect();
+        signing.add(started.elapsed());
+        urls = std::hint::black_box(signed).len();
+        request.add(client.get(list, turn).await?.0);
+    }
+    let (signing, request) = (signing.median(), request.median());
+    let row = vec![urls.to_string(), format!("{signing:.3}"), format!("{request:.2}"), format!("{:.0} %", 100.0 * signing / request)];
+    table::print("Signing, beside the request for the page that holds the URLs:", &["URLs", "signing ms", "request ms", "share"], &[row]);
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Figures and how they are shown.
+
+use std::{fs, time::Duration};
+
+/// Milliseconds of many tries.
+#[derive(Default)]
+pub struct Times(Vec<f64>);
+
+impl Times {
+    /// Adds a try.
+    pub fn add(&mut self, took: Duration) {
+        self.0.push(took.as_secs_f64() * 1e3);
+    }
+
+    /// How many tries there were.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The middle one.
+    pub fn median(&self) -> f64 {
+        self.part(1, 2)
+    }
+
+    /// The one that only one of a hundred exceeds.
+    pub fn p99(&self) -> f64 {
+        self.part(99, 100)
+    }
+
+    fn part(&self, part: usize, of: usize) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get((sorted.len() * part / of).min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+    }
+}
+
+impl FromIterator<Duration> for Times {
+    fn from_iter<T: IntoIterator<Item = Duration>>(tries: T) -> Self {
+        let mut times = Self::default();
+        tries.into_iter().for_each(|took| times.add(took));
+        times
+    }
+}
+
+/// Prints a Markdown table.
+pub fn print(title: &str, head: &[&str], rows: &[Vec<String>]) {
+    println!("{title}\n\n| {} |\n|{}", head.join(" | "), "---|".repeat(head.len()));
+    rows.iter().for_each(|row| println!("| {} |", row.join(" | ")));
+    println!();
+}
+
+/// Prints how busy the machine was in the last minute, because it tells what the figures are worth.
+pub fn print_load() {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    println!("{cores} cores; load of the last minute {}.\n", load.split(' ').next().unwrap_or("unknown"));
+}
+
+/// A power of ten as it is spoken of.
+pub fn power(number: u64) -> String {
+    format!("10^{}", number.ilog10())
+}
