@@ -2,7 +2,8 @@
 //!
 //! The webhook gets a `CloudEvents` 1.0 JSON document (<https://cloudevents.io/>), signed as Standard Webhooks say
 //! (<https://www.standardwebhooks.com/>): `webhook-id`, `webhook-timestamp` and `webhook-signature: v1,BASE64`, an
-//! HMAC-SHA256 over `id.timestamp.body`. Deliveries come at least once, in the album's order; `id` tells repeats.
+//! HMAC-SHA256 over `id.timestamp.body`; a secret that begins with `whsec_` goes on with its key in base64, any other
+//! is the key itself. Deliveries come at least once, in the album's order; `id` tells repeats.
 
 use anyhow::Context;
 use aws_lc_rs::hmac;
@@ -37,7 +38,7 @@ impl Announcer {
             // A redirect would take the event to a place that nobody configured.
             let client =
                 reqwest::Client::builder().timeout(webhook.timeout).redirect(reqwest::redirect::Policy::none());
-            let key = hmac::Key::new(hmac::HMAC_SHA256, webhook.secret.expose_secret().as_bytes());
+            let key = hmac::Key::new(hmac::HMAC_SHA256, webhook.key.expose_secret());
             Ok::<_, reqwest::Error>(Webhook { url: webhook.url.clone(), key, client: client.build()? })
         });
         Ok(Self { webhook: webhook.transpose()? })

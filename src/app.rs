@@ -9,7 +9,7 @@ use crate::{
     announce::Announcer,
     config::Config,
     db::Db,
-    http::identity::Verifier,
+    identity::Verifier,
     imaging::{Limits, Recipe},
     storage::Storage,
     telemetry::LogLevel,

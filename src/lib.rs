@@ -12,6 +12,7 @@
 //! | [`app`] | builds what a command needs, owns the shared state |
 //! | [`net`] | listeners and drain |
 //! | [`http`] | the route table, one file per resource, problems, identity, idempotency |
+//! | [`identity`] | who signed in: JWTs against a key set |
 //! | [`worker`] | the loop, one file per job, the sweep, the processes that decode |
 //! | [`announce`] | where events go |
 //! | [`queue`] | jobs: leases and the rules of trying again |
@@ -33,6 +34,7 @@ pub mod db;
 pub mod dev;
 pub mod domain;
 pub mod http;
+pub mod identity;
 pub mod imaging;
 pub mod net;
 pub mod queue;

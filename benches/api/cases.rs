@@ -57,14 +57,29 @@ const LISTS: [(&str, Who, &str, Where); 19] = [
     ("GET photos, host, visibility=pending_review, first", Who::Host, "visibility=pending_review", Where::First),
     ("GET photos, host, visibility=pending_review, middle", Who::Host, "visibility=pending_review", Where::Middle),
     ("GET photos, host, visibility=hidden (5 oldest)", Who::Host, "visibility=hidden", Where::First),
-    ("GET photos, host, ready and pending_review, middle", Who::Host, "state=ready&visibility=pending_review", Where::Middle),
+    (
+        "GET photos, host, ready and pending_review, middle",
+        Who::Host,
+        "state=ready&visibility=pending_review",
+        Where::Middle,
+    ),
     ("GET photos, view, first page", Who::Guest(Guest::View), "", Where::First),
     ("GET photos, view, middle", Who::Guest(Guest::View), "", Where::Middle),
     ("GET photos, contribute, first page", Who::Guest(Guest::Contribute), "", Where::First),
     ("GET photos, contribute, middle", Who::Guest(Guest::Contribute), "", Where::Middle),
     ("GET photos, contribute, state=ready, middle", Who::Guest(Guest::Contribute), "state=ready", Where::Middle),
-    ("GET photos, contribute, state=processing (own oldest)", Who::Guest(Guest::Contribute), "state=processing", Where::First),
-    ("GET photos, contribute, visibility=pending_review, middle", Who::Guest(Guest::Contribute), "visibility=pending_review", Where::Middle),
+    (
+        "GET photos, contribute, state=processing (own oldest)",
+        Who::Guest(Guest::Contribute),
+        "state=processing",
+        Where::First,
+    ),
+    (
+        "GET photos, contribute, visibility=pending_review, middle",
+        Who::Guest(Guest::Contribute),
+        "visibility=pending_review",
+        Where::Middle,
+    ),
     ("GET photos, drop, first page", Who::Guest(Guest::Drop), "", Where::First),
     ("GET photos, drop, middle", Who::Guest(Guest::Drop), "", Where::Middle),
     ("GET photos, drop, state=processing (own oldest)", Who::Guest(Guest::Drop), "state=processing", Where::First),
@@ -156,7 +171,8 @@ async fn albums(app: &AppState, bed: &Bed) -> anyhow::Result<Vec<Case>> {
             let host = seed::host_of(albums);
             let mut path = "/v1/albums?limit=50".to_owned();
             if middle {
-                let query = sqlx::query_scalar("SELECT id FROM albums WHERE host = ? ORDER BY id DESC LIMIT 1 OFFSET ?");
+                let query =
+                    sqlx::query_scalar("SELECT id FROM albums WHERE host = ? ORDER BY id DESC LIMIT 1 OFFSET ?");
                 let id = query.bind(host.as_bytes()).bind(albums / 2).fetch_one(&mut *app.db.acquire().await?).await?;
                 path += &cursor(app, "albums", id);
             }
@@ -187,6 +203,11 @@ fn events(bed: &Bed) -> anyhow::Result<Vec<Case>> {
         case("GET events, host, from the middle", Who::Host, |photos| photos / 2)?,
         case("GET events, view, from the middle", Who::Guest(Guest::View), |photos| photos / 2)?,
         case("GET events, host, nothing new", Who::Host, |photos| photos)?,
-        Case { name: "GET events, view, none of all for its eyes", targets: passed_over, most_statements: Some(2.0), slow: true },
+        Case {
+            name: "GET events, view, none of all for its eyes",
+            targets: passed_over,
+            most_statements: Some(2.0),
+            slow: true,
+        },
     ])
 }

@@ -60,7 +60,10 @@ pub async fn of(client: &Client, target: &Target, root: &mut MySqlConnection) ->
         statements: grown("Questions"),
         prepares: grown("Com_stmt_prepare"),
         pings: grown("Com_admin_commands"),
-        rows_read: ["key", "next", "prev", "rnd", "rnd_next"].iter().map(|way| grown(&format!("Handler_read_{way}"))).sum(),
+        rows_read: ["key", "next", "prev", "rnd", "rnd_next"]
+            .iter()
+            .map(|way| grown(&format!("Handler_read_{way}")))
+            .sum(),
         rows_sorted: grown("Sort_rows"),
         kilobytes: mean(heap) / 1e3,
     })

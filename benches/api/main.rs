@@ -43,7 +43,9 @@ fn main() -> ExitCode {
     match runtime.block_on(bench()) {
         Ok(faults) if faults.is_empty() => ExitCode::SUCCESS,
         Ok(faults) => {
-            faults.iter().for_each(|fault| eprintln!("FAULT: {fault}"));
+            for fault in &faults {
+                eprintln!("FAULT: {fault}");
+            }
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -58,7 +60,10 @@ async fn bench() -> anyhow::Result<Vec<String>> {
     let bed = Bed::start("api").await?;
     let listener = net::bind(([127, 0, 0, 1], 0).into()).await?;
     let operations = net::bind(([127, 0, 0, 1], 0).into()).await?;
-    let client = Client { http: reqwest::Client::builder().no_proxy().build()?, url: format!("http://{}", listener.local_addr()?) };
+    let client = Client {
+        http: reqwest::Client::builder().no_proxy().build()?,
+        url: format!("http://{}", listener.local_addr()?),
+    };
     let settings = bed.settings(&client.url).into_iter().map(|(key, value)| (key.into(), value.into()));
     let config = Config::read(Source::parse("worker.enabled = false", settings)?)?;
     let db = Db::with_options(bed.options(), &config.database);
@@ -124,7 +129,8 @@ async fn latency(client: &Client, cases: &[Case]) -> anyhow::Result<Vec<String>>
         rows.push(row);
     }
     let sizes = seed::PHOTOS.map(table::power);
-    let head: Vec<&str> = ["request"].into_iter().chain(sizes.iter().map(String::as_str)).chain(["largest to 10^3"]).collect();
+    let head: Vec<&str> =
+        ["request"].into_iter().chain(sizes.iter().map(String::as_str)).chain(["largest to 10^3"]).collect();
     table::print("Milliseconds by the size of the album (median / p99 of each):", &head, &rows);
     Ok(Vec::new())
 }
@@ -165,7 +171,11 @@ async fn costs(client: &Client, cases: &[Case], root: &mut MySqlConnection) -> a
         "kB allocated, 10^3",
         "largest",
     ];
-    table::print("Per request on warm connections, by the server's own counters; allocation is the client's and the service's:", &head, &rows);
+    table::print(
+        "Per request on warm connections, by the server's own counters; allocation is the client's and the service's:",
+        &head,
+        &rows,
+    );
     Ok(faults)
 }
 
@@ -179,7 +189,8 @@ async fn peers(app: &AppState, client: &Client, cases: &[Case]) -> anyhow::Resul
         for turn in 0..30 {
             let page = Page { state: None, visibility: None, oldest_first: false, after: Some(after), limit: 51 };
             let started = Instant::now();
-            let by_key = darkroom::db::photos::list(&mut *connection, &Access::Host, seed::album(photos).into(), &page).await?;
+            let by_key =
+                darkroom::db::photos::list(&mut *connection, &Access::Host, seed::album(photos).into(), &page).await?;
             let took = started.elapsed();
             let started = Instant::now();
             let by_offset = plans::by_offset(&mut connection, photos, photos / 2).await?;
@@ -190,28 +201,49 @@ async fn peers(app: &AppState, client: &Client, cases: &[Case]) -> anyhow::Resul
             anyhow::ensure!(by_key.len() == by_offset, "two ways to one page");
         }
         let (keyset, offset) = (keyset.median(), offset.median());
-        rows.push(vec![table::power(photos), format!("{keyset:.2}"), format!("{offset:.2}"), format!("{:.3}", keyset / offset)]);
+        rows.push(vec![
+            table::power(photos),
+            format!("{keyset:.2}"),
+            format!("{offset:.2}"),
+            format!("{:.3}", keyset / offset),
+        ]);
     }
     table::print("The statement of the middle page alone, in ms:", &["photos", "keyset", "OFFSET", "ratio"], &rows);
     signing(app, client, &mut connection, &cases[cases::FIRST_PAGE].targets[0]).await
 }
 
-async fn signing(app: &AppState, client: &Client, connection: &mut MySqlConnection, list: &Target) -> anyhow::Result<()> {
+async fn signing(
+    app: &AppState,
+    client: &Client,
+    connection: &mut MySqlConnection,
+    list: &Target,
+) -> anyhow::Result<()> {
     let page = Page { state: None, visibility: None, oldest_first: false, after: None, limit: 50 };
-    let photos = darkroom::db::photos::list(connection, &Access::Host, seed::album(seed::PHOTOS[0]).into(), &page).await?;
-    let [mut signing, mut request, mut urls] = [Times::default(), Times::default(), 0];
+    let photos =
+        darkroom::db::photos::list(connection, &Access::Host, seed::album(seed::PHOTOS[0]).into(), &page).await?;
+    let (mut signing, mut request, mut urls) = (Times::default(), Times::default(), 0);
     for turn in 0..300 {
         let (now, started) = (darkroom::db::now(), Instant::now());
-        let signed: Vec<String> =
-            photos.iter().flat_map(|photo| photo.renditions.iter().map(move |rendition| (photo.id, rendition)))
-                .map(|(id, rendition)| app.storage.rendition_url(id, rendition, now))
-                .collect();
+        let signed: Vec<String> = photos
+            .iter()
+            .flat_map(|photo| photo.renditions.iter().map(move |rendition| (photo.id, rendition)))
+            .map(|(id, rendition)| app.storage.rendition_url(id, rendition, now))
+            .collect();
         signing.add(started.elapsed());
         urls = std::hint::black_box(signed).len();
         request.add(client.get(list, turn).await?.0);
     }
     let (signing, request) = (signing.median(), request.median());
-    let row = vec![urls.to_string(), format!("{signing:.3}"), format!("{request:.2}"), format!("{:.0} %", 100.0 * signing / request)];
-    table::print("Signing, beside the request for the page that holds the URLs:", &["URLs", "signing ms", "request ms", "share"], &[row]);
+    let row = vec![
+        urls.to_string(),
+        format!("{signing:.3}"),
+        format!("{request:.2}"),
+        format!("{:.0} %", 100.0 * signing / request),
+    ];
+    table::print(
+        "Signing, beside the request for the page that holds the URLs:",
+        &["URLs", "signing ms", "request ms", "share"],
+        &[row],
+    );
     Ok(())
 }

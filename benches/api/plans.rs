@@ -48,7 +48,11 @@ pub async fn print(connection: &mut MySqlConnection) -> anyhow::Result<Vec<Strin
             }
         }
     }
-    table::print("EXPLAIN of the list statement's middle page (`rows` is the server's estimate, before the limit):", &["list", "table", "type", "key", "rows", "Extra"], &rows);
+    table::print(
+        "EXPLAIN of the list statement's middle page (`rows` is the server's estimate, before the limit):",
+        &["list", "table", "type", "key", "rows", "Extra"],
+        &rows,
+    );
     Ok(faults)
 }
 
@@ -61,7 +65,12 @@ struct Step {
     extra: String,
 }
 
-async fn explain(connection: &mut MySqlConnection, shape: Shape, photos: u64, after: Option<PhotoId>) -> anyhow::Result<Vec<Step>> {
+async fn explain(
+    connection: &mut MySqlConnection,
+    shape: Shape,
+    photos: u64,
+    after: Option<PhotoId>,
+) -> anyhow::Result<Vec<Step>> {
     let (_, guest, state, visibility) = shape;
     let access = guest.map_or(Access::Host, |guest| holder(photos, guest));
     let page = Page { state, visibility, oldest_first: false, after, limit: 51 };
@@ -87,7 +96,13 @@ fn step(row: &MySqlRow) -> Step {
     let text = |name| row.try_get::<Option<String>, _>(name).ok().flatten().unwrap_or_default();
     let rows = row.try_get::<Option<u64>, _>("rows").ok().flatten().map(|rows| rows.to_string());
     let rows = rows.or_else(|| row.try_get::<Option<i64>, _>("rows").ok().flatten().map(|rows| rows.to_string()));
-    Step { table: text("table"), kind: text("type"), key: text("key"), rows: rows.unwrap_or_else(|| text("rows")), extra: text("Extra") }
+    Step {
+        table: text("table"),
+        kind: text("type"),
+        key: text("key"),
+        rows: rows.unwrap_or_else(|| text("rows")),
+        extra: text("Extra"),
+    }
 }
 
 /// The host's page so many photos from the newest, as OFFSET finds it; answers how many there are.

@@ -161,15 +161,17 @@ async fn fill_invite(connection: &mut MySqlConnection, photos: u64, album: Uuid,
         _ => "view",
     };
     let hash = InviteToken::presented(&token_of(photos, invite)).expect("a token").hash();
-    sqlx::query("INSERT INTO invites (id, album_id, role, token_hash, photos_used, created_at) VALUES (?, ?, ?, ?, ?, NOW(3))")
-        .bind(invite_of(photos, invite))
-        .bind(album)
-        .bind(role)
-        .bind(&hash[..])
-        .bind(photos / INVITES)
-        .execute(connection)
-        .await
-        .map(|_| ())
+    sqlx::query(
+        "INSERT INTO invites (id, album_id, role, token_hash, photos_used, created_at) VALUES (?, ?, ?, ?, ?, NOW(3))",
+    )
+    .bind(invite_of(photos, invite))
+    .bind(album)
+    .bind(role)
+    .bind(&hash[..])
+    .bind(photos / INVITES)
+    .execute(connection)
+    .await
+    .map(|_| ())
 }
 
 /// The token of the one who may only view an album of [`backstage`].
@@ -184,7 +186,8 @@ async fn fill_photos(connection: &mut MySqlConnection, photos: u64) -> sqlx::Res
     let state = "CASE WHEN {n} < 5 THEN 'processing' WHEN {n} < 10 THEN 'ready' WHEN {class} = 7 THEN 'rejected'
                  WHEN {class} = 8 THEN 'expired' WHEN {class} = 9 THEN 'awaiting_upload' ELSE 'ready' END";
     let visibility = "CASE WHEN {n} BETWEEN 5 AND 9 THEN 'hidden' WHEN {class} BETWEEN 10 AND 17 THEN 'pending_review' ELSE 'visible' END";
-    let (album, at, digest) = (album(photos).simple(), time("{n}"), format!("UNHEX(SHA2(CONCAT({photos}, '-', {{n}}), 256))"));
+    let (album, at, digest) =
+        (album(photos).simple(), time("{n}"), format!("UNHEX(SHA2(CONCAT({photos}, '-', {{n}}), 256))"));
     let select = format!(
         "{{id}}, X'{album}', ELT({{n}} % {INVITES} + 1, NULL, {}), IF({{n}} % {INVITES} = 0, NULL, CONCAT('Guest ', {{n}} % 97)),
          {state}, {visibility}, IF({{n}} % 3 = 0, CONCAT('The moment number ', {{n}}), NULL), 'image/jpeg', 3000000 + {{n}} % 1000000,

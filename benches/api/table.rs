@@ -12,11 +12,6 @@ impl Times {
         self.0.push(took.as_secs_f64() * 1e3);
     }
 
-    /// How many tries there were.
-    pub fn count(&self) -> usize {
-        self.0.len()
-    }
-
     /// The middle one.
     pub fn median(&self) -> f64 {
         self.part(1, 2)
@@ -45,7 +40,9 @@ impl FromIterator<Duration> for Times {
 /// Prints a Markdown table.
 pub fn print(title: &str, head: &[&str], rows: &[Vec<String>]) {
     println!("{title}\n\n| {} |\n|{}", head.join(" | "), "---|".repeat(head.len()));
-    rows.iter().for_each(|row| println!("| {} |", row.join(" | ")));
+    for row in rows {
+        println!("| {} |", row.join(" | "));
+    }
     println!();
 }
 

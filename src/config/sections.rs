@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use secrecy::{ExposeSecret, SecretString};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::Deserialize;
 use url::Url;
 
@@ -358,7 +359,7 @@ pub struct Webhook {
     /// Where to POST.
     pub url: Url,
     /// The key of the HMAC signature.
-    pub secret: SecretString,
+    pub key: SecretSlice<u8>,
     /// Longest time for one delivery.
     pub timeout: Duration,
 }
@@ -367,18 +368,30 @@ impl Announce {
     pub(super) fn read(s: &mut Source) -> Self {
         let url: Option<Url> = s.optional("announce.webhook_url");
         let secret = s.secret("announce.webhook_secret");
+        let key = secret.as_ref().and_then(webhook_key);
         let timeout = s.duration("announce.webhook_timeout", "10s");
         if let Some(url) = &url {
             s.check(matches!(url.scheme(), "http" | "https"), "announce.webhook_url", "must be an http or https URL");
             let long = secret.as_ref().is_some_and(|secret| secret.expose_secret().len() >= LEAST_SECRET_CHARS);
             s.check(
-                long,
+                long && key.is_some(),
                 "announce.webhook_secret",
-                format!("must be given with announce.webhook_url, at least {LEAST_SECRET_CHARS} characters"),
+                format!(
+                    "must be given with announce.webhook_url, at least {LEAST_SECRET_CHARS} characters; base64 after `whsec_`"
+                ),
             );
         }
-        let webhook = url.zip(secret).map(|(url, secret)| Webhook { url, secret, timeout });
+        let webhook = url.zip(key).map(|(url, key)| Webhook { url, key, timeout });
         Self { webhook }
+    }
+}
+
+/// The key in a secret: in base64 after `whsec_`, as Standard Webhooks write it, else the text itself.
+fn webhook_key(secret: &SecretString) -> Option<SecretSlice<u8>> {
+    let text = secret.expose_secret();
+    match text.strip_prefix("whsec_") {
+        Some(encoded) => STANDARD.decode(encoded).ok().map(SecretSlice::from),
+        None => Some(text.as_bytes().to_vec().into()),
     }
 }
 

@@ -73,8 +73,8 @@ pub struct Listed {
     pub created_at: chrono::DateTime<chrono::Utc>,
 }
 
-/// Adds a job unless the same one is there. One that is there is made due now, unless it is at work or dead:
-/// what it will do covers the new wish too.
+/// Adds a job unless the same one is there. One that is there stays as it is, at work, waiting for its next try or
+/// dead: what it will do covers the new wish too.
 pub(super) async fn insert(connection: &mut MySqlConnection, kind: Kind, subject: Uuid) -> Result<()> {
     sqlx::query(
         "INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES (?, ?, ?, UTC_TIMESTAMP(3), UTC_TIMESTAMP(3))

@@ -234,16 +234,11 @@ fn push_range(query: &mut QueryBuilder<MySql>, column: &'static str, value: Uuid
 ///
 /// # Errors
 /// The database's.
-pub async fn set_uploaded(
-    connection: &mut MySqlConnection,
-    photo: &Photo,
-    digest: &Sha256,
-    sweep_at: DateTime<Utc>,
-) -> Result<()> {
+pub async fn set_uploaded(connection: &mut MySqlConnection, photo: &Photo, digest: &Sha256) -> Result<()> {
     sqlx::query("UPDATE photos SET state = ?, sha256 = ?, version = version + 1, sweep_at = ? WHERE id = ?")
         .bind(PhotoState::Processing.as_str())
         .bind(&digest.0[..])
-        .bind(sweep_at)
+        .bind(super::now() + super::sweep::LOOK_AGAIN)
         .bind(photo.id.as_uuid())
         .execute(&mut *connection)
         .await?;

@@ -1,11 +1,14 @@
 //! What the sweep asks: rows that were left behind.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::MySqlExecutor;
 use uuid::Uuid;
 
 use super::Result;
 use crate::domain::{AlbumId, PhotoId, PhotoState, Rendition};
+
+/// A photo that a worker should have finished is looked after this often.
+pub(super) const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(10);
 
 /// Photos that wait for their upload, or for a worker, for longer than they should.
 ///
@@ -29,9 +32,9 @@ pub async fn overdue(
 ///
 /// # Errors
 /// The database's.
-pub async fn postpone(executor: impl MySqlExecutor<'_>, id: PhotoId, until: DateTime<Utc>) -> Result<()> {
+pub async fn postpone(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<()> {
     sqlx::query("UPDATE photos SET sweep_at = ? WHERE id = ? AND sweep_at IS NOT NULL")
-        .bind(until)
+        .bind(super::now() + LOOK_AGAIN)
         .bind(id.as_uuid())
         .execute(executor)
         .await?;

@@ -85,8 +85,6 @@ pub struct AlbumPatch {
     closed: Option<bool>,
 }
 
-const LIST: &str = "albums";
-
 /// Opens an album; the caller becomes its host.
 #[utoipa::path(post, path = "/v1/albums", tag = "albums", request_body = NewAlbum, security(("jwt" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body within 24 h gives the first answer again.")),
@@ -110,12 +108,12 @@ pub async fn list(
     user: User,
     Query(query): Query<PageQuery>,
 ) -> Result<Reply<Page<AlbumBody>>> {
-    let (limit, signer) = (query.limit()?, app.storage.signer());
-    let before: Option<AlbumId> = query.after(signer, LIST)?;
+    let (limit, signer, name) = (query.limit()?, app.storage.signer(), format!("albums of {}", user.subject));
+    let before: Option<AlbumId> = query.after(signer, &name)?;
     let mut connection = app.db.acquire().await?;
     let albums = db::albums::list(&mut *connection, &user.subject, before, limit + 1).await?;
     let show = |album| AlbumBody::new(album, &Access::Host);
-    Ok(Reply(Page::new(albums, limit, signer, LIST, |album| album.id.as_uuid(), show)))
+    Ok(Reply(Page::new(albums, limit, signer, &name, |album| album.id.as_uuid(), show)))
 }
 
 /// One album, with the caller's role.

@@ -62,7 +62,7 @@ async fn read(request: Request, limit: usize) -> Result<Bytes> {
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     // Our bodies are objects; serde would take an array for one, field by field.
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte != b'{') {
-        serde_json::from_slice::<IgnoredAny>(bytes).map_err(not_json)?;
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| not_json(&error))?;
         return Err(HttpError::field(".", "must be an object"));
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
@@ -70,7 +70,11 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
         let field = error.path().to_string();
         let error = error.into_inner();
         if !error.is_data() {
-            return not_json(error);
+            // Where a word of a few is expected, serde_json takes a number or null for no JSON at all.
+            return match serde_json::from_slice::<serde_json::Value>(bytes) {
+                Ok(_) => HttpError::field(field, "is of the wrong type"),
+                Err(_) => not_json(&error),
+            };
         }
         let text = error.to_string();
         let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
@@ -78,11 +82,11 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
         let named = message.split('`').nth(1).filter(|_| message.contains(" field `"));
         HttpError::field(named.filter(|_| field == ".").unwrap_or(&field), message)
     })?;
-    json.end().map_err(not_json)?;
+    json.end().map_err(|error| not_json(&error))?;
     Ok(value)
 }
 
-fn not_json(error: serde_json::Error) -> HttpError {
+fn not_json(error: &serde_json::Error) -> HttpError {
     HttpError::BadRequest(format!("the body is not JSON: {error}"))
 }
 
@@ -179,7 +183,11 @@ mod tests {
             deep.as_bytes(),
             br#"{"title": "\ud800"}"#,
         ] {
-            assert!(matches!(parse::<Body>(json), Err(HttpError::BadRequest(_))), "{}", String::from_utf8_lossy(&json[..json.len().min(40)]));
+            assert!(
+                matches!(parse::<Body>(json), Err(HttpError::BadRequest(_))),
+                "{}",
+                String::from_utf8_lossy(&json[..json.len().min(40)])
+            );
         }
     }
 }

@@ -2,14 +2,10 @@
 //!
 //! A second line behind the gateway's authorizer: a request that comes round the gateway gets nothing.
 
-mod jwks;
-
 use axum::{
     extract::{FromRequestParts, OptionalFromRequestParts, RawPathParams},
     http::{header, request::Parts},
 };
-
-pub use jwks::{KeyState, Verifier};
 
 use super::{
     extract::path_id,
@@ -19,10 +15,20 @@ use crate::{
     app::AppState,
     db,
     domain::{Access, Album, AlbumId, Caller, InviteToken, User},
+    identity::Denied,
 };
 
 const NO_TOKEN: HttpError = HttpError::Unauthorized("send `Authorization: Bearer` with a JWT or an invite token");
 const BAD_INVITE: HttpError = HttpError::Unauthorized("the invite is unknown, revoked or expired");
+
+fn denied(denied: Denied) -> HttpError {
+    match denied {
+        Denied::Token(why) => HttpError::Unauthorized(why),
+        Denied::NoKeys(why) => {
+            HttpError::Unavailable("the issuer's keys can't be read right now", anyhow::anyhow!(why))
+        }
+    }
+}
 
 /// What a request shows; a JWT is verified, an invite is not looked up yet.
 #[derive(Debug)]
@@ -40,7 +46,7 @@ impl Credentials {
         }
         match InviteToken::presented(token.trim()) {
             Some(invite) => Ok(Self::Invite(invite)),
-            None => Ok(Self::User(app.verifier.verify(token.trim()).await?)),
+            None => Ok(Self::User(app.verifier.verify(token.trim()).await.map_err(denied)?)),
         }
     }
 }

@@ -25,7 +25,6 @@ use crate::{
 
 /// The most photos that one invite may be limited to.
 const MOST_PHOTOS: i64 = 1_000_000;
-const LIST: &str = "invites";
 
 /// An invite, without its token.
 #[derive(Debug, Serialize, ToSchema)]
@@ -94,11 +93,13 @@ impl InviteRequest {
                 None
             }
         };
-        if self.expires_at.is_some_and(|at| at <= now) {
+        // In the milliseconds that the table holds, and without leap seconds, which it does not.
+        let expires_at = self.expires_at.and_then(|at| DateTime::from_timestamp_millis(at.timestamp_millis()));
+        if expires_at.is_some_and(|at| at <= now) {
             wrong("expires_at", "must be in the future");
         }
         // DATETIME ends with the year 9999.
-        if self.expires_at.is_some_and(|at| at.timestamp() > 253_402_300_799) {
+        if expires_at.is_some_and(|at| at.timestamp() > 253_402_300_799) {
             wrong("expires_at", "must be before the year 10000");
         }
         if self.max_photos.is_some_and(|most| !(1..=MOST_PHOTOS).contains(&most)) {
@@ -108,7 +109,7 @@ impl InviteRequest {
             return Err(HttpError::Unprocessable(errors));
         }
         let max_photos = self.max_photos.and_then(|most| u32::try_from(most).ok());
-        Ok(NewInvite { role: self.role, label, expires_at: self.expires_at, max_photos })
+        Ok(NewInvite { role: self.role, label, expires_at, max_photos })
     }
 }
 
@@ -142,12 +143,12 @@ pub async fn list(
     Query(query): Query<PageQuery>,
 ) -> Result<Reply<Page<InviteBody>>> {
     here.host_only()?;
-    let (limit, signer) = (query.limit()?, app.storage.signer());
-    let before: Option<InviteId> = query.after(signer, LIST)?;
+    let (limit, signer, name) = (query.limit()?, app.storage.signer(), format!("invites of {}", here.album.id));
+    let before: Option<InviteId> = query.after(signer, &name)?;
     let mut connection = app.db.acquire().await?;
     let invites = db::invites::list(&mut *connection, here.album.id, before, limit + 1).await?;
     let show = |invite| InviteBody::new(invite, here.album.id);
-    Ok(Reply(Page::new(invites, limit, signer, LIST, |invite| invite.id.as_uuid(), show)))
+    Ok(Reply(Page::new(invites, limit, signer, &name, |invite| invite.id.as_uuid(), show)))
 }
 
 /// Revokes an invite at once. The photos added with it stay.

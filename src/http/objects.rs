@@ -1,5 +1,7 @@
 //! Signed URLs: uploads in, renditions and originals out. Whoever has the URL may use it, until it expires.
 
+use std::io::ErrorKind;
+
 use axum::{
     body::Body,
     extract::{OriginalUri, RawPathParams, Request, State},
@@ -21,7 +23,6 @@ use crate::{
     domain::{PhotoId, PhotoState, Sha256},
     imaging::MediaType,
     storage::{Received, UrlError},
-    worker,
 };
 
 /// What an upload URL is bound to.
@@ -116,7 +117,7 @@ async fn accept(app: &App, id: PhotoId, bound: &Bound, received: Received) -> Re
                 return Err(HttpError::Conflict("this upload URL has been used, or the photo was declared anew"));
             }
             received.keep(app.storage.files(), id).await.map_err(disk)?;
-            db::photos::set_uploaded(tx.connection(), &photo, &received.sha256, worker::sweep::look_again()).await?;
+            db::photos::set_uploaded(tx.connection(), &photo, &received.sha256).await?;
             tx.enqueue(Kind::Develop, id.as_uuid()).await?;
             Ok(tx.done(()))
         })
@@ -176,10 +177,11 @@ fn verify(app: &App, method: &str, uri: &OriginalUri) -> Result<crate::storage::
 async fn serve(path: &std::path::Path, mime: &str, cache: &str, request: Request) -> Result<Response> {
     debug_assert!(request.method() == Method::GET || request.method() == Method::HEAD);
     let mime = mime.parse().map_err(|_| HttpError::NotFound)?;
-    let response = ServeFile::new_with_mime(path, &mime).try_call(request).await.map_err(disk)?;
-    if response.status() == StatusCode::NOT_FOUND {
-        return Err(HttpError::NotFound);
-    }
+    let response = ServeFile::new_with_mime(path, &mime).try_call(request).await.map_err(|error| match error.kind() {
+        // Deleted: its URLs outlive a photo.
+        ErrorKind::NotFound => HttpError::NotFound,
+        _ => disk(error),
+    })?;
     let mut response = response.map(|body| Body::new(body.map_err(axum::Error::new))).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_str(cache).expect("a cache rule is ASCII"));

@@ -35,7 +35,7 @@ impl PageQuery {
         }
     }
 
-    /// The id after which the page starts. `list` names the list that the cursor has to come from.
+    /// The id after which the page starts. `list` names the list that the cursor has to come from, its owner included.
     pub fn after<T: From<Uuid>>(&self, signer: &Signer, list: &str) -> Result<Option<T>> {
         let Some(cursor) = &self.cursor else { return Ok(None) };
         let read = || {

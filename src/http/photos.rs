@@ -170,14 +170,14 @@ pub async fn list(
 ) -> Result<Reply<Page<PhotoBody>>> {
     let oldest_first = query.order == Some(Order::Oldest);
     // A cursor of one order means nothing in the other.
-    let name = if oldest_first { "photos.oldest" } else { "photos" };
+    let name = format!("photos of {}, {}", here.album.id, if oldest_first { "oldest" } else { "newest" });
     let (page, signer) = (PageQuery { limit: query.limit, cursor: query.cursor }, app.storage.signer());
     let limit = page.limit()?;
     let wanted = db::photos::Page {
         state: query.state,
         visibility: query.visibility,
         oldest_first,
-        after: page.after(signer, name)?,
+        after: page.after(signer, &name)?,
         limit: limit + 1,
     };
     let mut connection = app.db.acquire().await?;
@@ -188,7 +188,7 @@ pub async fn list(
         photos,
         limit,
         signer,
-        name,
+        &name,
         |photo| photo.id.as_uuid(),
         |photo| PhotoBody::new(&app, photo, now),
     )))

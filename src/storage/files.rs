@@ -162,9 +162,16 @@ impl Files {
     /// What the file system says.
     pub fn remove_partials(&self, cutoff: SystemTime) -> io::Result<usize> {
         let folder = self.root.join(INCOMING);
-        let names = older(&folder, cutoff)?;
-        names.iter().try_for_each(|name| std::fs::remove_file(folder.join(name)))?;
-        Ok(names.len())
+        let mut removed = 0;
+        for name in older(&folder, cutoff)? {
+            match std::fs::remove_file(folder.join(name)) {
+                Ok(()) => removed += 1,
+                // Its upload, or another sweep, was quicker.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(removed)
     }
 
     fn renditions_of(&self, id: PhotoId) -> PathBuf {

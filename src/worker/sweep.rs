@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
@@ -14,8 +14,6 @@ use crate::{
     telemetry::metrics,
 };
 
-/// A photo that a worker should have finished is looked after this often.
-const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(10);
 /// Answers to `Idempotency-Key`s are kept for so long.
 const KEEP_ANSWERS: TimeDelta = TimeDelta::hours(24);
 /// How many rows are handled at a time.
@@ -34,12 +32,6 @@ pub struct Report {
     pub removed: u64,
     /// Ready photos whose renditions were missing.
     pub repaired: u64,
-}
-
-/// When the sweep is to look after a photo that is processed from now on.
-#[must_use]
-pub fn look_again() -> DateTime<Utc> {
-    db::now() + LOOK_AGAIN
 }
 
 pub(super) async fn timer(app: AppState) {
@@ -122,7 +114,7 @@ async fn overdue(app: &App, report: &mut Report) -> anyhow::Result<()> {
             // A job that is there already stays the only one.
             app.db
                 .transaction(|mut tx| async move {
-                    db::sweep::postpone(tx.connection(), id, look_again()).await?;
+                    db::sweep::postpone(tx.connection(), id).await?;
                     tx.enqueue(Kind::Develop, id.as_uuid()).await?;
                     Ok::<_, db::Error>(tx.done(()))
                 })
@@ -148,7 +140,7 @@ async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::R
                 Some((bytes, digest))
                     if bytes == photo.bytes && photo.sha256.is_none_or(|declared| declared == digest) =>
                 {
-                    db::photos::set_uploaded(tx.connection(), &photo, &digest, look_again()).await?;
+                    db::photos::set_uploaded(tx.connection(), &photo, &digest).await?;
                     tx.enqueue(Kind::Develop, id.as_uuid()).await?;
                     Ok(tx.done(Some(true)))
                 }
@@ -194,15 +186,16 @@ async fn partials(app: &App, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Objects of photos that have no row.
+/// Objects of photos that have no row, or were given up: a sweep that was killed may have left those.
 async fn orphans(app: &App, report: &mut Report) -> anyhow::Result<()> {
     let cutoff = cutoff(app);
     for shard in 0..=u8::MAX {
         let ids = on_disk(app, move |files| files.photos_in_shard(shard, cutoff)).await?;
         for some in ids.chunks(BATCH as usize) {
             let mut connection = app.db.acquire().await?;
+            let states = db::sweep::states(&mut *connection, some).await?;
             let known: std::collections::HashSet<PhotoId> =
-                db::sweep::states(&mut *connection, some).await?.into_iter().map(|(id, _)| id).collect();
+                states.into_iter().filter(|(_, state)| *state != PhotoState::Expired).map(|(id, _)| id).collect();
             drop(connection);
             for id in some.iter().filter(|id| !known.contains(id)) {
                 app.storage.files().remove(*id).await?;

@@ -151,7 +151,10 @@ async fn a_deleted_album_is_gone_for_all_at_once_and_its_rows_and_files_follow()
         let photo = who.upload(album, "image/png", &pictures::png(40, 30, seed)).await;
         photos.push(who.settled(&photo).await);
     }
-    guest.post(&format!("/v1/albums/{album}/photos"), &json!({ "content_type": "image/jpeg", "bytes": 9 })).await.expect(201);
+    guest
+        .post(&format!("/v1/albums/{album}/photos"), &json!({ "content_type": "image/jpeg", "bytes": 9 }))
+        .await
+        .expect(201);
     assert!(files(&server.photos()).len() > 3);
 
     host.delete(&format!("/v1/albums/{album}")).await.expect(204);
@@ -249,9 +252,11 @@ async fn limits_cursors_and_parameters_that_make_no_sense_are_named() {
     }
     for (at, list) in lists.iter().enumerate() {
         host.get(&format!("{list}cursor={}", own[at])).await.expect(200);
-        let foreign = cursors.iter().chain(own.iter().enumerate().filter(|(of, _)| *of != at).map(|(_, cursor)| cursor));
+        let foreign =
+            cursors.iter().chain(own.iter().enumerate().filter(|(of, _)| *of != at).map(|(_, cursor)| cursor));
         let forged = own[at].replace(&own[at][8..9], if &own[at][8..9] == "A" { "B" } else { "A" });
-        let garbage = [forged, format!("{}A", own[at]), String::new(), "-1".into(), "%00".into(), "x".repeat(4000), one.clone()];
+        let garbage =
+            [forged, format!("{}A", own[at]), String::new(), "-1".into(), "%00".into(), "x".repeat(4000), one.clone()];
         for cursor in foreign.chain(&garbage) {
             assert_eq!(host.get(&format!("{list}cursor={cursor}")).await.fields(), ["cursor"], "{list}cursor={cursor}");
         }

@@ -17,8 +17,9 @@ use crate::support::{
     Client, TestServer,
     bed::literal,
     client::id,
-    eventually, fixture, large_photo, numbered,
+    eventually, fixture, large_photo, numbered, tiny,
     process::{Process, runs, send},
+    webhook::{Reply, Webhook},
     whole,
 };
 
@@ -202,15 +203,20 @@ async fn upload_beside(server: &TestServer, album: &str) -> String {
 
 #[tokio::test]
 async fn a_worker_killed_at_the_beginning_of_the_finishing_transaction_has_filed_nothing() {
-    killed_while_finishing(|album| format!("SELECT id FROM albums WHERE id = {album} FOR UPDATE"), "FROM albums%FOR UPDATE")
-        .await;
+    killed_while_finishing(
+        |album| format!("SELECT id FROM albums WHERE id = {album} FOR UPDATE"),
+        "FROM albums%FOR UPDATE",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_worker_killed_at_the_end_of_the_finishing_transaction_gives_its_event_number_back() {
     // The last statement adds the announcement; by then the photo is settled and the event is written.
     let announcement = |album: &str| {
-        format!("INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES ({album}, 'announce', {album}, NOW(), NOW())")
+        format!(
+            "INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES ({album}, 'announce', {album}, NOW(), NOW())"
+        )
     };
     killed_while_finishing(announcement, "INSERT INTO jobs").await;
 }
@@ -230,7 +236,7 @@ async fn two_hundred_photos_through_three_workers_are_each_done_once() {
     let accepted: Vec<String> = stream::iter(0..PHOTOS)
         .map(|number| {
             let (host, album) = (host.clone(), album.clone());
-            async move { host.upload(&album, "image/jpeg", &numbered(number)).await }
+            async move { host.upload(&album, "image/png", &tiny(number)).await }
         })
         .buffered(8)
         .collect()
@@ -242,4 +248,25 @@ async fn two_hundred_photos_through_three_workers_are_each_done_once() {
         let metrics = reqwest::get(format!("{}/metrics", worker.operations)).await.unwrap().text().await.unwrap();
         assert!(metrics.contains(r#"darkroom_jobs_total{kind="develop",outcome="done"}"#), "each has done some");
     }
+}
+
+#[tokio::test]
+async fn a_worker_killed_while_it_announces_tells_all_of_it_again_in_order() {
+    let (server, webhook) = (TestServer::start_with(QUIET).await, Webhook::start().await);
+    let host = server.user("alice");
+    let album = host.album("told").await;
+    let accepted: Vec<String> =
+        stream::iter(0..3).then(async |n| host.upload(&album, "image/png", &tiny(n)).await).collect().await;
+    webhook.answer(|delivery| if delivery.seq() < 2 { Reply::Status(200) } else { Reply::Silence });
+    let variables = webhook.variables();
+    let more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let worker = Process::start(&server, "work", &more).await;
+    eventually("in the middle of the second", async || webhook.deliveries().iter().any(|d| d.seq() == 2).then_some(()))
+        .await;
+    worker.kill();
+    webhook.answer(|_| Reply::Status(200));
+    let _next = Process::start(&server, "work", &more).await;
+    whole::check(&server, &host, &album, &accepted).await;
+    eventually("told of all", async || (webhook.accepted(&album).len() >= 3).then_some(())).await;
+    assert_eq!(webhook.accepted(&album), [1, 2, 3]);
 }

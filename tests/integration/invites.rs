@@ -75,7 +75,10 @@ async fn a_token_is_shown_once_and_only_its_hash_is_kept() {
     let (token, url) = (created["token"].take(), created["url"].take());
     let (token, url) = (token.as_str().unwrap(), url.as_str().unwrap());
     let guest = server.bearer(token);
-    guest.post(&format!("/v1/albums/{album}/photos"), &json!({ "content_type": "image/jpeg", "bytes": 9 })).await.expect(201);
+    guest
+        .post(&format!("/v1/albums/{album}/photos"), &json!({ "content_type": "image/jpeg", "bytes": 9 }))
+        .await
+        .expect(201);
 
     let (front, fragment) = url.split_once('#').unwrap();
     assert_eq!(front, format!("{}/join", server.url));
@@ -117,7 +120,8 @@ async fn an_invite_that_is_expired_revoked_or_garbage_opens_nothing() {
     for invite in [&expired, &revoked, &good] {
         guest(invite).get(&path).await.expect(200);
     }
-    let photo = guest(&revoked).post(&format!("{path}/photos"), &json!({ "content_type": "image/jpeg", "bytes": 9 })).await;
+    let photo =
+        guest(&revoked).post(&format!("{path}/photos"), &json!({ "content_type": "image/jpeg", "bytes": 9 })).await;
     let photo = id(&photo.expect(201)["photo"]);
 
     let past = format!("UPDATE invites SET expires_at = UTC_TIMESTAMP(3) WHERE id = {}", literal(&id(&expired)));
@@ -130,7 +134,8 @@ async fn an_invite_that_is_expired_revoked_or_garbage_opens_nothing() {
     host.delete(&revoke).await.expect(404);
 
     let token = good["token"].as_str().unwrap();
-    let (altered, longer, shorter) = (token.replace(&token[9..10], "~"), format!("{token}A"), &token[..token.len() - 1]);
+    let (altered, longer, shorter) =
+        (token.replace(&token[9..10], "~"), format!("{token}A"), &token[..token.len() - 1]);
     let dead = [expired["token"].as_str().unwrap(), revoked["token"].as_str().unwrap()];
     for token in dead.into_iter().chain(["dki_", "dki_garbage", &altered, &longer, shorter, &token[4..]]) {
         let nobody = server.bearer(token);

@@ -7,6 +7,11 @@
 mod support;
 
 mod albums;
+mod announce;
 mod faults;
 mod flow;
 mod invites;
+mod photos;
+mod sweep;
+mod uploads;
+mod worker;

@@ -6,6 +6,7 @@ pub mod contract;
 pub mod pictures;
 pub mod process;
 pub mod server;
+pub mod webhook;
 pub mod whole;
 
 use std::{path::PathBuf, time::Duration};
@@ -30,6 +31,22 @@ pub fn numbered(number: u32) -> Vec<u8> {
     jpeg
 }
 
+/// A picture of a few pixels that no other number has.
+pub fn tiny(number: u32) -> Vec<u8> {
+    png_of(8, 8, &[&number.to_be_bytes()[..], &[128; 8 * 8 * 3 - 4]].concat())
+}
+
+fn png_of(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::Fastest);
+    let mut writer = encoder.write_header().expect("a header");
+    writer.write_image_data(pixels).expect("pixels");
+    writer.finish().expect("an end");
+    bytes
+}
+
 /// A PNG of noise, which takes a decoder a while.
 pub fn large_photo() -> Vec<u8> {
     const SIDE: u32 = 2600;
@@ -43,14 +60,7 @@ pub fn large_photo() -> Vec<u8> {
     })
     .take((SIDE * SIDE * 3) as usize)
     .collect();
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, SIDE, SIDE);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_compression(png::Compression::Fastest);
-    let mut writer = encoder.write_header().expect("a header");
-    writer.write_image_data(&pixels).expect("pixels");
-    writer.finish().expect("an end");
-    bytes
+    png_of(SIDE, SIDE, &pixels)
 }
 
 /// Asks again and again until there is an answer, or panics at the deadline.

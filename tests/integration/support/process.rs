@@ -40,7 +40,11 @@ impl Process {
         let begun = std::time::Instant::now();
         while reqwest::get(format!("{}/health/live", process.operations)).await.is_err() {
             let ended = process.child.try_wait().expect("a child");
-            assert!(ended.is_none() && begun.elapsed() < DEADLINE, "`darkroom {verb}` does not answer:\n{}", process.log());
+            assert!(
+                ended.is_none() && begun.elapsed() < DEADLINE,
+                "`darkroom {verb}` does not answer:\n{}",
+                process.log()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         process
@@ -129,7 +133,8 @@ pub fn runs(pid: u32) -> bool {
 
 /// The processes that a process has started and that run.
 pub fn children(parent: u32) -> Vec<u32> {
-    let pids = std::fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pids =
+        std::fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter(|pid| stat(*pid).is_some_and(|stat| stat.parent == parent && stat.state != "Z")).collect()
 }
 

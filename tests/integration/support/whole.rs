@@ -24,14 +24,16 @@ pub async fn check(server: &TestServer, host: &Client, album: &str, accepted: &[
     .await;
     sweep::run(&server.app, true).await.expect("a sweep");
     storage_is_what_the_rows_say(server).await;
-    assert_eq!(sweep::run(&server.app, true).await.expect("a sweep"), Report::default(), "a second sweep finds nothing");
+    assert_eq!(
+        sweep::run(&server.app, true).await.expect("a sweep"),
+        Report::default(),
+        "a second sweep finds nothing"
+    );
 }
 
 async fn settled_once(server: &TestServer, host: &Client, album: &str, accepted: &[String]) {
-    let query = format!(
-        "SELECT seq, kind, LOWER(HEX(photo_id)) FROM events WHERE album_id = {} ORDER BY seq",
-        literal(album)
-    );
+    let query =
+        format!("SELECT seq, kind, LOWER(HEX(photo_id)) FROM events WHERE album_id = {} ORDER BY seq", literal(album));
     let events: Vec<(u64, String, Option<String>)> =
         sqlx::query_as(AssertSqlSafe(query)).fetch_all(&mut server.database.connect().await).await.expect("events");
     let numbers: Vec<u64> = events.iter().map(|(seq, ..)| *seq).collect();
@@ -66,7 +68,8 @@ pub async fn storage_is_what_the_rows_say(server: &TestServer) {
         if matches!(state.as_str(), "processing" | "ready" | "rejected") {
             wanted.insert(format!("originals/{shard}/{id}"));
         }
-        let renditions: Vec<serde_json::Value> = renditions.map_or_else(Vec::new, |json| serde_json::from_str(&json).expect("JSON"));
+        let renditions: Vec<serde_json::Value> =
+            renditions.map_or_else(Vec::new, |json| serde_json::from_str(&json).expect("JSON"));
         for rendition in renditions {
             wanted.insert(format!("renditions/{shard}/{id}/{}.jpg", rendition["name"].as_str().expect("a name")));
         }

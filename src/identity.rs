@@ -1,4 +1,4 @@
-//! JWTs (RFC 7519) checked against a key set (RFC 7517) from a URL or a file: cached, read again from time to time
+//! Who signed in: JWTs (RFC 7519) checked against a key set (RFC 7517) from a URL or a file: cached, read again from time to time
 //! and when a token names a key that is not known yet.
 
 use std::{
@@ -14,7 +14,6 @@ use tokio::sync::Mutex;
 use crate::{
     config::{Identity, Jwks},
     domain::User,
-    http::problem::{HttpError, Result},
     telemetry::metrics,
 };
 
@@ -27,9 +26,17 @@ const MAX_SET_BYTES: usize = 1 << 20;
 /// The longest subject, as the database has it.
 const MAX_SUBJECT_BYTES: usize = 255;
 
-const BAD_TOKEN: HttpError =
-    HttpError::Unauthorized("the token is not one of this service's issuer and audience, or is altered");
-const EXPIRED: HttpError = HttpError::Unauthorized("the token has expired, or is not valid yet");
+const BAD_TOKEN: Denied = Denied::Token("the token is not one of this service's issuer and audience, or is altered");
+const EXPIRED: Denied = Denied::Token("the token has expired, or is not valid yet");
+
+/// Why a token names nobody.
+#[derive(Debug)]
+pub enum Denied {
+    /// The token is no good; the sentence is for its holder.
+    Token(&'static str),
+    /// No key set could be read yet, so nothing can be judged; this is why, for the log.
+    NoKeys(String),
+}
 
 #[derive(Deserialize)]
 struct Claims {
@@ -81,8 +88,8 @@ impl Verifier {
     /// The user that a token names.
     ///
     /// # Errors
-    /// 401 for a token that is not good; 503 when no key set could be read yet.
-    pub async fn verify(&self, token: &str) -> Result<User> {
+    /// [`Denied`] says why not.
+    pub async fn verify(&self, token: &str) -> Result<User, Denied> {
         let header = decode_header(token).map_err(|_| BAD_TOKEN)?;
         if !self.config.algorithms.contains(&header.alg) {
             return Err(BAD_TOKEN);
@@ -95,15 +102,13 @@ impl Verifier {
             return outcome;
         }
         match self.state() {
-            KeyState { keys: 0, last_error: Some(error), .. } => {
-                Err(HttpError::Unavailable("the issuer's keys can't be read right now", anyhow::anyhow!(error)))
-            }
+            KeyState { keys: 0, last_error: Some(error), .. } => Err(Denied::NoKeys(error)),
             _ => Err(BAD_TOKEN),
         }
     }
 
     /// None when the key is not known.
-    fn decode(&self, token: &str, id: Option<&String>, algorithm: Algorithm) -> Option<Result<User>> {
+    fn decode(&self, token: &str, id: Option<&String>, algorithm: Algorithm) -> Option<Result<User, Denied>> {
         let keys = self.keys.read().expect("no holder of this lock panics");
         let key = match id {
             Some(_) => keys.by_id.get(&id.cloned())?,
@@ -188,7 +193,7 @@ impl Verifier {
     }
 }
 
-fn user(claims: Claims) -> Result<User> {
+fn user(claims: Claims) -> Result<User, Denied> {
     if claims.sub.is_empty() || claims.sub.len() > MAX_SUBJECT_BYTES {
         return Err(BAD_TOKEN);
     }
