@@ -254,7 +254,7 @@ impl Tx {
     /// The database's.
     pub async fn enqueue(&mut self, kind: jobs::Kind, subject: uuid::Uuid) -> Result<()> {
         jobs::insert(&mut self.inner, kind, subject).await?;
-        self.rings.push(signals::Ring::Job);
+        self.rings.push(signals::Ring::Job(kind.lane()));
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     db::{self, Db, Result, jobs},
 };
 
-pub use jobs::{Claim, Kind};
+pub use jobs::{Claim, Kind, Lane};
 
 /// What becomes of a try that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +20,12 @@ pub enum Next {
     Dead,
 }
 
-/// Claims the next job, if one is due.
+/// Claims the next job of a lane, if one is due.
 ///
 /// # Errors
 /// The database's.
-pub async fn claim(db: &Db, rules: &config::Worker) -> Result<Option<Claim>> {
-    jobs::claim(db, rules.lease).await
+pub async fn claim(db: &Db, lane: Lane, rules: &config::Worker) -> Result<Option<Claim>> {
+    jobs::claim(db, lane, rules.lease).await
 }
 
 /// Renews the lease again and again, and answers once it is lost.

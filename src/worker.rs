@@ -16,10 +16,12 @@ use tracing::{Instrument, info_span};
 use crate::{
     app::{App, AppState},
     db,
-    queue::{self, Claim, Kind, Next},
+    queue::{self, Claim, Kind, Lane, Next},
     telemetry::metrics,
 };
 
+/// Workers that only announce. One album has one announcement at a time, so they wait for different albums.
+const ANNOUNCERS: usize = 2;
 /// The longest pause of a worker whose database does not answer.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -48,14 +50,17 @@ enum End {
 /// Starts the workers of this process and the sweep's timer; they end once the app drains.
 pub fn start(app: &AppState, tasks: &TaskTracker) {
     for _ in 0..app.config.worker.concurrency {
-        tasks.spawn(work(app.clone()));
+        tasks.spawn(work(app.clone(), Lane::Work));
+    }
+    for _ in 0..ANNOUNCERS {
+        tasks.spawn(work(app.clone(), Lane::Announce));
     }
     tasks.spawn(sweep::timer(app.clone()));
 }
 
-async fn work(app: AppState) {
+async fn work(app: AppState, lane: Lane) {
     while !app.draining.is_cancelled() {
-        let rest = match step(&app).await {
+        let rest = match step_in(&app, lane).await {
             Ok(Outcome::Idle) => app.config.worker.poll_interval,
             Ok(_) => continue,
             Err(error) => {
@@ -65,18 +70,25 @@ async fn work(app: AppState) {
         };
         tokio::select! {
             () = app.draining.cancelled() => {}
-            () = app.db.signals().next_job() => {}
+            () = app.db.signals().next_job(lane) => {}
             () = tokio::time::sleep(rest) => {}
         }
     }
 }
 
-/// Claims one job and does it.
+/// Claims one job of any lane and does it.
 ///
 /// # Errors
 /// The database's, before a job was claimed.
 pub async fn step(app: &AppState) -> db::Result<Outcome> {
-    let Some(claim) = queue::claim(&app.db, &app.config.worker).await? else { return Ok(Outcome::Idle) };
+    match step_in(app, Lane::Work).await? {
+        Outcome::Idle => step_in(app, Lane::Announce).await,
+        outcome => Ok(outcome),
+    }
+}
+
+async fn step_in(app: &AppState, lane: Lane) -> db::Result<Outcome> {
+    let Some(claim) = queue::claim(&app.db, lane, &app.config.worker).await? else { return Ok(Outcome::Idle) };
     let kind = claim.kind.as_str();
     let span = info_span!("job", kind, subject = %claim.subject, attempt = claim.attempt);
     let started = Instant::now();

@@ -27,6 +27,15 @@ pub enum Kind {
 impl Kind {
     const ALL: [Self; 4] = [Self::Develop, Self::PurgePhoto, Self::PurgeAlbum, Self::Announce];
 
+    /// Which workers do it.
+    #[must_use]
+    pub const fn lane(self) -> Lane {
+        match self {
+            Self::Develop | Self::PurgePhoto | Self::PurgeAlbum => Lane::Work,
+            Self::Announce => Lane::Announce,
+        }
+    }
+
     /// The word of the table, of logs and of metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -34,6 +43,25 @@ impl Kind {
             Self::Develop => "develop",
             Self::PurgePhoto => "purge_photo",
             Self::PurgeAlbum => "purge_album",
+            Self::Announce => "announce",
+        }
+    }
+}
+
+/// Which workers do a job. A webhook that hangs must not hold up photos, so announcements have their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Photos, and what is to be removed.
+    Work,
+    /// Announcements.
+    Announce,
+}
+
+impl Lane {
+    /// The word of the table.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Work => "work",
             Self::Announce => "announce",
         }
     }
@@ -88,16 +116,17 @@ pub(super) async fn insert(connection: &mut MySqlConnection, kind: Kind, subject
     Ok(())
 }
 
-/// Claims the job that has been due for longest, if there is one.
+/// Claims the job of a lane that has been due for longest, if there is one.
 ///
 /// # Errors
 /// The database's.
-pub async fn claim(db: &Db, lease_for: Duration) -> Result<Option<Claim>> {
+pub async fn claim(db: &Db, lane: Lane, lease_for: Duration) -> Result<Option<Claim>> {
     db.transaction(|mut tx| async move {
         let row: Option<(Uuid, String, Uuid, u32)> = sqlx::query_as(
-            "SELECT id, kind, subject, attempts FROM jobs WHERE dead = FALSE AND visible_at <= UTC_TIMESTAMP(3)
+            "SELECT id, kind, subject, attempts FROM jobs WHERE lane = ? AND dead = FALSE AND visible_at <= UTC_TIMESTAMP(3)
              ORDER BY visible_at LIMIT 1 FOR UPDATE SKIP LOCKED",
         )
+        .bind(lane.as_str())
         .fetch_optional(tx.connection())
         .await?;
         let Some((id, kind, subject, attempts)) = row else { return Ok(tx.done(None)) };

@@ -5,13 +5,14 @@ use std::{collections::HashMap, sync::Mutex};
 
 use tokio::sync::{Notify, watch};
 
+use super::jobs::Lane;
 use crate::domain::AlbumId;
 
 /// Something a transaction has committed.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Ring {
     /// A job that is due.
-    Job,
+    Job(Lane),
     /// An event, by album and number.
     Event(AlbumId, u64),
 }
@@ -19,7 +20,8 @@ pub(super) enum Ring {
 /// The bells.
 #[derive(Debug, Default)]
 pub struct Signals {
-    jobs: Notify,
+    work: Notify,
+    announce: Notify,
     followed: Mutex<HashMap<AlbumId, watch::Sender<u64>>>,
 }
 
@@ -27,20 +29,22 @@ impl Signals {
     pub(super) fn ring(&self, rings: &[Ring]) {
         for ring in rings {
             match ring {
-                Ring::Job => self.jobs.notify_one(),
+                Ring::Job(lane) => self.lane(*lane).notify_one(),
                 Ring::Event(album_id, seq) => self.reached(*album_id, *seq),
             }
         }
     }
 
-    /// Wakes one idle worker.
-    pub fn job(&self) {
-        self.jobs.notify_one();
+    /// Waits for a job of a lane to be committed; one that was committed before the call counts.
+    pub async fn next_job(&self, lane: Lane) {
+        self.lane(lane).notified().await;
     }
 
-    /// Waits for a job to be committed; one that was committed before the call counts.
-    pub async fn next_job(&self) {
-        self.jobs.notified().await;
+    fn lane(&self, lane: Lane) -> &Notify {
+        match lane {
+            Lane::Work => &self.work,
+            Lane::Announce => &self.announce,
+        }
     }
 
     /// Tells the followers of an album how far its numbers have come.

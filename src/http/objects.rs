@@ -177,11 +177,12 @@ fn verify(app: &App, method: &str, uri: &OriginalUri) -> Result<crate::storage::
 async fn serve(path: &std::path::Path, mime: &str, cache: &str, request: Request) -> Result<Response> {
     debug_assert!(request.method() == Method::GET || request.method() == Method::HEAD);
     let mime = mime.parse().map_err(|_| HttpError::NotFound)?;
-    let response = ServeFile::new_with_mime(path, &mime).try_call(request).await.map_err(|error| match error.kind() {
-        // Deleted: its URLs outlive a photo.
-        ErrorKind::NotFound => HttpError::NotFound,
-        _ => disk(error),
-    })?;
+    let response =
+        ServeFile::new_with_mime(path, &mime).try_call(request).await.map_err(|error| match error.kind() {
+            // Deleted: its URLs outlive a photo.
+            ErrorKind::NotFound => HttpError::NotFound,
+            _ => disk(error),
+        })?;
     let mut response = response.map(|body| Body::new(body.map_err(axum::Error::new))).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_str(cache).expect("a cache rule is ASCII"));

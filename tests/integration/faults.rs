@@ -17,8 +17,9 @@ use crate::support::{
     Client, TestServer,
     bed::literal,
     client::id,
-    eventually, fixture, large_photo, numbered, tiny,
+    eventually, fixture, large_photo, numbered,
     process::{Process, runs, send},
+    tiny,
     webhook::{Reply, Webhook},
     whole,
 };

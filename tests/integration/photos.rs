@@ -92,7 +92,8 @@ async fn check_filters(name: &str, who: &Client, album: &str, whole: &[Value]) {
     }
     for (state, visibility) in filters {
         let fits = |photo: &&Value| {
-            (state.is_empty() || photo["state"] == state) && (visibility.is_empty() || photo["visibility"] == visibility)
+            (state.is_empty() || photo["state"] == state)
+                && (visibility.is_empty() || photo["visibility"] == visibility)
         };
         let mut wanted: Vec<Value> = whole.iter().filter(fits).cloned().collect();
         let mut query = format!("/v1/albums/{album}/photos?limit=3");
@@ -121,7 +122,10 @@ async fn the_same_bytes_in_the_same_album_are_the_same_photo() {
     // In upper case too, and whatever else is said of it.
     let body = json!({ "content_type": "image/jpeg", "bytes": 5, "sha256": sha256_hex(&bytes).to_uppercase(), "caption": "x" });
     let again = one.post(&format!("/v1/albums/{album}/photos"), &body).await.expect(200);
-    assert_eq!((id(&again["photo"]), &again["photo"]["caption"], &again["upload"]), (photo.clone(), &Value::Null, &Value::Null));
+    assert_eq!(
+        (id(&again["photo"]), &again["photo"]["caption"], &again["upload"]),
+        (photo.clone(), &Value::Null, &Value::Null)
+    );
     assert_eq!(host.all(&format!("/v1/albums/{album}/photos")).await.len(), 1);
     // Another album knows nothing of it.
     let (status, elsewhere, open) = declared(&host, &other, &bytes).await;
@@ -137,7 +141,8 @@ async fn an_upload_that_did_not_come_is_resumed_by_its_uploader_alone() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Resume").await;
-    let (one, two) = (guest(&server, &host, &album, "contribute").await, guest(&server, &host, &album, "contribute").await);
+    let (one, two) =
+        (guest(&server, &host, &album, "contribute").await, guest(&server, &host, &album, "contribute").await);
     let bytes = picture(1);
     let first = one.declare(&album, PNG, &bytes).await;
     let photo = id(&first["photo"]);
@@ -213,7 +218,8 @@ async fn a_photo_under_review_is_seen_by_guests_once_the_host_shows_it_and_no_lo
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = id(&host.post("/v1/albums", &json!({ "title": "Reviewed", "review": true })).await.expect(201));
-    let (uploader, viewer) = (guest(&server, &host, &album, "contribute").await, guest(&server, &host, &album, "view").await);
+    let (uploader, viewer) =
+        (guest(&server, &host, &album, "contribute").await, guest(&server, &host, &album, "view").await);
     let photo = ready(&uploader, &album, 1).await;
     let path = format!("/v1/photos/{photo}");
     let list = format!("/v1/albums/{album}/photos");
@@ -260,7 +266,8 @@ async fn a_caption_is_its_uploaders_and_the_hosts_and_visibility_the_hosts_alone
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Captions").await;
-    let (uploader, other) = (guest(&server, &host, &album, "contribute").await, guest(&server, &host, &album, "contribute").await);
+    let (uploader, other) =
+        (guest(&server, &host, &album, "contribute").await, guest(&server, &host, &album, "contribute").await);
     let (viewer, drop) = (guest(&server, &host, &album, "view").await, guest(&server, &host, &album, "drop").await);
     let bytes = picture(1);
     let body = json!({ "content_type": PNG, "bytes": bytes.len(), "caption": "First\nline", "guest_name": "Zoë 🐝" });
@@ -268,9 +275,13 @@ async fn a_caption_is_its_uploaders_and_the_hosts_and_visibility_the_hosts_alone
     uploader.put(&added["upload"], bytes).await.expect(200);
     let (photo, path) = (id(&added["photo"]), format!("/v1/photos/{}", id(&added["photo"])));
     let settled = uploader.settled(&photo).await;
-    assert_eq!((&settled["caption"], &settled["uploader"]), (&json!("First\nline"), &json!({ "kind": "guest", "name": "Zoë 🐝" })));
+    assert_eq!(
+        (&settled["caption"], &settled["uploader"]),
+        (&json!("First\nline"), &json!({ "kind": "guest", "name": "Zoë 🐝" }))
+    );
 
-    for (who, caption) in [(&uploader, json!("By uploader")), (&host, json!("شكرا 👋")), (&uploader, Value::Null)] {
+    for (who, caption) in [(&uploader, json!("By uploader")), (&host, json!("شكرا 👋")), (&uploader, Value::Null)]
+    {
         let changed = who.patch(&path, &json!({ "caption": caption })).await.expect(200);
         assert_eq!(changed["caption"], caption);
         assert_eq!(viewer.get(&path).await.expect(200), changed);
@@ -305,7 +316,8 @@ async fn a_photo_is_deleted_by_its_uploader_and_the_host_and_its_objects_go() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Deleted").await;
-    let (uploader, other) = (guest(&server, &host, &album, "contribute").await, guest(&server, &host, &album, "contribute").await);
+    let (uploader, other) =
+        (guest(&server, &host, &album, "contribute").await, guest(&server, &host, &album, "contribute").await);
     let viewer = guest(&server, &host, &album, "view").await;
     for (seed, who) in [(1, &uploader), (2, &host)] {
         let photo = ready(&uploader, &album, seed).await;
@@ -397,10 +409,14 @@ async fn rendition_urls_stay_the_same_and_their_pictures_can_be_cached_and_read_
             anybody.send(anybody.request(method, url).header(header, value)).await
         };
         let whole = anybody.get(url).await;
-        let age = whole.header("cache-control").strip_prefix("public, max-age=").and_then(|v| v.strip_suffix(", immutable"));
+        let age =
+            whole.header("cache-control").strip_prefix("public, max-age=").and_then(|v| v.strip_suffix(", immutable"));
         let age: u64 = age.expect("immutable").parse().unwrap();
         assert!((3590..=7200).contains(&age), "{age}");
-        assert_eq!(pictures::jpeg_size(&whole.bytes), (rendition["width"].as_u64().unwrap(), rendition["height"].as_u64().unwrap()));
+        assert_eq!(
+            pictures::jpeg_size(&whole.bytes),
+            (rendition["width"].as_u64().unwrap(), rendition["height"].as_u64().unwrap())
+        );
 
         let head = get(Method::HEAD, "accept", "*/*").await;
         assert_eq!((head.status.as_u16(), head.bytes.len()), (200, 0));

@@ -149,7 +149,8 @@ async fn a_lost_rendition_is_made_again_byte_for_byte_and_nobody_is_told() {
     work(&server).await;
     let (before, events) = (host.get(&format!("/v1/photos/{photo}")).await, host.events(&album).await);
     let folder = server.photos().join("renditions").join(&photo[34..]).join(&photo);
-    let read = || ["thumb.jpg", "small.jpg", "large.jpg"].map(|name| std::fs::read(folder.join(name)).unwrap_or_default());
+    let read =
+        || ["thumb.jpg", "small.jpg", "large.jpg"].map(|name| std::fs::read(folder.join(name)).unwrap_or_default());
     let whole_renditions = read();
     std::fs::remove_file(folder.join("thumb.jpg")).unwrap();
     std::fs::write(folder.join("large.jpg"), b"cut short").unwrap();
@@ -174,7 +175,10 @@ async fn answers_to_idempotency_keys_are_forgotten_after_a_day() {
     }
     assert_eq!(sweep(&server).await, Report::default());
     assert_eq!(server.database.count("SELECT COUNT(*) FROM idempotency").await, 1);
-    assert_eq!(server.database.count("SELECT COUNT(*) FROM idempotency WHERE created_at < NOW() - INTERVAL 24 HOUR").await, 0);
+    assert_eq!(
+        server.database.count("SELECT COUNT(*) FROM idempotency WHERE created_at < NOW() - INTERVAL 24 HOUR").await,
+        0
+    );
 }
 
 #[tokio::test]

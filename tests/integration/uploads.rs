@@ -138,7 +138,8 @@ async fn a_url_that_was_altered_or_has_expired_opens_nothing() {
     let seconds: i64 = expires["expires=".len()..].parse().unwrap();
     let flipped = if signature.ends_with('A') { "E" } else { "A" };
     let path = url.strip_prefix(&server.url).unwrap().split("&expires=").next().unwrap();
-    let signed = |method: &str, path: &str, at| format!("{}{}", server.url, server.app.storage.signer().sign(method, path, at));
+    let signed =
+        |method: &str, path: &str, at| format!("{}{}", server.url, server.app.storage.signer().sign(method, path, at));
     let (past, later) = (Utc::now() - TimeDelta::seconds(1), Utc::now() + TimeDelta::hours(1));
     let cases = [
         ("photo", url.replace(&photo, &id(&another["photo"]))),
@@ -193,8 +194,10 @@ async fn begun(server: &TestServer, url: &str, framing: &str, part: &[u8]) -> Tc
     let path = url.strip_prefix(&server.url).unwrap();
     let head = format!("PUT {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {PNG}\r\n{framing}\r\n\r\n");
     stream.write_all(&[head.as_bytes(), part].concat()).await.unwrap();
-    eventually("taken", async || files(&server.photos()).iter().any(|path| path.starts_with("incoming/")).then_some(()))
-        .await;
+    eventually("taken", async || {
+        files(&server.photos()).iter().any(|path| path.starts_with("incoming/")).then_some(())
+    })
+    .await;
     stream
 }
 

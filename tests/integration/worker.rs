@@ -82,9 +82,8 @@ async fn a_worker_notices_that_its_lease_is_lost_and_lets_go() {
     let first = begin_step(&server);
     server.database.held_up_in("FROM albums%FOR UPDATE").await;
     let ends = "SELECT CAST(MAX(visible_at) AS CHAR) FROM jobs";
-    let end_of_lease = async || -> String {
-        sqlx::query_scalar(ends).fetch_one(&mut server.database.connect().await).await.unwrap()
-    };
+    let end_of_lease =
+        async || -> String { sqlx::query_scalar(ends).fetch_one(&mut server.database.connect().await).await.unwrap() };
     let before = end_of_lease().await;
     eventually("renewed", async || (end_of_lease().await > before).then_some(())).await;
     server.database.change("UPDATE jobs SET lease = NULL, visible_at = UTC_TIMESTAMP(3)").await;
@@ -136,10 +135,8 @@ async fn an_operator_may_drop_a_dead_job_and_no_other() {
     let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 1\n")).await;
     let host = server.user("alice");
     let album = host.album("dead").await;
-    let (lost, fine) = (
-        host.upload(&album, "image/jpeg", &numbered(1)).await,
-        host.upload(&album, "image/jpeg", &numbered(2)).await,
-    );
+    let (lost, fine) =
+        (host.upload(&album, "image/jpeg", &numbered(1)).await, host.upload(&album, "image/jpeg", &numbered(2)).await);
     std::fs::remove_file(original(&server, &lost)).unwrap();
     assert_eq!(step(&server).await, Outcome::Failed(Next::Dead));
     let (_, listed) = jobs(&server, &["list"]).await;
@@ -170,7 +167,8 @@ async fn a_worker_that_stops_gives_its_job_back_as_if_it_had_never_had_it() {
     host.put(&declared["upload"], numbered(1)).await.expect(200);
     server.database.held_up_in("FROM albums%FOR UPDATE").await;
     server.stop().await.expect("a clean stop");
-    let given_back = "SELECT COUNT(*) FROM jobs WHERE kind = 'develop' AND attempts = 0 AND lease IS NULL AND last_error IS NULL
+    let given_back =
+        "SELECT COUNT(*) FROM jobs WHERE kind = 'develop' AND attempts = 0 AND lease IS NULL AND last_error IS NULL
                       AND visible_at <= UTC_TIMESTAMP(3)";
     assert_eq!(server.database.count(given_back).await, 1);
     tx.rollback().await.unwrap();
@@ -190,7 +188,8 @@ async fn a_worker_of_the_same_process_wakes_at_once() {
             host.settled(&photo).await;
         }
     }
-    eventually("all done", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
+    eventually("all done", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(()))
+        .await;
     assert_eq!(host.events(&album).await.len(), 12);
 }
 
@@ -252,7 +251,10 @@ async fn a_photo_whose_decoder_always_dies_is_rejected_and_the_next_one_is_fine(
         send(worker.halt_decoder().await, Signal::KILL);
     }
     let settled = host.settled(&killer).await;
-    assert_eq!((&settled["state"], &settled["reject_reason"]), (&"rejected".into(), &"the picture can't be decoded".into()));
+    assert_eq!(
+        (&settled["state"], &settled["reject_reason"]),
+        (&"rejected".into(), &"the picture can't be decoded".into())
+    );
     let next = host.upload(&album, "image/jpeg", &fixture("grey.jpg")).await;
     assert_eq!(host.settled(&next).await["state"], "ready");
     whole::check(&server, &host, &album, &[killer, next]).await;

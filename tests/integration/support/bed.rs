@@ -18,8 +18,12 @@ async fn server() -> &'static PrivateServer {
             let choice = std::env::var("TEST_DB").unwrap_or_default();
             let choice: ServerChoice =
                 if choice.is_empty() { ServerChoice::Auto } else { choice.parse().expect("TEST_DB") };
-            let folder = format!("{}/server-{choice:?}", env!("CARGO_TARGET_TMPDIR")).to_lowercase();
-            let lock = DirLock::acquire(Path::new(&folder)).expect("no other test run uses this folder");
+            // Each of several test runs at a time has a server of its own.
+            let lock = (0..8).find_map(|n| {
+                let folder = format!("{}/server-{choice:?}-{n}", env!("CARGO_TARGET_TMPDIR")).to_lowercase();
+                DirLock::acquire(Path::new(&folder)).ok()
+            });
+            let lock = lock.expect("fewer than 8 test runs at a time");
             let server = PrivateServer::start(&lock, choice).await.expect("a database server starts");
             eprintln!("tests run on {} {}", server.flavour(), server.version());
             prepare(&server.options()).await.expect("the server can be prepared");
