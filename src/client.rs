@@ -8,6 +8,7 @@
 //! plain types of `imaging`.
 
 mod api;
+mod failure;
 mod retry;
 mod screen;
 mod source;
@@ -32,7 +33,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    api::{Api, Declared, Failure, NewPhoto, PhotoInfo},
+    api::{Api, Declared, NewPhoto, PhotoInfo},
+    failure::Failure,
     retry::Policy,
     screen::Screen,
     source::{Item, Picture, Unfit},

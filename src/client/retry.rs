@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use chrono::DateTime;
 
-use super::api::Failure;
+use super::failure::Failure;
 
 /// How patient the client is.
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::server::{Fault, Server};
-use super::{Options, Policy, Screen, Summary, api, run, source};
+use super::{Failure, Options, Policy, Screen, Summary, api, run, source};
 
 const QUICK: Policy = Policy {
     tries: 4,
@@ -207,5 +207,5 @@ async fn a_file_that_changes_under_way_is_the_files_fault() {
     let api = api::Api::new(&server.url, "t".into(), Uuid::nil()).unwrap();
     let declared = api.declare(&api::NewPhoto::new(&picture, None), Uuid::now_v7()).await.unwrap();
     let end = api.put(&declared.upload.unwrap(), &path, picture.bytes, &Screen::none().sending()).await;
-    assert_eq!(end, Err(api::Failure::Refused("it changed while it was sent".into())));
+    assert_eq!(end, Err(Failure::Refused("it changed while it was sent".into())));
 }
