@@ -73,8 +73,10 @@ pub async fn work(file: Option<&Path>) -> anyhow::Result<()> {
 pub async fn migrate(file: Option<&Path>, check_only: bool) -> anyhow::Result<bool> {
     let (config, _) = configure(file)?;
     let db = db::Db::new(&config.database);
-    let level = if check_only { db::migrations::check(&db).await? } else { db::migrations::run(&db).await? };
+    let level =
+        if check_only { db::migrations::check(&db).await.map_err(Into::into) } else { db::migrations::run(&db).await };
     db.close().await;
+    let level = level.with_context(|| config.database.described())?;
     println!("{} migrations applied, {} pending", level.applied, level.pending.len());
     for version in &level.pending {
         println!("pending: {version}");
@@ -124,7 +126,10 @@ pub async fn run(
     background.iter().for_each(tokio::task::JoinHandle::abort);
     looking.cancel();
     let _ = operations.await;
-    app.db.close().await;
+    // A statement that waits for a lock, or for a server that is gone, may take longer than we have.
+    if tokio::time::timeout(LAST_STEPS, app.db.close()).await.is_err() {
+        tracing::warn!("statements that were still under way are left to the database");
+    }
     tracing::info!("stopped");
     ended
 }

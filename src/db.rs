@@ -16,7 +16,7 @@ pub mod sweep;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, NaiveDateTime, SubsecRound, Utc};
 use secrecy::ExposeSecret;
 use sqlx::{
     ConnectOptions, Connection, MySqlConnection, MySqlPool, MySqlTransaction,
@@ -36,15 +36,15 @@ const TRUST_IDLE: Duration = Duration::from_secs(5);
 /// How often a transaction is run in all when it is the victim of a deadlock.
 const DEADLOCK_TRIES: u32 = 5;
 
-/// Why the database did not do what it was asked.
+/// Why the database did not do what it was asked. Each text is the whole story; as a source it would be told twice.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No answer: down, restarting, unreachable, or no free connection in time. Worth trying again.
     #[error("the database is unavailable: {0}")]
-    Unavailable(#[source] sqlx::Error),
+    Unavailable(sqlx::Error),
     /// An answer that means a mistake of ours.
     #[error("the database refused: {0}")]
-    Refused(#[source] sqlx::Error),
+    Refused(sqlx::Error),
     /// A row holds what this version does not understand.
     #[error("a row of {0} can't be understood")]
     Corrupt(&'static str),
@@ -287,6 +287,12 @@ fn connect_options(config: &config::Database) -> MySqlConnectOptions {
 #[must_use]
 pub fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(3)
+}
+
+/// A time that people or cameras give, as a parameter. A `DateTime` goes over the wire as a TIMESTAMP, which MariaDB
+/// makes NULL when it is before 1970 or after January 2038; this goes as a DATETIME, as the column is.
+fn any_year(time: DateTime<Utc>) -> NaiveDateTime {
+    time.naive_utc()
 }
 
 /// A random number below `bound`, for jitter.

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, Validation, decode, decode_header,
+    jwk::{JwkSet, PublicKeyUse},
+};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
@@ -204,7 +207,10 @@ fn parse(json: &[u8]) -> anyhow::Result<HashMap<Option<String>, Key>> {
     let set: JwkSet = serde_json::from_slice(json)?;
     let mut keys = HashMap::new();
     for jwk in set.keys {
-        // A set may hold keys for other purposes, of kinds that we don't know.
+        // A set may hold keys for other purposes, and of kinds that we don't know.
+        if jwk.common.public_key_use.as_ref().is_some_and(|purpose| *purpose != PublicKeyUse::Signature) {
+            continue;
+        }
         let Ok(decoding) = DecodingKey::from_jwk(&jwk) else { continue };
         let algorithm = jwk.common.key_algorithm.and_then(|algorithm| algorithm.to_string().parse().ok());
         keys.insert(jwk.common.key_id, Key { decoding, algorithm });

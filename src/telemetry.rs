@@ -27,8 +27,7 @@ impl LogLevel {
     /// # Errors
     /// The text is no filter.
     pub fn set(&self, filter: &str) -> anyhow::Result<()> {
-        let filter = EnvFilter::builder().parse(filter)?;
-        Ok(self.0.reload(filter)?)
+        Ok(self.0.reload(Log::filter(filter)?)?)
     }
 }
 
@@ -37,7 +36,7 @@ impl LogLevel {
 /// # Errors
 /// The filter of the configuration is no filter, or logging has been started already.
 pub fn start_logging(config: &Log) -> anyhow::Result<LogLevel> {
-    let (filter, handle) = reload::Layer::new(EnvFilter::builder().parse(&config.level)?);
+    let (filter, handle) = reload::Layer::new(Log::filter(&config.level)?);
     let terminal = std::io::stderr().is_terminal();
     let json = match config.format {
         LogFormat::Auto => !terminal,

@@ -35,6 +35,11 @@ use bed::Bed;
 use cases::{Case, Target};
 use table::Times;
 
+/// The longest that one case may take, over all sizes.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Rounds that a case gets however slow it is.
+const LEAST_ROUNDS: usize = 3;
+
 #[global_allocator]
 static ALLOCATOR: cost::Counting = cost::Counting;
 
@@ -106,41 +111,67 @@ impl Client {
     }
 }
 
-/// How long each case takes at each size.
+/// How long each case takes at each size; answers what failed.
 async fn latency(client: &Client, cases: &[Case]) -> anyhow::Result<Vec<String>> {
     let rounds = bed::number("--rounds", 300) as usize;
-    let mut rows = Vec::new();
+    let (mut rows, mut faults) = (Vec::new(), Vec::new());
     for case in cases {
-        let mut times: Vec<Times> = case.targets.iter().map(|_| Times::default()).collect();
-        let warm = if case.slow { 1 } else { 2 * cases::PLACES };
-        for turn in 0..warm + if case.slow { 3 } else { rounds } {
+        let mut times: Vec<Option<Times>> = case.targets.iter().map(|_| Some(Times::default())).collect();
+        let started = Instant::now();
+        let (mut warm, mut turn) = (2 * cases::PLACES, 0);
+        while turn < warm + rounds && (started.elapsed() < PATIENCE || turn < warm + LEAST_ROUNDS) {
+            // What is slow needs no long warming.
+            if started.elapsed() > PATIENCE / 2 {
+                warm = warm.min(turn);
+            }
             for (target, times) in case.targets.iter().zip(&mut times) {
-                let (took, _) = client.get(target, turn).await?;
-                if turn >= warm {
-                    times.add(took);
+                let Some(taken) = times else { continue };
+                match client.get(target, turn).await {
+                    Ok((took, _)) if turn >= warm => taken.add(took),
+                    Ok(_) => {}
+                    Err(error) => {
+                        faults.push(format!("{}: {error:#}", case.name));
+                        *times = None;
+                    }
                 }
             }
+            turn += 1;
         }
-        let mut row = vec![case.name.to_owned()];
-        row.extend(times.iter().map(|times| format!("{:.2} / {:.2}", times.median(), times.p99())));
-        row.resize(1 + seed::PHOTOS.len(), "-".to_owned());
-        row.push(format!("{:.2}", times.last().map_or(f64::NAN, Times::median) / times[0].median()));
-        eprintln!("{}", row.join(" | "));
-        rows.push(row);
+        rows.push(latency_row(case.name, &times));
+        eprintln!("{}", rows.last().map(|row| row.join(" | ")).unwrap_or_default());
     }
-    let sizes = seed::PHOTOS.map(table::power);
-    let head: Vec<&str> =
-        ["request"].into_iter().chain(sizes.iter().map(String::as_str)).chain(["largest to 10^3"]).collect();
+    let sizes = seed::PHOTOS.map(seed::power);
+    let sizes = sizes.iter().map(String::as_str);
+    let head: Vec<&str> = ["request"].into_iter().chain(sizes).chain(["largest to 10^3"]).collect();
     table::print("Milliseconds by the size of the album (median / p99 of each):", &head, &rows);
-    Ok(Vec::new())
+    Ok(faults)
+}
+
+fn latency_row(name: &str, times: &[Option<Times>]) -> Vec<String> {
+    let median = |times: Option<&Option<Times>>| times.and_then(Option::as_ref).map_or(f64::NAN, Times::median);
+    let mut row = vec![name.to_owned()];
+    row.extend(times.iter().map(|times| match times {
+        Some(times) => format!("{:.2} / {:.2}", times.median(), times.p99()),
+        None => "failed".to_owned(),
+    }));
+    row.resize(1 + seed::PHOTOS.len(), "-".to_owned());
+    row.push(format!("{:.2}", median(times.last()) / median(times.first())));
+    row
 }
 
 /// What each case costs the database and the heap at the smallest and the largest size.
 async fn costs(client: &Client, cases: &[Case], root: &mut MySqlConnection) -> anyhow::Result<Vec<String>> {
     let (mut rows, mut faults) = (Vec::new(), Vec::new());
     for case in cases {
-        let small = cost::of(client, &case.targets[0], root).await?;
-        let large = cost::of(client, case.targets.last().expect("a size"), root).await?;
+        let (small, large) = (case.targets.first().expect("a size"), case.targets.last().expect("a size"));
+        let both = async { anyhow::Ok((cost::of(client, small, root).await?, cost::of(client, large, root).await?)) };
+        let (small, large) = match both.await {
+            Ok(costs) => costs,
+            Err(error) => {
+                faults.push(format!("{}: {error:#}", case.name));
+                continue;
+            }
+        };
         let per = |count: f64| format!("{count:.1}");
         rows.push(vec![
             case.name.to_owned(),
@@ -184,7 +215,7 @@ async fn peers(app: &AppState, client: &Client, cases: &[Case]) -> anyhow::Resul
     let mut connection = app.db.acquire().await?;
     let mut rows = Vec::new();
     for photos in seed::PHOTOS {
-        let after: PhotoId = cases::place(&mut connection, photos, 1, 2).await?.into();
+        let after: PhotoId = seed::photo(&mut connection, photos, photos / 2).await?.into();
         let [mut keyset, mut offset] = [Times::default(), Times::default()];
         for turn in 0..30 {
             let page = Page { state: None, visibility: None, oldest_first: false, after: Some(after), limit: 51 };
@@ -202,7 +233,7 @@ async fn peers(app: &AppState, client: &Client, cases: &[Case]) -> anyhow::Resul
         }
         let (keyset, offset) = (keyset.median(), offset.median());
         rows.push(vec![
-            table::power(photos),
+            seed::power(photos),
             format!("{keyset:.2}"),
             format!("{offset:.2}"),
             format!("{:.3}", keyset / offset),

@@ -7,7 +7,6 @@ use darkroom::{
 use sqlx::{AssertSqlSafe, Execute, MySqlConnection, Row, mysql::MySqlRow};
 
 use super::{
-    cases,
     seed::{self, Guest},
     table,
 };
@@ -32,9 +31,9 @@ pub async fn print(connection: &mut MySqlConnection) -> anyhow::Result<Vec<Strin
     let (mut rows, mut faults) = (Vec::new(), Vec::new());
     for shape in SHAPES {
         for photos in seed::PHOTOS {
-            let middle = cases::place(connection, photos, 1, 2).await?;
+            let middle = seed::photo(connection, photos, photos / 2).await?;
             for (place, after) in [("first", None), ("middle", Some(middle.into()))] {
-                let name = format!("{}, {place} page, {}", shape.0, table::power(photos));
+                let name = format!("{}, {place} page, {}", shape.0, seed::power(photos));
                 for step in explain(connection, shape, photos, after).await? {
                     // The answers of two ranges are merged, which sorts two pages at most.
                     let merging = step.table.starts_with("<union");

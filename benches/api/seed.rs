@@ -75,6 +75,11 @@ fn id(kind: u64, number: u64) -> Uuid {
     Uuid::from_u64_pair(BEGIN << 16 | 7 << 12 | kind, 1 << 63 | number)
 }
 
+/// A power of ten as it is spoken of.
+pub fn power(number: u64) -> String {
+    format!("10^{}", number.ilog10())
+}
+
 /// Fills the database unless an earlier run did.
 pub async fn fill(bed: &Bed, db: &Db) -> anyhow::Result<()> {
     let mut root = bed.root().await?;
@@ -198,6 +203,13 @@ async fn fill_photos(connection: &mut MySqlConnection, photos: u64) -> sqlx::Res
     let into = "photos (id, album_id, invite_id, uploader_name, state, visibility, caption, content_type, bytes, sha256, dedup,
                 width, height, taken_at, camera, placeholder, renditions, created_at, ready_at)";
     each(connection, into, &select, photos).await
+}
+
+/// The id of an album's photo by its number; 0 is the oldest.
+pub async fn photo(connection: &mut MySqlConnection, photos: u64, number: u64) -> sqlx::Result<Uuid> {
+    let id = photo_id(photos).replace("{n}", &number.to_string());
+    let id: Vec<u8> = sqlx::query_scalar(AssertSqlSafe(format!("SELECT {id}"))).fetch_one(connection).await?;
+    Uuid::from_slice(&id).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 /// A `UUIDv7` of a photo's time with bits that look random.

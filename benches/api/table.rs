@@ -52,8 +52,3 @@ pub fn print_load() {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!("{cores} cores; load of the last minute {}.\n", load.split(' ').next().unwrap_or("unknown"));
 }
-
-/// A power of ten as it is spoken of.
-pub fn power(number: u64) -> String {
-    format!("10^{}", number.ilog10())
-}

@@ -1,2 +1,87 @@
-//! x
-fn main() {}
+//! The program as processes: how soon it is ready, how much memory it holds, and how soon a photo is.
+//!
+//!     cargo bench --bench service -- [--photos DIR] [--server auto|mysql|mariadb] [--cache DIR] [--uploads 100]
+//!
+//! `--photos` is a folder of larger photos, as `benches/imaging/fetch.sh` fetches them; without it only the fixture is
+//! developed. Memory is read from `/proc`, so this runs on Linux only.
+
+#[path = "../api/bed.rs"]
+mod bed;
+mod photo;
+mod process;
+mod storm;
+#[path = "../api/table.rs"]
+mod table;
+
+use std::time::Duration;
+
+use bed::Bed;
+use darkroom::db::{Db, migrations};
+use process::Serve;
+use table::Times;
+
+/// How often the program is started.
+const STARTS: u32 = 10;
+/// After so long nothing goes on any more in a process that was just started.
+const CALM: Duration = Duration::from_secs(2);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let bed = Bed::start("service").await?;
+    migrate(&bed).await?;
+    start_and_rest(&bed).await?;
+    photo::overhead(&bed).await?;
+    storm::run(&bed).await?;
+    table::print_load();
+    bed.server.stop().await;
+    Ok(())
+}
+
+/// An empty database and an empty folder of photos.
+async fn migrate(bed: &Bed) -> anyhow::Result<()> {
+    bed.create_anew().await?;
+    let settings = bed.settings("http://localhost").into_iter().map(|(key, value)| (key.into(), value.into()));
+    let config = darkroom::config::Config::read(darkroom::config::Source::parse("", settings)?)?;
+    if config.storage.directory.exists() {
+        std::fs::remove_dir_all(&config.storage.directory)?;
+    }
+    let db = Db::with_options(bed.options(), &config.database);
+    migrations::run(&db).await?;
+    db.close().await;
+    Ok(())
+}
+
+async fn start_and_rest(bed: &Bed) -> anyhow::Result<()> {
+    let [mut ready, mut answers] = [Times::default(), Times::default()];
+    let (mut fresh, mut anonymous, mut used) = (0.0, 0.0, 0.0);
+    for turn in 0..=STARTS {
+        let serve = Serve::start(bed, &[]).await?;
+        // The first start fills the page cache.
+        if turn > 0 {
+            ready.add(serve.ready_after);
+            answers.add(serve.answers_after);
+        }
+        if turn == STARTS {
+            tokio::time::sleep(CALM).await;
+            (fresh, anonymous) = (serve.memory("VmRSS"), serve.memory("RssAnon"));
+            serve.call_everything().await?;
+            tokio::time::sleep(CALM).await;
+            used = serve.memory("VmRSS");
+        }
+        serve.stop().await?;
+    }
+    let ms = |times: &Times| format!("{:.0}", times.median());
+    let row = |what: &str, figure: String, goal: &str| vec![what.to_owned(), figure, goal.to_owned()];
+    table::print(
+        &format!("Start (median of {STARTS}) and rest:"),
+        &["what", "measured", "goal"],
+        &[
+            row("start to ready, ms", ms(&ready), "under 100"),
+            row("start to the first answer from the database, ms", ms(&answers), "-"),
+            row("resident when idle after the start, MB", format!("{fresh:.1}"), "under 40"),
+            row("of it not the program's own file, MB", format!("{anonymous:.1}"), "-"),
+            row("resident when idle after 200 requests, MB", format!("{used:.1}"), "under 40"),
+        ],
+    );
+    Ok(())
+}

@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::{
-    app::{App, AppState},
-    db,
+    db::{self, Db},
+    identity::Verifier,
+    storage::Storage,
 };
 
 /// The longest look at one dependency.
@@ -18,24 +19,25 @@ const LOOK: Duration = Duration::from_secs(10);
 /// # Errors
 /// Mistakes in the configuration.
 pub async fn check(file: Option<&Path>) -> anyhow::Result<bool> {
-    let (config, level) = super::configure(file)?;
+    let (config, _) = super::configure(file)?;
     println!("{:<12} {:<6} {:>8}  detail", "what", "state", "ms");
     let mut well = row("config", Instant::now(), &Ok(format!("{} settings", config.effective.len())));
     let started = Instant::now();
-    let app = match App::build(config, Some(level)) {
-        Ok(app) => app,
-        Err(error) => return Ok(row("storage", started, &Err(format!("{error:#}")))),
-    };
-    well &= row("storage", started, &Ok(format!("{} can be written to", app.config.storage.directory.display())));
+    let storage = Storage::open(&config.storage, &config.http);
+    let writable = format!("{} can be written to", config.storage.directory.display());
+    well &= row("storage", started, &storage.map(|_| writable).map_err(|error| error.to_string()));
+    let (db, started) = (Db::new(&config.database), Instant::now());
+    let place = config.database.described();
+    let version = within(database(&db)).await;
+    let told = version.map(|v| format!("{place}: {v}")).map_err(|error| format!("{place}: {error}"));
+    well &= row("database", started, &told);
     let started = Instant::now();
-    well &= row("database", started, &within(database(&app)).await);
-    let started = Instant::now();
-    well &= row("schema", started, &within(schema(&app)).await);
-    let started = Instant::now();
-    app.verifier.refresh().await;
-    let keys = app.verifier.state();
+    well &= row("schema", started, &within(schema(&db)).await);
+    db.close().await;
+    let (verifier, started) = (Verifier::new(&config.identity), Instant::now());
+    verifier.refresh().await;
+    let keys = verifier.state();
     well &= row("identity", started, &keys.last_error.map_or_else(|| Ok(format!("{} keys", keys.keys)), Err));
-    app.db.close().await;
     Ok(well)
 }
 
@@ -55,13 +57,13 @@ async fn within(look: impl Future<Output = anyhow::Result<String>>) -> Result<St
     }
 }
 
-async fn database(app: &AppState) -> anyhow::Result<String> {
-    let mut connection = app.db.acquire().await?;
+async fn database(db: &Db) -> anyhow::Result<String> {
+    let mut connection = db.acquire().await?;
     Ok(db::server_version(&mut connection).await?)
 }
 
-async fn schema(app: &AppState) -> anyhow::Result<String> {
-    let level = db::migrations::check(&app.db).await?;
+async fn schema(db: &Db) -> anyhow::Result<String> {
+    let level = db::migrations::check(db).await?;
     anyhow::ensure!(
         level.pending.is_empty(),
         "{} migrations have not run; run `darkroom migrate`",

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use anyhow::Context;
 use clap::Subcommand;
 use uuid::Uuid;
 
@@ -38,7 +39,7 @@ pub enum JobsCommand {
 pub async fn jobs(file: Option<&Path>, command: JobsCommand) -> anyhow::Result<bool> {
     let (config, _) = super::configure(file)?;
     let db = db::Db::new(&config.database);
-    let mut connection = db.acquire().await?;
+    let mut connection = db.acquire().await.with_context(|| config.database.described())?;
     let found = match command {
         JobsCommand::List { dead } => {
             for job in table::list(&mut *connection, dead, MOST).await? {

@@ -9,6 +9,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::source::Source;
@@ -163,6 +164,16 @@ pub struct Database {
 }
 
 impl Database {
+    /// Which database it is, for messages.
+    #[must_use]
+    pub fn described(&self) -> String {
+        let place = match &self.socket {
+            Some(socket) => socket.display().to_string(),
+            None => format!("{}:{}", self.host, self.port),
+        };
+        format!("database `{}` at {place}, user `{}`", self.name, self.user)
+    }
+
     pub(super) fn read(s: &mut Source) -> Self {
         let this = Self {
             socket: s.optional("database.socket"),
@@ -419,10 +430,23 @@ pub struct Log {
 impl Log {
     pub(super) fn read(s: &mut Source) -> Self {
         let level = s.get("log.level", "info".to_owned());
-        let valid = tracing_subscriber::EnvFilter::builder().parse(&level);
-        if let Err(error) = valid {
+        if let Err(error) = Self::filter(&level) {
             s.check(false, "log.level", error);
         }
         Self { level, format: s.get("log.format", LogFormat::Auto) }
+    }
+
+    /// Reads a filter. A word alone has to be a level: `verbose` would be taken for the name of a module, and all else
+    /// would be silent.
+    ///
+    /// # Errors
+    /// The text is no filter.
+    pub fn filter(text: &str) -> anyhow::Result<EnvFilter> {
+        const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
+        for word in text.split(',').map(str::trim).filter(|word| !word.contains(['=', '['])) {
+            let level = LEVELS.contains(&word.to_ascii_lowercase().as_str());
+            anyhow::ensure!(level, "`{word}` is no level: write one of {}, or module=level", LEVELS.join(", "));
+        }
+        Ok(EnvFilter::builder().parse(text)?)
     }
 }

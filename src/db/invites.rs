@@ -70,7 +70,7 @@ pub async fn insert(
     .bind(new.role.as_str())
     .bind(label)
     .bind(&token.hash()[..])
-    .bind(new.expires_at)
+    .bind(new.expires_at.map(super::any_year))
     .bind(new.max_photos)
     .bind(now)
     .execute(connection)

@@ -265,7 +265,7 @@ pub async fn settle(connection: &mut MySqlConnection, photo: &Photo) -> Result<(
     .bind(photo.state.as_str())
     .bind(photo.width)
     .bind(photo.height)
-    .bind(photo.taken_at)
+    .bind(photo.taken_at.map(super::any_year))
     .bind(&photo.camera)
     .bind(&photo.placeholder)
     .bind(renditions)

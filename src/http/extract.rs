@@ -96,10 +96,14 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
     match value.to_str() {
-        Ok(key) if !key.is_empty() && key.len() <= MAX_KEY_BYTES => Ok(Some(key.to_owned())),
-        _ => Err(HttpError::field("idempotency-key", format!("must be 1 to {MAX_KEY_BYTES} visible ASCII characters"))),
+        Ok(key) if !key.is_empty() && key.len() <= MAX_KEY_BYTES && values.next().is_none() => Ok(Some(key.to_owned())),
+        _ => Err(HttpError::field(
+            "idempotency-key",
+            format!("must be one key of 1 to {MAX_KEY_BYTES} visible ASCII characters"),
+        )),
     }
 }
 

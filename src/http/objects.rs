@@ -127,7 +127,7 @@ async fn accept(app: &App, id: PhotoId, bound: &Bound, received: Received) -> Re
 /// A rendition.
 #[utoipa::path(get, path = "/v1/renditions/{photo_id}/{name}", tag = "objects",
     params(("photo_id" = uuid::Uuid, Path), ("name" = String, Path), ("expires" = i64, Query), ("signature" = String, Query)),
-    responses((status = 200, description = "The picture.", content_type = "image/jpeg"), (status = "default", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The picture.", content_type = "image/jpeg"), (status = 206, description = "The part that `Range` asks for."), (status = 304), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn rendition(
     State(app): State<AppState>,
     uri: OriginalUri,
@@ -147,7 +147,7 @@ pub async fn rendition(
 /// An original.
 #[utoipa::path(get, path = "/v1/originals/{photo_id}", tag = "objects",
     params(("photo_id" = uuid::Uuid, Path), ("content_type" = String, Query), ("expires" = i64, Query), ("signature" = String, Query)),
-    responses((status = 200, description = "The bytes as uploaded.", content_type = "application/octet-stream"), (status = "default", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The bytes as uploaded.", content_type = "application/octet-stream"), (status = 206, description = "The part that `Range` asks for."), (status = 304), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn original(
     State(app): State<AppState>,
     uri: OriginalUri,

@@ -217,7 +217,10 @@ pub async fn finish(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
     let known = response.extensions().get::<Problem>().cloned();
-    let Some(mut problem) = known.or_else(|| Problem::bare(status)) else { return response };
+    // JSON is an answer of ours: `/health` tells details with its 503.
+    let ours = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let bare = || if ours { None } else { Problem::bare(status) };
+    let Some(mut problem) = known.or_else(bare) else { return response };
     problem.request_id = id.to_string();
     let (mut parts, _) = response.into_parts();
     parts.extensions.remove::<Problem>();

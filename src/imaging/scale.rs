@@ -2,7 +2,8 @@
 
 use super::raster::{Orientation, Raster, Yuv};
 use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::{Filter, FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use std::f64::consts::{FRAC_PI_2, PI};
 
 /// Width and height of a picture whose long edge may be `long_edge` at most. Never enlarges; no edge is less than 1.
 pub fn fit((width, height): (u32, u32), long_edge: u32) -> (u32, u32) {
@@ -27,14 +28,37 @@ pub fn reduction(size: (u32, u32), target: (u32, u32), most: u32) -> u32 {
     factor
 }
 
+/// How far Lanczos3 reaches.
+const LOBES: f64 = 3.0;
+
+/// Lanczos3, `sinc(x) * sinc(x / 3)`. The library's own asks for two sines per weight and for the weights of every plane
+/// anew: 2% of a photo's time. This one takes a single short series, for sin(3a) = 3 sin(a) - 4 sin(a)^3.
+fn lanczos3(x: f64) -> f64 {
+    let angle = x * (PI / LOBES);
+    if x.abs() >= LOBES {
+        return 0.0;
+    }
+    if x.abs() < 1e-6 {
+        return 1.0;
+    }
+    // sin(a) = sin(pi - a): a series is best near 0.
+    let near = if angle.abs() > FRAC_PI_2 { PI - angle.abs() } else { angle.abs() };
+    let square = near * near;
+    let series = [-1.0 / 39_916_800.0, 1.0 / 362_880.0, -1.0 / 5040.0, 1.0 / 120.0, -1.0 / 6.0, 1.0];
+    let sine = near * series.iter().fold(0.0, |sum, term| sum * square + term);
+    sine * sine * (3.0 - 4.0 * sine * sine) / (LOBES * angle * angle)
+}
+
 /// The resampler, with buffers that are kept from photo to photo.
 pub struct Scaler {
     resizer: Resizer,
+    kernel: Filter,
 }
 
 impl Scaler {
     pub fn new() -> Self {
-        Self { resizer: Resizer::new() }
+        let kernel = Filter::new("Lanczos3 by one polynomial", lanczos3, LOBES).expect("a positive number");
+        Self { resizer: Resizer::new(), kernel }
     }
 
     /// A picture of `target` size with colour planes of half of it in both directions. The result is to be turned by
@@ -88,10 +112,16 @@ impl Scaler {
         let padded = (left + right + above + below > 0).then(|| from.padded([left, right, above, below]));
         let from = padded.as_ref().unwrap_or(from);
         let corner = (corner.0 + f64::from(left), corner.1 + f64::from(above));
-        // Rows first, which vectorises best, so that the columns have fewer rows to go through: some 6% faster
-        // than the library's own order.
+        // Rows first, so that the columns have fewer rows to go through. A plane is turned for its columns: the library goes
+        // through columns four rows at a time, but through rows 64 samples at a time, which is worth turning it twice.
         let rows = self.pass(from, (from.width, size.1), (0.0, corner.1), (f64::from(from.width), span.1))?;
-        self.pass(&rows, size, (corner.0, 0.0), (span.0, f64::from(size.1)))
+        if from.channels > 1 {
+            return self.pass(&rows, size, (corner.0, 0.0), (span.0, f64::from(size.1)));
+        }
+        let turned = rows.transposed();
+        drop(rows);
+        let columns = self.pass(&turned, (size.1, size.0), (0.0, corner.0), (f64::from(size.1), span.0))?;
+        Ok(columns.transposed())
     }
 
     /// Resamples a window that lies within the raster.
@@ -111,7 +141,7 @@ impl Scaler {
         let mut data = vec![0; (size.0 * size.1 * from.channels) as usize];
         let mut out = Image::from_slice_u8(size.0, size.1, &mut data, pixels).map_err(|error| error.to_string())?;
         let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3))
+            .resize_alg(ResizeAlg::Convolution(FilterType::Custom(self.kernel)))
             .use_alpha(false)
             .crop(corner.0, corner.1, span.0, span.1);
         self.resizer.resize(&view, &mut out, &options).map_err(|error| error.to_string())?;
@@ -193,6 +223,16 @@ mod tests {
         assert_eq!(fit((2049, 2049), 2048), (2048, 2048));
         assert_eq!(fit((1, 30_000), 2048), (1, 2048));
         assert_eq!(fit((1, 1), 320), (1, 1));
+    }
+
+    #[test]
+    fn knows_lanczos() {
+        let sinc = |x: f64| if x == 0.0 { 1.0 } else { (x * PI).sin() / (x * PI) };
+        for step in -400..=400 {
+            let x = f64::from(step) / 100.0;
+            let expected = if x.abs() < 3.0 { sinc(x) * sinc(x / 3.0) } else { 0.0 };
+            assert!((lanczos3(x) - expected).abs() < 1e-6, "{x}");
+        }
     }
 
     #[test]

@@ -2,5 +2,6 @@
 
 mod bad;
 mod colour;
+mod kinds;
 mod make;
 mod shape;

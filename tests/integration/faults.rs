@@ -93,7 +93,7 @@ async fn killed_between(server: &TestServer, host: &Client, album: &str, bytes: 
     );
     sqlx::query(AssertSqlSafe(job)).execute(&mut *tx).await.expect("a row");
     let _stream = begin_upload(&at(&process, &declared["upload"]), bytes, bytes.len());
-    server.database.held_up_in("INSERT INTO jobs").await;
+    server.database.held_up().await;
     process.kill();
     tx.rollback().await.expect("a rollback");
     assert!(server.photos().join("originals").join(&photo[34..]).join(&photo).exists());
@@ -174,7 +174,7 @@ async fn killed_while_finishing(statement: impl Fn(&str) -> String, waits_in: &s
     let worker = Process::start(&server, "work", &[]).await;
     // Behind the service's back, for the API would wait for the lock too.
     let photo = upload_beside(&server, &album).await;
-    server.database.held_up_in(waits_in).await;
+    server.database.held_up().await;
     assert_eq!(whole::files(&server.photos()).iter().filter(|path| path.starts_with("renditions")).count(), 3);
     worker.kill();
     tx.rollback().await.expect("a rollback");

@@ -96,12 +96,9 @@ async fn check_filters(name: &str, who: &Client, album: &str, whole: &[Value]) {
                 && (visibility.is_empty() || photo["visibility"] == visibility)
         };
         let mut wanted: Vec<Value> = whole.iter().filter(fits).cloned().collect();
-        let mut query = format!("/v1/albums/{album}/photos?limit=3");
-        for (key, value) in [("state", state), ("visibility", visibility)] {
-            if !value.is_empty() {
-                query += &format!("&{key}={value}");
-            }
-        }
+        let part = |key, value: &str| if value.is_empty() { String::new() } else { format!("&{key}={value}") };
+        let (state, visibility) = (part("state", state), part("visibility", visibility));
+        let query = format!("/v1/albums/{album}/photos?limit=3{state}{visibility}");
         assert_eq!(who.all(&query).await, wanted, "{name} {query}");
         wanted.reverse();
         assert_eq!(who.all(&format!("{query}&order=oldest")).await, wanted, "{name} {query} oldest");
@@ -384,7 +381,7 @@ async fn the_original_is_the_hosts_and_its_uploaders_byte_for_byte() {
         thumb.replace(&renditions, &original),
         thumb.replace("thumb.jpg", &format!("..%2F..%2F..%2Foriginals%2F{}", id(&photo))),
         thumb.replace("thumb.jpg", "large.jpg"),
-        thumb.replace("?", "?content_type=image%2Fjpeg&"),
+        thumb.replace('?', "?content_type=image%2Fjpeg&"),
     ] {
         assert_ne!(bent, thumb);
         server.anybody().get(&bent).await.expect(401);
@@ -455,6 +452,23 @@ async fn no_rendition_carries_metadata_of_the_original() {
         for word in ["Exif", "Secret", "GPS", "adobe", "ICC_PROFILE", "photoshop", "2024:05:01"] {
             assert!(!contains(&jpeg, word.as_bytes()), "{word}");
         }
+    }
+}
+
+/// Scanned albums are older than the clocks of computers, and the clocks of cameras err both ways.
+#[tokio::test]
+async fn a_photo_of_any_year_keeps_the_time_it_was_taken() {
+    let server = TestServer::start().await;
+    let host = server.user("alice");
+    let album = host.album("Old").await;
+    for year in ["1931", "1969", "2039", "2999"] {
+        let mut jpeg = fixture("camera.jpg");
+        let dates: Vec<usize> = memchr::memmem::find_iter(&jpeg, b"2024:05:01").collect();
+        for at in dates {
+            jpeg[at..at + 4].copy_from_slice(year.as_bytes());
+        }
+        let photo = host.upload(&album, "image/jpeg", &jpeg).await;
+        assert_eq!(host.settled(&photo).await["taken_at"], format!("{year}-05-01T08:11:12Z"));
     }
 }
 

@@ -13,6 +13,7 @@ use std::{path::PathBuf, time::Duration};
 
 pub use client::{Answer, Client};
 pub use server::TestServer;
+pub use webhook::Webhook;
 
 /// The longest that a test waits for anything.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -49,7 +50,7 @@ fn png_of(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
 
 /// A PNG of noise, which takes a decoder a while.
 pub fn large_photo() -> Vec<u8> {
-    const SIDE: u32 = 2600;
+    const SIDE: u32 = 1600;
     let mut state = 1_u32;
     let pixels: Vec<u8> = std::iter::repeat_with(|| {
         // Xorshift: noise that is the same in each run.

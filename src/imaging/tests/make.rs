@@ -31,6 +31,11 @@ pub fn paint(width: u32, height: u32, colour: impl Fn(u32, u32) -> [u8; 3]) -> R
     Raster::new(data, width, height, 3)
 }
 
+/// A number's lowest byte, for painting.
+pub fn low(number: u32) -> u8 {
+    number.to_le_bytes()[0]
+}
+
 /// A JPEG of quality 95, 4:2:0.
 pub fn jpeg(picture: &Raster) -> Vec<u8> {
     let mut compressor = Compressor::new().expect("compressor");
@@ -81,6 +86,7 @@ pub fn pixels(jpeg: &[u8]) -> Raster {
 
 /// The mean colour of the square of 9x9 pixels around a point given as parts of width and height.
 pub fn colour_at(picture: &Raster, across: f64, down: f64) -> [i32; 3] {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of an edge")]
     let place = |part: f64, edge: u32| ((part * f64::from(edge)) as usize).clamp(4, edge as usize - 5);
     let (x, y) = (place(across, picture.width), place(down, picture.height));
     let mut sums = [0; 3];

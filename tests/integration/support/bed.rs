@@ -12,12 +12,16 @@ use super::eventually;
 /// The server's life is the process's: it ends by its death signal.
 static SERVER: OnceCell<(DirLock, PrivateServer)> = OnceCell::const_new();
 
+/// Which server the tests are to run on.
+pub fn choice() -> ServerChoice {
+    let choice = std::env::var("TEST_DB").unwrap_or_default();
+    if choice.is_empty() { ServerChoice::Auto } else { choice.parse().expect("TEST_DB") }
+}
+
 async fn server() -> &'static PrivateServer {
     let (_, server) = SERVER
         .get_or_init(|| async {
-            let choice = std::env::var("TEST_DB").unwrap_or_default();
-            let choice: ServerChoice =
-                if choice.is_empty() { ServerChoice::Auto } else { choice.parse().expect("TEST_DB") };
+            let choice = choice();
             // Each of several test runs at a time has a server of its own.
             let lock = (0..8).find_map(|n| {
                 let folder = format!("{}/server-{choice:?}-{n}", env!("CARGO_TARGET_TMPDIR")).to_lowercase();
@@ -42,7 +46,20 @@ async fn prepare(options: &MySqlConnectOptions) -> sqlx::Result<()> {
         sqlx::query_scalar("SELECT schema_name FROM information_schema.schemata WHERE schema_name LIKE 't\\_%'")
             .fetch_all(&mut root)
             .await?;
-    for name in old {
+    root.close().await?;
+    // Beside the tests, on a thread that outlives each test's own runtime: it takes many seconds.
+    let options = options.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        // What is left is left to the next run.
+        let _left = runtime.block_on(forget(&options, old));
+    });
+    Ok(())
+}
+
+async fn forget(options: &MySqlConnectOptions, databases: Vec<Vec<u8>>) -> sqlx::Result<()> {
+    let mut root = options.connect().await?;
+    for name in databases {
         let statement = format!("DROP DATABASE {}", String::from_utf8_lossy(&name));
         sqlx::query(AssertSqlSafe(statement)).execute(&mut root).await?;
     }
@@ -115,14 +132,14 @@ impl Database {
         done.expect(&statement).rows_affected()
     }
 
-    /// Waits until somebody in this database is held up in a statement with these words.
-    pub async fn held_up_in(&self, words: &str) {
-        eventually(&format!("held up in {words}"), async || {
-            let query = format!(
-                "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()
-                 AND info LIKE '%{words}%'"
-            );
-            (self.count(AssertSqlSafe(query)).await > 0).then_some(())
+    /// Waits until somebody in this database waits for a row that another transaction has locked. What statement that
+    /// is can't be asked: MySQL refuses to show one that has binary values.
+    pub async fn held_up(&self) {
+        eventually("held up by a lock", async || {
+            let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx t
+                           JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
+                           WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()";
+            (self.count(waiting).await > 0).then_some(())
         })
         .await;
     }

@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 use super::{Client, DEADLINE, eventually, server::TestServer};
 
 /// A decoder that has used so much CPU time is past its start and its probe, in ticks of 10 ms.
-const WELL_UNDER_WAY: u64 = 8;
+const WELL_UNDER_WAY: u64 = 5;
 
 /// A `darkroom` process; killed when dropped.
 pub struct Process {
@@ -95,6 +95,13 @@ impl Process {
         })
         .await
     }
+
+    /// Kills a decoder in the middle of a photo.
+    pub async fn kill_decoder(&self) {
+        let pid = self.halt_decoder().await;
+        send(pid, Signal::KILL);
+        eventually("without that decoder", async || (!runs(pid)).then_some(())).await;
+    }
 }
 
 impl Drop for Process {
@@ -124,6 +131,12 @@ pub async fn run(mut command: Command) -> (i32, String, String) {
 pub fn send(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid.try_into().expect("a process id")).expect("a process id");
     kill_process(pid, signal).expect("the process is there");
+}
+
+/// Stops a process where it is, and waits until it stands still.
+pub async fn freeze(pid: u32) {
+    send(pid, Signal::STOP);
+    eventually("frozen", async || stat(pid).is_some_and(|stat| stat.state == "T").then_some(())).await;
 }
 
 /// Whether a process runs; one that has ended and was not waited for does not.

@@ -140,6 +140,7 @@ fn common(folder: &Path, url: &str, identity: &Identity, database: &Database) ->
         ("worker.poll_interval", "50ms".to_owned()),
         ("worker.lease", "2s".to_owned()),
         ("worker.retry_base", "50ms".to_owned()),
+        ("worker.retry_cap", "200ms".to_owned()),
     ]
 }
 

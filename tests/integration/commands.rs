@@ -1,0 +1,353 @@
+//! The binary: exit codes, messages, the doctor, signals, logs and what operators look at.
+
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    faults::{begin_upload, incoming_bytes},
+    support::{
+        TestServer, Webhook,
+        bed::Database,
+        client::id,
+        eventually, fixture, large_photo,
+        process::{Process, darkroom, free_address, run},
+        tiny,
+    },
+};
+
+/// `EX_USAGE` of sysexits.h.
+const USAGE: i32 = 64;
+
+/// The settings of a server, some of them changed.
+fn but(server: &TestServer, changes: &[(&str, &str)]) -> Vec<(String, String)> {
+    let mut all = server.environment();
+    all.retain(|(name, _)| !changes.iter().any(|(changed, _)| changed == name));
+    all.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    all
+}
+
+async fn idle_server() -> TestServer {
+    TestServer::start_with("worker.enabled = false").await
+}
+
+#[tokio::test]
+async fn a_bad_command_line_exits_with_64_and_says_why() {
+    let bad: [&[&str]; 8] = [
+        &[],
+        &["develop"],
+        &["serve", "--port", "80"],
+        &["dev", "--listen", "nowhere"],
+        &["dev", "--server", "oracle"],
+        &["upload", "--album", "x", "a.jpg"],
+        &["token"],
+        &["jobs", "drop", "the-last-one"],
+    ];
+    for arguments in bad {
+        let (code, said, complaint) = run(darkroom(arguments, &[])).await;
+        assert!(code == USAGE && said.is_empty() && !complaint.is_empty(), "{arguments:?}: {code}: {said}{complaint}");
+    }
+    for arguments in [["--help"], ["--version"]] {
+        let (code, said, complaint) = run(darkroom(&arguments, &[])).await;
+        assert!(code == 0 && said.contains("darkroom") && complaint.is_empty() || said.contains("Usage"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn every_mistake_in_the_configuration_is_named_at_once_and_no_secret_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("darkroom.toml");
+    std::fs::write(&file, "http.listen = 80\nworker.concurency = 3\nstorage.signing_keys = \"short-and-secret\"\n")
+        .unwrap();
+    let environment = [("DARKROOM_LOG_LEVEL", "loud"), ("DARKROOM_WORKER_LEASE", "soon"), ("DARKROOM_SPEED", "11")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let verbs: [&[&str]; 5] = [&["serve"], &["work"], &["migrate"], &["check"], &["jobs", "list"]];
+    for verb in verbs {
+        let arguments = [&["--config", file.to_str().unwrap()], verb].concat();
+        let (code, said, complaint) = run(darkroom(&arguments, &environment)).await;
+        assert!(code == USAGE && said.is_empty(), "{verb:?}: {code}: {said}{complaint}");
+        for name in [
+            "http.listen",
+            "worker.concurency",
+            "storage.signing_keys",
+            "DARKROOM_SPEED",
+            "worker.lease",
+            "log.level",
+            "http.public_url",
+            "identity.issuer",
+            "database.user",
+        ] {
+            assert!(complaint.contains(name), "{name} is missing: {complaint}");
+        }
+        assert!(!complaint.contains("short-and-secret"), "{complaint}");
+    }
+    let (code, _, complaint) = run(darkroom(&["--config", "/nowhere/darkroom.toml", "serve"], &[])).await;
+    assert!(code == USAGE && complaint.contains("/nowhere/darkroom.toml"), "{complaint}");
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_of_a_start_is_named() {
+    let server = idle_server().await;
+    let taken = server.url.strip_prefix("http://").unwrap();
+    let file = server.folder().join("a-file");
+    std::fs::write(&file, "").unwrap();
+    let below_a_file = file.join("photos").display().to_string();
+    let (free, other) = (free_address(), free_address());
+    for (changes, words) in [
+        ([("DARKROOM_HTTP_LISTEN", taken), ("DARKROOM_OPERATIONS_LISTEN", &free)], [taken, "is taken"]),
+        ([("DARKROOM_HTTP_LISTEN", &free), ("DARKROOM_OPERATIONS_LISTEN", taken)], [taken, "is taken"]),
+        (
+            [("DARKROOM_HTTP_LISTEN", "192.0.2.1:80"), ("DARKROOM_OPERATIONS_LISTEN", &free)],
+            ["192.0.2.1:80", "can't be"],
+        ),
+    ] {
+        let (code, said, complaint) = run(darkroom(&["serve"], &but(&server, &changes))).await;
+        assert!(
+            code == 1 && said.is_empty() && words.iter().all(|word| complaint.contains(word)),
+            "{code}: {complaint}"
+        );
+    }
+    let folder = [
+        ("DARKROOM_STORAGE_DIRECTORY", below_a_file.as_str()),
+        ("DARKROOM_HTTP_LISTEN", &free),
+        ("DARKROOM_OPERATIONS_LISTEN", &other),
+    ];
+    for verb in ["serve", "work"] {
+        let (code, _, complaint) = run(darkroom(&[verb], &but(&server, &folder))).await;
+        assert!(code == 1 && complaint.contains(&below_a_file), "{code}: {complaint}");
+    }
+}
+
+#[tokio::test]
+async fn the_doctor_tries_each_dependency_and_tells_which_one_fails() {
+    let server = idle_server().await;
+    let rows = ["config", "storage", "database", "schema", "identity"];
+    let (code, table, _) = run(darkroom(&["check"], &server.environment())).await;
+    let state_of = |table: &str, row: &str| {
+        let line = table.lines().find(|line| line.starts_with(row)).unwrap_or_else(|| panic!("no {row} in {table}"));
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(code, 0, "{table}");
+    assert!(rows.iter().all(|row| state_of(&table, row) == "ok"), "{table}");
+    let empty = Database::create().await.name;
+    for (variable, value, failing) in [
+        ("DARKROOM_DATABASE_SOCKET", "/nowhere.sock", &["database", "schema"][..]),
+        ("DARKROOM_DATABASE_NAME", &empty, &["schema"]),
+        ("DARKROOM_STORAGE_DIRECTORY", "/proc/photos", &["storage"]),
+        ("DARKROOM_IDENTITY_JWKS", "/nowhere/jwks.json", &["identity"]),
+    ] {
+        let (code, table, _) = run(darkroom(&["check"], &but(&server, &[(variable, value)]))).await;
+        assert_eq!(code, 1, "{variable}: {table}");
+        for row in rows {
+            let expected = if failing.contains(&row) { "FAILED" } else { "ok" };
+            assert_eq!(state_of(&table, row), expected, "{variable}: {row}: {table}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_printed_document_is_the_served_one() {
+    let server = idle_server().await;
+    let (code, printed, _) = run(darkroom(&["openapi"], &[])).await;
+    assert_eq!(code, 0);
+    let served: Value = reqwest::get(format!("{}/openapi.json", server.url)).await.unwrap().json().await.unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), served);
+}
+
+#[tokio::test]
+async fn a_printed_token_opens_the_server_of_its_folder() {
+    let server = idle_server().await;
+    let folder = server.folder().to_str().unwrap();
+    let (code, token, _) = run(darkroom(&["token", "--data", folder, "--subject", "bob"], &[])).await;
+    assert_eq!(code, 0);
+    server.bearer(token.trim()).get("/v1/albums").await.expect(200);
+    let (code, said, complaint) = run(darkroom(&["token", "--data", "/nowhere", "--subject", "bob"], &[])).await;
+    assert!(code == 1 && said.is_empty() && complaint.contains("darkroom dev"), "{complaint}");
+}
+
+#[tokio::test]
+async fn a_stop_signal_fails_no_request_that_is_under_way() {
+    let server = idle_server().await;
+    let mut process = Process::start(&server, "serve", &[]).await;
+    let host = process.user(&server, "alice");
+    let (album, bytes) = (host.album("drain").await, large_photo());
+    let declared = host.declare(&album, "image/png", &bytes).await;
+    let half = bytes.len() / 2;
+    let mut upload = begin_upload(&declared["upload"], &bytes, half);
+    let follower = {
+        let (host, events) = (host.clone(), format!("/v1/albums/{album}/events?wait=25"));
+        tokio::spawn(async move { host.get(&events).await })
+    };
+    eventually("half on the disk", async || (incoming_bytes(&server) > 1 << 20).then_some(())).await;
+    let following = async || {
+        let metrics = reqwest::get(format!("{}/metrics", process.operations)).await.unwrap().text().await.unwrap();
+        metrics.lines().any(|line| line == "darkroom_http_requests_in_flight 3").then_some(())
+    };
+    eventually("three requests under way: upload, long poll and this one", following).await;
+    process.signal(Signal::TERM);
+    let answer = follower.await.unwrap();
+    assert_eq!(answer.expect(200), json!({ "items": [], "last": 0 }), "who waits is told that nothing happened");
+    let address = process.url.strip_prefix("http://").unwrap().to_owned();
+    eventually("closed", async || TcpStream::connect(&address).is_err().then_some(())).await;
+    let answered = tokio::task::spawn_blocking(move || {
+        upload.write_all(&bytes[half..]).unwrap();
+        let mut answer = String::new();
+        upload.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    assert!(answered.await.unwrap().starts_with("HTTP/1.1 200 OK\r\n"));
+    assert_eq!(process.ended().await.code(), Some(0));
+    let photo = server.user("alice").get(&format!("/v1/photos/{}", id(&declared["photo"]))).await.expect(200);
+    assert_eq!(photo["state"], "processing");
+}
+
+#[tokio::test]
+async fn a_second_stop_signal_ends_it_at_once() {
+    let server = idle_server().await;
+    let mut process = Process::start(&server, "serve", &[]).await;
+    let host = process.user(&server, "alice");
+    let (album, bytes) = (host.album("now").await, tiny(1));
+    let declared = host.declare(&album, "image/png", &bytes).await;
+    let _never_ends = begin_upload(&declared["upload"], &bytes, 10);
+    eventually("begun", async || {
+        (std::fs::read_dir(server.photos().join("incoming")).unwrap().count() > 0).then_some(())
+    })
+    .await;
+    process.signal(Signal::INT);
+    eventually("stopping", async || process.log().contains("stopping").then_some(())).await;
+    process.signal(Signal::TERM);
+    let begun = std::time::Instant::now();
+    assert_eq!(process.ended().await.code(), Some(1));
+    assert!(begun.elapsed().as_secs() < 5, "it did not wait for the drain's end");
+}
+
+/// Everything that may never be seen in a log, after a scenario that used it all.
+async fn a_day_of(process: &Process, server: &TestServer) -> Vec<String> {
+    let host = process.user(server, "alice");
+    let album = host.album("day").await;
+    let body = json!({ "role": "contribute", "label": "table 7" });
+    let token = host.invite(&album, &body).await;
+    let guest = crate::support::Client::new(&process.url, Some(token.clone()));
+    let photo = guest.upload(&album, "image/jpeg", &fixture("camera.jpg")).await;
+    let settled = guest.settled(&photo).await;
+    let url = settled["renditions"][0]["url"].as_str().unwrap();
+    assert_eq!(guest.get(url).await.status, 200);
+    let original = guest.get(&format!("/v1/photos/{photo}/original")).await;
+    let location = original.header("location").to_owned();
+    assert_eq!(guest.get(&location).await.status, 200);
+    let request = host.request(Method::POST, "/v1/albums").header("idempotency-key", "key-of-alice");
+    host.send(request.json(&json!({ "title": "once" }))).await.expect(201);
+    // And what goes wrong: a forged signature, an altered invite, a token of somebody else.
+    assert_eq!(guest.get(&format!("{url}x")).await.status, 401);
+    let forged = format!("{}A", &token[..token.len() - 1]);
+    let stranger = crate::support::Client::new(&process.url, Some(forged.clone()));
+    assert_eq!(stranger.get(&format!("/v1/albums/{album}")).await.status, 401);
+    let jwt = server.identity.token("mallory").unwrap();
+    let altered = crate::support::Client::new(&process.url, Some(format!("{jwt}x")));
+    assert_eq!(altered.get("/v1/albums").await.status, 401);
+    let signature = |url: &str| url.rsplit_once("signature=").expect("a signature").1.to_owned();
+    let jwt_signature = jwt.rsplit_once('.').unwrap().1.to_owned();
+    vec![token, forged, jwt, jwt_signature, signature(url), signature(&location), "key-of-alice".into()]
+}
+
+#[tokio::test]
+async fn logs_are_json_lines_with_request_and_route_and_hold_no_secret() {
+    let (server, webhook) = (idle_server().await, Webhook::start().await);
+    let variables = webhook.variables();
+    let mut more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let password = "a-password-that-the-socket-does-not-ask-for";
+    more.extend([("DARKROOM_LOG_LEVEL", "trace"), ("DARKROOM_WORKER_ENABLED", "true")]);
+    let process = Process::start(&server, "serve", &more).await;
+    let mut secrets = a_day_of(&process, &server).await;
+    secrets.extend([server.identity.signing_secret().to_owned(), Webhook::secret(), password.to_owned()]);
+    eventually("told", async || (!webhook.deliveries().is_empty()).then_some(())).await;
+    process.signal(Signal::TERM);
+    let mut process = process;
+    assert_eq!(process.ended().await.code(), Some(0));
+    let log = process.log();
+    let mut routes = BTreeSet::new();
+    for line in log.lines() {
+        let parsed: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(parsed["timestamp"].is_string() && parsed["level"].is_string(), "{line}");
+        if parsed["message"] == "answered" {
+            assert!(parsed["span"]["request_id"].is_string() && parsed["status"].is_u64(), "{line}");
+            routes.insert(parsed["route"].as_str().expect("a route").to_owned());
+        }
+    }
+    for route in
+        ["/v1/albums", "/v1/uploads/{photo_id}", "/v1/renditions/{photo_id}/{name}", "/v1/originals/{photo_id}"]
+    {
+        assert!(routes.contains(route), "{route} is not in {routes:?}");
+    }
+    for secret in secrets {
+        assert_eq!(log.lines().find(|line| line.contains(&secret)), None, "{secret}");
+    }
+}
+
+#[tokio::test]
+async fn each_metric_has_its_help_and_type() {
+    let server = idle_server().await;
+    let process = Process::start(&server, "serve", &[]).await;
+    a_day_of(&process, &server).await;
+    let text = reqwest::get(format!("{}/metrics", process.operations)).await.unwrap().text().await.unwrap();
+    let described = |word: &str| -> BTreeSet<&str> {
+        text.lines().filter_map(|line| line.strip_prefix(word)?.split_whitespace().next()).collect()
+    };
+    let (helps, types) = (described("# HELP "), described("# TYPE "));
+    let samples = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let mut names = BTreeSet::new();
+    for sample in samples {
+        let name = sample.split(['{', ' ']).next().unwrap();
+        let family = name.strip_suffix("_sum").or_else(|| name.strip_suffix("_count")).unwrap_or(name);
+        assert!(family.starts_with("darkroom_"), "{sample}");
+        assert!(helps.contains(family) && types.contains(family), "{family}:\n{text}");
+        names.insert(family);
+    }
+    for name in [
+        "darkroom_http_requests_total",
+        "darkroom_http_request_seconds",
+        "darkroom_jobs_total",
+        "darkroom_photos_ready_total",
+        "darkroom_imaging_seconds",
+        "darkroom_db_connections",
+    ] {
+        assert!(names.contains(name), "{name}: {names:?}");
+    }
+    let photo = r#"darkroom_http_requests_total{route="/v1/photos/{photo_id}",method="GET",status="200"}"#;
+    assert!(text.contains(photo), "routes are templates:\n{text}");
+}
+
+#[tokio::test]
+async fn info_masks_secrets_and_the_log_level_can_be_changed_to_what_makes_sense() {
+    let server = idle_server().await;
+    let more = [("DARKROOM_DATABASE_PASSWORD", "nobody-needs-it")];
+    let process = Process::start(&server, "serve", &more).await;
+    let http = reqwest::Client::new();
+    let info = reqwest::get(format!("{}/info", process.operations)).await.unwrap().text().await.unwrap();
+    assert!(!info.contains(server.identity.signing_secret()) && !info.contains("nobody-needs-it"), "{info}");
+    let info: Value = serde_json::from_str(&info).unwrap();
+    assert_eq!(
+        (&info["config"]["storage.signing_keys"], &info["config"]["database.password"]),
+        (&"***".into(), &"***".into())
+    );
+    assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
+
+    let url = format!("{}/log-level", process.operations);
+    let level = async || -> Value { reqwest::get(&url).await.unwrap().json().await.unwrap() };
+    assert_eq!(level().await, json!({ "level": "info" }));
+    for garbage in ["verbose", "", "darkroom=verbose", "info,,", "a=b=c", "🙂"] {
+        let answer = http.put(&url).body(garbage).send().await.unwrap();
+        assert_eq!(answer.status(), 422, "{garbage:?}");
+        assert_eq!(level().await, json!({ "level": "info" }), "{garbage:?}");
+    }
+    assert!(!process.log().contains("DEBUG"));
+    assert_eq!(http.put(&url).body("darkroom=debug,warn").send().await.unwrap().status(), 200);
+    reqwest::get(format!("{}/health/live", process.operations)).await.unwrap();
+    assert!(process.log().contains(r#""level":"DEBUG""#), "{}", process.log());
+}

@@ -1,0 +1,153 @@
+//! The database dies, freezes, comes back, is not the right one, or is not up to date.
+
+use std::time::{Duration, Instant};
+
+use darkroom::dev::database::{DirLock, PrivateServer};
+use rustix::process::Signal;
+
+use crate::support::{
+    Answer, TestServer,
+    bed::{Database, choice},
+    client::id,
+    eventually, numbered,
+    process::{darkroom, freeze, run, send},
+    whole,
+};
+
+/// The longest that a client waits to hear that the database is down.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+const NO_GRACE: &str = "sweep.orphan_grace = \"0s\"\n";
+
+/// A problem that says to come again soon.
+#[track_caller]
+fn expect_unavailable(answer: &Answer, asked: Instant) {
+    assert_eq!(answer.status, 503, "{}", String::from_utf8_lossy(&answer.bytes));
+    assert_eq!(answer.json()["detail"], "the database does not answer right now");
+    assert!(matches!(answer.header("retry-after").parse(), Ok(1..=10)), "{:?}", answer.headers);
+    let took = asked.elapsed();
+    assert!(took < TOLD_WITHIN + Duration::from_millis(500), "told after {took:?}");
+}
+
+#[tokio::test]
+async fn while_the_database_is_dead_clients_are_told_so_and_afterwards_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = DirLock::acquire(folder.path()).unwrap();
+    let private = PrivateServer::start(&lock, choice()).await.expect("a server");
+    let server = TestServer::start_on(Database::on(&private).await, tempfile::tempdir().unwrap(), NO_GRACE).await;
+    let host = server.user("alice");
+    let album = host.album("outage").await;
+    let photos = format!("/v1/albums/{album}/photos");
+    let declared = host.declare(&album, "image/jpeg", &numbered(0)).await;
+    let follower = {
+        let (host, events) = (host.clone(), format!("/v1/albums/{album}/events?wait=25"));
+        tokio::spawn(async move { host.get(&events).await })
+    };
+    let mut accepted = Vec::new();
+    for number in 1..=6 {
+        accepted.push(host.upload(&album, "image/jpeg", &numbered(number)).await);
+    }
+    private.kill().await;
+
+    // Twice: with connections that were open, and with none left.
+    for _ in 0..2 {
+        let asked = Instant::now();
+        expect_unavailable(&host.get(&photos).await, asked);
+        let asked = Instant::now();
+        expect_unavailable(&host.put(&declared["upload"], numbered(0)).await, asked);
+        let asked = Instant::now();
+        expect_unavailable(&host.post("/v1/albums", &serde_json::json!({ "title": "x" })).await, asked);
+    }
+    for (base, path) in [(&server.url, "live"), (&server.url, "ready"), (&server.operations, "live")] {
+        assert_eq!(reqwest::get(format!("{base}/health/{path}")).await.unwrap().status(), 200, "{base} {path}");
+    }
+    let details = reqwest::get(format!("{}/health", server.operations)).await.unwrap();
+    assert_eq!(details.status(), 503);
+    let details: serde_json::Value = details.json().await.unwrap();
+    assert_eq!(
+        (&details["status"], &details["dependencies"]["database"]["status"]),
+        (&"degraded".into(), &"failing".into())
+    );
+    assert_eq!(details["dependencies"]["storage"]["status"], "ok");
+
+    let private = PrivateServer::start(&lock, choice()).await.expect("the server recovers");
+    eventually("healed", async || (host.get(&photos).await.status == 200).then_some(())).await;
+    host.put(&declared["upload"], numbered(0)).await.expect(200);
+    accepted.push(id(&declared["photo"]));
+    whole::check(&server, &host, &album, &accepted).await;
+    assert_eq!(follower.await.unwrap().status, 200, "who waited went on waiting");
+    drop(server);
+    private.stop().await;
+}
+
+#[tokio::test]
+async fn of_a_database_that_is_frozen_clients_are_told_when_their_request_has_had_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = DirLock::acquire(folder.path()).unwrap();
+    let private = PrivateServer::start(&lock, choice()).await.expect("a server");
+    let settings = "worker.enabled = false\nhttp.request_timeout = \"1s\"\n";
+    let server = TestServer::start_on(Database::on(&private).await, tempfile::tempdir().unwrap(), settings).await;
+    let host = server.user("alice");
+    let album = format!("/v1/albums/{}", host.album("frozen").await);
+    freeze(private.pid()).await;
+    let asked = Instant::now();
+    let answer = host.get(&album).await;
+    let took = asked.elapsed();
+    let live = reqwest::get(format!("{}/health/live", server.url)).await.unwrap().status();
+    let details: serde_json::Value =
+        reqwest::get(format!("{}/health", server.operations)).await.unwrap().json().await.unwrap();
+    send(private.pid(), Signal::CONT);
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after").is_empty()), (503, false));
+    assert!(took < TOLD_WITHIN, "told after {took:?}");
+    assert_eq!((live.as_u16(), &details["dependencies"]["database"]["status"]), (200, &"failing".into()));
+    eventually("healed", async || (host.get(&album).await.status == 200).then_some(())).await;
+    drop(server);
+    private.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_migrations_at_once_one_works_and_the_other_waits() {
+    let server = TestServer::start_with("worker.enabled = false").await;
+    let empty = Database::create().await;
+    let mut environment = server.environment();
+    environment.push(("DARKROOM_DATABASE_NAME".into(), empty.name.clone()));
+    let migrate = |arguments: &[&str]| run(darkroom(&[&["migrate"], arguments].concat(), &environment));
+    let (code, said, _) = migrate(&["--check"]).await;
+    let pending = said.lines().filter(|line| line.starts_with("pending: ")).count();
+    assert!(
+        code == 1 && pending >= 6 && said.starts_with(&format!("0 migrations applied, {pending} pending\n")),
+        "{said}"
+    );
+    assert_eq!(empty.count("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE()").await, 0);
+
+    let done = (0, format!("{pending} migrations applied, 0 pending\n"));
+    let (first, second, third) = tokio::join!(migrate(&[]), migrate(&[]), migrate(&[]));
+    for (code, said, complaints) in [first, second, third, migrate(&["--check"]).await, migrate(&[]).await] {
+        assert_eq!((code, said), done, "{complaints}");
+    }
+}
+
+#[tokio::test]
+async fn the_wrong_database_user_or_address_is_named() {
+    let server = TestServer::start_with("worker.enabled = false").await;
+    for (variable, value, words) in [
+        ("DARKROOM_DATABASE_NAME", "no_such_database", "no_such_database"),
+        ("DARKROOM_DATABASE_USER", "nobody-we-know", "nobody-we-know"),
+        ("DARKROOM_DATABASE_SOCKET", "/nowhere/mysql.sock", "/nowhere/mysql.sock"),
+    ] {
+        let mut environment = server.environment();
+        environment.retain(|(name, _)| name != variable);
+        environment.push((variable.into(), value.into()));
+        if variable == "DARKROOM_DATABASE_USER" {
+            environment.push(("DARKROOM_DATABASE_PASSWORD".into(), "a-password-to-keep".into()));
+        }
+        for verb in ["migrate", "check"] {
+            let (code, said, complaints) = run(darkroom(&[verb], &environment)).await;
+            let all = format!("{said}{complaints}");
+            assert!(code == 1 && all.contains(words), "{variable}: {verb}: exit {code}: {all}");
+            assert!(!all.contains("a-password-to-keep") && !all.contains("panicked"), "{all}");
+            let line = all.lines().find(|line| line.contains(words)).unwrap();
+            let causes = ["error communicating", "error returned"].map(|cause| line.matches(cause).count());
+            assert_eq!(causes.iter().sum::<usize>(), 1, "said once: {line}");
+        }
+    }
+}
