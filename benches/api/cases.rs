@@ -2,7 +2,6 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use darkroom::app::AppState;
-use sqlx::MySqlConnection;
 use uuid::Uuid;
 
 use super::{

@@ -156,8 +156,8 @@ async fn the_printed_document_is_the_served_one() {
     let server = idle_server().await;
     let (code, printed, _) = run(darkroom(&["openapi"], &[])).await;
     assert_eq!(code, 0);
-    let served: Value = reqwest::get(format!("{}/openapi.json", server.url)).await.unwrap().json().await.unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), served);
+    let document: Value = reqwest::get(format!("{}/openapi.json", server.url)).await.unwrap().json().await.unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), document);
 }
 
 #[tokio::test]

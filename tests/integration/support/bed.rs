@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use darkroom::dev::database::{DirLock, PrivateServer, ServerChoice};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, MySqlConnection, SqlSafeStr, mysql::MySqlConnectOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, MySqlConnection, Row, SqlSafeStr,
+    mysql::{MySqlConnectOptions, MySqlRow},
+};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
@@ -132,14 +135,19 @@ impl Database {
         done.expect(&statement).rows_affected()
     }
 
-    /// Waits until somebody in this database waits for a row that another transaction has locked. What statement that
-    /// is can't be asked: MySQL refuses to show one that has binary values.
-    pub async fn held_up(&self) {
-        eventually("held up by a lock", async || {
-            let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx t
-                           JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
-                           WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()";
-            (self.count(waiting).await > 0).then_some(())
+    /// Waits until somebody in this database is held up in a statement with these words. SHOW, because MySQL's tables
+    /// of statements fail on those with binary values.
+    pub async fn held_up_in(&self, words: &[&str]) {
+        eventually(&format!("held up in {words:?}"), async || {
+            let shown = sqlx::raw_sql("SHOW FULL PROCESSLIST").fetch_all(&mut self.connect().await).await;
+            let held_up = |row: &MySqlRow| {
+                let text = |column| {
+                    let bytes: Option<Vec<u8>> = row.get_unchecked(column);
+                    String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+                };
+                text("db") == self.name && words.iter().all(|word| text("Info").contains(word))
+            };
+            shown.expect("a list").iter().any(held_up).then_some(())
         })
         .await;
     }
