@@ -275,7 +275,8 @@ fn connect_options(config: &config::Database) -> MySqlConnectOptions {
         options = options.ssl_ca(ca);
     }
     if let Some(socket) = &config.socket {
-        return options.socket(socket).ssl_mode(MySqlSslMode::Disabled);
+        // Nobody listens on a unix socket, but MySQL's usual password method wants TLS there too.
+        return options.socket(socket).ssl_mode(MySqlSslMode::Preferred);
     }
     let loopback = config.host == "localhost" || config.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     let preferred = loopback && config.tls_ca.is_none();

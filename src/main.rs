@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use darkroom::{
@@ -137,14 +137,19 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Dev { listen, data, server } => dev::run(dev::Options { listen, data, server }).await.map(|()| true),
         Command::Migrate { check } => command::migrate(file, check).await,
         Command::Check => command::check(file).await,
-        Command::Openapi => command::openapi().map(|json| println!("{json}")).map(|()| true),
+        Command::Openapi => print(&command::openapi()?),
         Command::Upload(upload) => client::upload(upload.into()).await,
-        Command::Token { data, subject } => {
-            println!("{}", Identity::read(&data.join("identity"))?.token(&subject)?);
-            Ok(true)
-        }
+        Command::Token { data, subject } => print(&Identity::read(&data.join("identity"))?.token(&subject)?),
         Command::Jobs { command } => command::jobs(file, command).await,
         Command::Develop => unreachable!("handled before the runtime starts"),
+    }
+}
+
+/// Prints a line; a reader that has seen enough, such as `head`, is no failure.
+fn print(text: &str) -> anyhow::Result<bool> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(true),
     }
 }
 

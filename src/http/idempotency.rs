@@ -28,6 +28,7 @@ use crate::{
 
 /// A first request that has not answered after this is taken for dead, e.g. by a kill -9.
 const LOCK: chrono::TimeDelta = chrono::TimeDelta::seconds(60);
+const STILL_RUNNING: HttpError = HttpError::Busy("the first request with this Idempotency-Key still runs");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// An answer of a POST.
@@ -71,7 +72,7 @@ where
         table::Reservation::Answered(first, _) | table::Reservation::Running(first) if first != request.fingerprint => {
             return Err(HttpError::field("idempotency-key", "was used for another request before"));
         }
-        table::Reservation::Running(_) => return Err(HttpError::StillRunning),
+        table::Reservation::Running(_) => return Err(STILL_RUNNING),
         table::Reservation::Answered(_, stored) => return replay(keys, &stored),
     };
     let seal = keys.next().expect("there is a secret to sign with");
@@ -82,11 +83,7 @@ where
             async move {
                 let (mut tx, answer) = work.await?.reopen();
                 let stored = table::Stored { status: answer.status.as_u16(), body: close(seal, &answer.body)? };
-                if table::store(&mut tx, id, owner, &stored).await? {
-                    Ok(tx.done(answer))
-                } else {
-                    Err(HttpError::StillRunning)
-                }
+                if table::store(&mut tx, id, owner, &stored).await? { Ok(tx.done(answer)) } else { Err(STILL_RUNNING) }
             }
         })
         .await;

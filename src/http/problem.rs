@@ -54,9 +54,9 @@ pub enum HttpError {
     /// 409: a state in the way.
     #[error("{0}")]
     Conflict(&'static str),
-    /// 409: the first request with the same key has not answered yet.
-    #[error("the first request with this Idempotency-Key still runs")]
-    StillRunning,
+    /// 409: another request in the way, which will soon be over.
+    #[error("{0}")]
+    Busy(&'static str),
     /// 412: `If-Match` names another version.
     #[error("it has changed since the version that If-Match names")]
     PreconditionFailed,
@@ -92,7 +92,7 @@ impl HttpError {
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
-            Self::StillRunning => (StatusCode::CONFLICT, "still-running", "Conflict"),
+            Self::Busy(_) => (StatusCode::CONFLICT, "busy", "Conflict"),
             Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
             Self::UnsupportedMediaType(_) => {
@@ -106,7 +106,7 @@ impl HttpError {
 
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::StillRunning => Some(1),
+            Self::Busy(_) => Some(1),
             // Jitter, so that a crowd that was turned away does not come back as one.
             Self::Unavailable(..) => Some(1 + db::rand_below(4)),
             _ => None,
@@ -245,7 +245,7 @@ mod tests {
             (HttpError::NotFound, 404),
             (HttpError::MethodNotAllowed, 405),
             (HttpError::Conflict("x"), 409),
-            (HttpError::StillRunning, 409),
+            (HttpError::Busy("x"), 409),
             (HttpError::PreconditionFailed, 412),
             (HttpError::TooLarge(1), 413),
             (HttpError::UnsupportedMediaType("x".into()), 415),
@@ -263,7 +263,7 @@ mod tests {
             assert_eq!(response.headers().contains_key(header::WWW_AUTHENTICATE), status == 401);
             assert_eq!(
                 response.headers().contains_key(header::RETRY_AFTER),
-                status == 503 || problem.type_.ends_with("still-running")
+                status == 503 || problem.type_.ends_with("busy")
             );
         }
     }

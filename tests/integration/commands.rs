@@ -55,7 +55,7 @@ async fn a_bad_command_line_exits_with_64_and_says_why() {
     }
     for arguments in [["--help"], ["--version"]] {
         let (code, said, complaint) = run(darkroom(&arguments, &[])).await;
-        assert!(code == 0 && said.contains("darkroom") && complaint.is_empty() || said.contains("Usage"), "{said}");
+        assert!(code == 0 && said.contains("darkroom") && complaint.is_empty(), "{said}{complaint}");
     }
 }
 
@@ -261,11 +261,10 @@ async fn logs_are_json_lines_with_request_and_route_and_hold_no_secret() {
     let (server, webhook) = (idle_server().await, Webhook::start().await);
     let variables = webhook.variables();
     let mut more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let password = "a-password-that-the-socket-does-not-ask-for";
     more.extend([("DARKROOM_LOG_LEVEL", "trace"), ("DARKROOM_WORKER_ENABLED", "true")]);
     let process = Process::start(&server, "serve", &more).await;
     let mut secrets = a_day_of(&process, &server).await;
-    secrets.extend([server.identity.signing_secret().to_owned(), Webhook::secret(), password.to_owned()]);
+    secrets.extend([server.identity.signing_secret().to_owned(), Webhook::secret()]);
     eventually("told", async || (!webhook.deliveries().is_empty()).then_some(())).await;
     process.signal(Signal::TERM);
     let mut process = process;

@@ -111,7 +111,7 @@ async fn while_the_first_request_runs_the_second_is_told_to_wait() {
     .await;
     let second = post(&host, &photos, "slow", &photo).await;
     assert_eq!((second.status.as_u16(), second.header("retry-after")), (409, "1"));
-    assert_eq!(second.json()["type"], "urn:darkroom:problem:still-running");
+    assert_eq!(second.json()["type"], "urn:darkroom:problem:busy");
     // Another body is wrong even now.
     let other = json!({ "content_type": "image/png", "bytes": 8 });
     assert_eq!(post(&host, &photos, "slow", &other).await.fields(), ["idempotency-key"]);

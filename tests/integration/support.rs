@@ -16,7 +16,7 @@ pub use server::TestServer;
 pub use webhook::Webhook;
 
 /// The longest that a test waits for anything.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A photo from `tests/fixtures`.
 pub fn fixture(name: &str) -> Vec<u8> {
@@ -79,5 +79,5 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 /// SHA-256 as 64 hex digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    darkroom::domain::Sha256(digest.as_ref().try_into().expect("32 bytes")).to_string()
 }

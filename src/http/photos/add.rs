@@ -167,7 +167,7 @@ async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared) -> 
             return Ok(tx.done(answer(StatusCode::CREATED, photo, true)));
         }
     }
-    Err(HttpError::Conflict("the same photo is being added by others; try again"))
+    Err(HttpError::Busy("the same photo is being added by others; try again"))
 }
 
 const CLOSED: HttpError = HttpError::Conflict("the album is closed");

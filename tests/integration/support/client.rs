@@ -158,11 +158,11 @@ impl Client {
     pub async fn events(&self, album: &str) -> Vec<(u64, String)> {
         let (mut all, mut after) = (Vec::new(), 0);
         loop {
-            let list = self.get(&format!("/v1/albums/{album}/events?after={after}")).await.expect(200);
-            for event in list["items"].as_array().expect("items") {
+            let answer = self.get(&format!("/v1/albums/{album}/events?after={after}")).await.expect(200);
+            for event in answer["items"].as_array().expect("items") {
                 all.push((event["seq"].as_u64().expect("seq"), event["kind"].as_str().expect("kind").to_owned()));
             }
-            let last = list["last"].as_u64().expect("last");
+            let last = answer["last"].as_u64().expect("last");
             if last == after {
                 return all;
             }

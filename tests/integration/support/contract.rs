@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Answer;
 
@@ -33,9 +33,9 @@ pub fn check(method: &Method, path: &str, answer: &Answer) {
     let responses = &operation["responses"];
     let described = if responses[&status].is_object() { &responses[&status] } else { &responses["default"] };
     assert!(described.is_object() && (problem || responses[&status].is_object()), "not in the document: {}", context());
-    let content = &described["content"];
+    let bodies = &described["content"];
     let kind = if problem { "application/problem+json" } else { "application/json" };
-    let schema = &content[kind]["schema"];
+    let schema = &bodies[kind]["schema"];
     if schema.is_null() {
         return;
     }
@@ -62,8 +62,7 @@ fn fits(template: &str, path: &str) -> bool {
 /// The fields of a schema of the document, for comparison with the design.
 pub fn fields(schema: &str) -> Vec<String> {
     let schema = &DOCUMENT["components"]["schemas"][schema];
-    let mut names: Vec<String> =
-        schema["properties"].as_object().expect(&json!(schema).to_string()).keys().cloned().collect();
+    let mut names: Vec<String> = schema["properties"].as_object().expect("an object").keys().cloned().collect();
     names.sort();
     names
 }

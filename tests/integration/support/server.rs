@@ -147,8 +147,9 @@ fn common(folder: &Path, url: &str, identity: &Identity, database: &Database) ->
 fn settings_text(folder: &Path, url: &str, identity: &Identity, database: &Database, more: &str) -> String {
     let overridden = |key: &str| more.lines().any(|line| line.trim_start().starts_with(key));
     let common = common(folder, url, identity, database);
-    let lines = common.iter().filter(|(key, _)| !overridden(key));
-    lines.map(|(key, value)| format!("{key} = {}\n", toml::Value::String(value.clone()))).collect::<String>() + more
+    let kept = common.into_iter().filter(|(key, _)| !overridden(key));
+    let lines: Vec<String> = kept.map(|(key, value)| format!("{key} = {}\n", toml::Value::String(value))).collect();
+    lines.concat() + more
 }
 
 /// The same settings as variables.
