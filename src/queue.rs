@@ -89,7 +89,7 @@ mod tests {
             enabled: true,
             concurrency: 1,
             poll_interval: Duration::from_secs(1),
-            lease: Duration::from_secs(60),
+            lease: Duration::from_mins(1),
             max_attempts: 8,
             retry_base: Duration::from_secs(2),
             retry_cap: Duration::from_secs(20),

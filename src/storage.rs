@@ -122,7 +122,7 @@ mod tests {
             files: Files::open(&dir).unwrap(),
             signer: Arc::new(Signer::new(&["k".repeat(32).into()])),
             public_url: "https://p.example".into(),
-            url_window: Duration::from_secs(3600),
+            url_window: Duration::from_hours(1),
         };
         let id = PhotoId::generate();
         let t0 = Utc::now();
