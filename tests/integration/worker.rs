@@ -11,13 +11,16 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::task::JoinHandle;
 
-use crate::support::{
-    Client, TestServer,
-    bed::literal,
-    client::id,
-    eventually, fixture, large_photo, numbered,
-    process::{Process, darkroom, run, send},
-    tiny, whole,
+use crate::{
+    faults::ALBUM_LOCK,
+    support::{
+        Client, TestServer,
+        bed::literal,
+        client::id,
+        eventually, fixture, large_photo, numbered,
+        process::{Process, darkroom, run, send},
+        tiny, whole,
+    },
 };
 
 /// Nothing happens but by the test's own steps.
@@ -59,7 +62,7 @@ async fn what_is_done_under_a_lost_lease_has_no_effect() {
     sqlx::query(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
     // The first waits in its last transaction; its lease is over, and a second takes the job.
     let first = begin_step(&server);
-    server.database.held_up_in(&["FROM albums", "FOR UPDATE"]).await;
+    server.database.held_up_in(ALBUM_LOCK).await;
     server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3)").await;
     let second = begin_step(&server);
     let stolen = "SELECT COUNT(*) FROM jobs WHERE attempts = 2";
@@ -80,7 +83,7 @@ async fn a_worker_notices_that_its_lease_is_lost_and_lets_go() {
     let lock = format!("SELECT id FROM albums WHERE id = {} FOR UPDATE", literal(&album));
     sqlx::query(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
     let first = begin_step(&server);
-    server.database.held_up_in(&["FROM albums", "FOR UPDATE"]).await;
+    server.database.held_up_in(ALBUM_LOCK).await;
     let ends = "SELECT CAST(MAX(visible_at) AS CHAR) FROM jobs";
     let end_of_lease =
         async || -> String { sqlx::query_scalar(ends).fetch_one(&mut server.database.connect().await).await.unwrap() };
@@ -165,7 +168,7 @@ async fn a_worker_that_stops_gives_its_job_back_as_if_it_had_never_had_it() {
     let lock = format!("SELECT id FROM albums WHERE id = {} FOR UPDATE", literal(&album));
     sqlx::query(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
     host.put(&declared["upload"], numbered(1)).await.expect(200);
-    server.database.held_up_in(&["FROM albums", "FOR UPDATE"]).await;
+    server.database.held_up_in(ALBUM_LOCK).await;
     let begun = std::time::Instant::now();
     server.stop().await.expect("a clean stop");
     let took = begun.elapsed().as_secs();
