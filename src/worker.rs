@@ -3,7 +3,7 @@
 //! A job ends in one transaction with what it has changed; whoever lost the lease meanwhile changes nothing.
 
 mod announce;
-mod develop;
+pub(crate) mod develop;
 mod purge;
 pub mod sandbox;
 pub mod sweep;
@@ -106,8 +106,11 @@ async fn step_in(app: &AppState, lane: Lane) -> db::Result<Outcome> {
 }
 
 async fn attempt(app: &AppState, claim: &Claim) -> Outcome {
+    // A try that ends with its process tells nobody; only the next claim shows that there were too many.
+    let spent = claim.attempt > app.config.worker.max_attempts && claim.kind != Kind::Announce;
     let outcome = tokio::select! {
-        outcome = perform(app, claim) => outcome,
+        outcome = perform(app, claim), if !spent => outcome,
+        () = std::future::ready(()), if spent => Err(anyhow::anyhow!("every try ended without a word: its worker was killed, or took longer than its lease")),
         () = queue::keep(&app.db, claim, &app.config.worker) => Ok(End::Lost),
         () = time_to_stop(app) => {
             tracing::info!("given back: the worker stops");

@@ -6,7 +6,10 @@ use anyhow::Context;
 use clap::Subcommand;
 use uuid::Uuid;
 
-use crate::db::{self, jobs as table};
+use crate::{
+    db::{self, jobs as table},
+    worker,
+};
 
 /// The most jobs that are listed.
 const MOST: u32 = 1000;
@@ -25,7 +28,7 @@ pub enum JobsCommand {
         /// The job's id; all dead jobs when left out
         id: Option<Uuid>,
     },
-    /// Remove a dead job for good
+    /// Remove a dead job for good; a photo that it should have developed is rejected
     Drop {
         /// The job's id
         id: Uuid,
@@ -62,7 +65,7 @@ pub async fn jobs(file: Option<&Path>, command: JobsCommand) -> anyhow::Result<b
             id.is_none() || count == 1
         }
         JobsCommand::Drop { id } => {
-            let dropped = table::drop_dead(&mut *connection, id).await?;
+            let dropped = worker::develop::give_up(&db, id).await?;
             println!("{}", if dropped { "dropped" } else { "there is no dead job of this id" });
             dropped
         }

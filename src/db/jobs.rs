@@ -243,6 +243,15 @@ pub async fn revive(executor: impl MySqlExecutor<'_>, id: Option<Uuid>) -> Resul
     Ok(done.rows_affected())
 }
 
+/// The photo of a dead job that should have developed it.
+///
+/// # Errors
+/// The database's.
+pub async fn dead_develop(executor: impl MySqlExecutor<'_>, id: Uuid) -> Result<Option<Uuid>> {
+    let query = "SELECT subject FROM jobs WHERE id = ? AND dead = TRUE AND kind = ?";
+    Ok(sqlx::query_scalar(query).bind(id).bind(Kind::Develop.as_str()).fetch_optional(executor).await?)
+}
+
 /// Removes a dead job; false when there is none of this id.
 ///
 /// # Errors

@@ -28,6 +28,19 @@ pub async fn overdue(
     Ok(rows.into_iter().filter_map(|(id, state)| Some((id.into(), PhotoState::parse(&state)?))).collect())
 }
 
+/// Whether a locked photo is still overdue: it may have been declared anew since it was found.
+///
+/// # Errors
+/// The database's.
+pub async fn is_overdue(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<bool> {
+    let overdue: Option<i64> = sqlx::query_scalar("SELECT 1 FROM photos WHERE id = ? AND sweep_at <= ?")
+        .bind(id.as_uuid())
+        .bind(super::now())
+        .fetch_optional(executor)
+        .await?;
+    Ok(overdue.is_some())
+}
+
 /// Looks after a photo again later.
 ///
 /// # Errors

@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
 
 use super::{End, complete, sandbox::SandboxError};
 use crate::{
     app::{App, AppState},
-    db::{self, photo_event},
+    db::{self, Db, Tx, photo_event},
     domain::{EventKind, Photo, PhotoId, PhotoState, Rendition},
     imaging::{Developed, TakenAt},
     queue::Claim,
@@ -120,20 +121,12 @@ async fn finish(app: &App, claim: &Claim, result: Photo) -> anyhow::Result<End> 
             if !db::jobs::complete(tx.connection(), claim).await? {
                 return Ok::<_, db::Error>(tx.done(Filed::Lost));
             }
-            let (Some(album), Some(current)) = (album, current) else { return Ok(tx.done(Filed::Gone)) };
-            if current.state != PhotoState::Processing {
-                return Ok(tx.done(Filed::Yes));
+            let (Some(_), Some(current)) = (album, current) else { return Ok(tx.done(Filed::Gone)) };
+            if current.state == PhotoState::Processing {
+                // The host may have changed caption or visibility meanwhile; those stay as they are.
+                let photo = Photo { visibility: current.visibility, caption: current.caption, ..made.clone() };
+                file(&mut tx, &photo).await?;
             }
-            // The host may have changed caption or visibility meanwhile; those stay as they are.
-            let photo = Photo { visibility: current.visibility, caption: current.caption, ..made.clone() };
-            db::photos::settle(tx.connection(), &photo).await?;
-            db::albums::count_public(tx.connection(), album.id, false, photo.is_public()).await?;
-            let (kind, public) = if photo.state == PhotoState::Ready {
-                (EventKind::PhotoReady, photo.is_public())
-            } else {
-                (EventKind::PhotoRejected, false)
-            };
-            tx.record(album.id, photo_event(&photo, kind, public.then_some(kind))).await?;
             Ok(tx.done(Filed::Yes))
         })
         .await?;
@@ -151,6 +144,41 @@ async fn finish(app: &App, claim: &Claim, result: Photo) -> anyhow::Result<End> 
             Ok(End::Done)
         }
     }
+}
+
+/// Writes what became of a locked photo of a locked album, and numbers the event.
+async fn file(tx: &mut Tx, photo: &Photo) -> db::Result<()> {
+    db::photos::settle(tx.connection(), photo).await?;
+    db::albums::count_public(tx.connection(), photo.album_id, false, photo.is_public()).await?;
+    let (kind, public) = if photo.state == PhotoState::Ready {
+        (EventKind::PhotoReady, photo.is_public())
+    } else {
+        (EventKind::PhotoRejected, false)
+    };
+    tx.record(photo.album_id, photo_event(photo, kind, public.then_some(kind))).await
+}
+
+/// Drops a dead job for an operator; false when there is none of this id. Its photo is rejected: nothing else would
+/// ever settle it.
+///
+/// # Errors
+/// The database's.
+pub(crate) async fn give_up(db: &Db, job: Uuid) -> db::Result<bool> {
+    db.transaction(|mut tx| async move {
+        if let Some(subject) = db::jobs::dead_develop(tx.connection(), job).await?
+            && let Some(found) = db::photos::get(tx.connection(), subject.into()).await?
+            && db::albums::lock(tx.connection(), found.album_id).await?.is_some()
+            && let Some(mut photo) = db::photos::lock(tx.connection(), found.id).await?
+            && photo.state == PhotoState::Processing
+        {
+            photo.state = PhotoState::Rejected;
+            photo.reject_reason = Some("the photo could not be processed".to_owned());
+            file(&mut tx, &photo).await?;
+        }
+        let dropped = db::jobs::drop_dead(tx.connection(), job).await?;
+        Ok(tx.done(dropped))
+    })
+    .await
 }
 
 /// Makes the renditions of a ready photo once more, because storage has lost some. Nobody is told.

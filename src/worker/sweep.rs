@@ -133,7 +133,7 @@ async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::R
             let Some(photo) = db::photos::lock(tx.connection(), id).await? else {
                 return Ok::<_, db::Error>(tx.done(None));
             };
-            if photo.state != PhotoState::AwaitingUpload {
+            if photo.state != PhotoState::AwaitingUpload || !db::sweep::is_overdue(tx.connection(), id).await? {
                 return Ok(tx.done(None));
             }
             match found {

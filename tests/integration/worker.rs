@@ -7,7 +7,7 @@ use darkroom::{
     worker::{self, Outcome},
 };
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::task::JoinHandle;
 
@@ -151,8 +151,26 @@ async fn an_operator_may_drop_a_dead_job_and_no_other() {
     assert_eq!(jobs(&server, &["drop", &id_of(&lost)]).await, (0, "dropped\n".to_owned()));
     assert_eq!(jobs(&server, &["drop", &id_of(&lost)]).await.0, 1, "it is gone");
     assert_eq!(jobs(&server, &["list", "--dead"]).await, (0, String::new()));
+    let rejected = host.get(&format!("/v1/photos/{lost}")).await.expect(200);
+    assert_eq!(
+        (&rejected["state"], &rejected["reject_reason"]),
+        (&json!("rejected"), &json!("the photo could not be processed"))
+    );
     assert_eq!(step(&server).await, Outcome::Done);
     assert_eq!(state(&host, &fine).await, "ready");
+    assert_eq!(host.events(&album).await, [(1, "photo.rejected".to_owned()), (2, "photo.ready".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_job_whose_tries_all_ended_with_their_workers_is_laid_aside() {
+    let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 3\n")).await;
+    let host = server.user("alice");
+    let album = host.album("deadly").await;
+    host.upload(&album, "image/jpeg", &numbered(1)).await;
+    server.database.change("UPDATE jobs SET attempts = 3, lease = subject WHERE kind = 'develop'").await;
+    assert_eq!(step(&server).await, Outcome::Failed(Next::Dead));
+    let (_, listed) = jobs(&server, &["list", "--dead"]).await;
+    assert!(listed.contains("every try ended without a word"), "{listed}");
 }
 
 #[tokio::test]
