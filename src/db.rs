@@ -275,7 +275,7 @@ fn connect_options(config: &config::Database) -> MySqlConnectOptions {
         options = options.ssl_ca(ca);
     }
     if let Some(socket) = &config.socket {
-        // Nobody listens on a unix socket, but MySQL's usual password method wants TLS there too.
+        // Nobody listens on a unix socket, but sqlx sends a password by MySQL's usual method over TLS only.
         return options.socket(socket).ssl_mode(MySqlSslMode::Preferred);
     }
     let loopback = config.host == "localhost" || config.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
