@@ -123,7 +123,8 @@ async fn places(app: &AppState, photos: u64) -> anyhow::Result<Vec<Uuid>> {
 }
 
 async fn cursors(app: &AppState, photos: u64) -> anyhow::Result<Vec<String>> {
-    Ok(places(app, photos).await?.into_iter().map(|id| cursor(app, "photos", id)).collect())
+    let list = format!("photos of {}, newest", seed::album(photos));
+    Ok(places(app, photos).await?.into_iter().map(|id| cursor(app, &list, id)).collect())
 }
 
 /// What `next_cursor` would be after this id.
@@ -163,7 +164,7 @@ async fn albums(app: &AppState, bed: &Bed) -> anyhow::Result<Vec<Case>> {
                 let query =
                     sqlx::query_scalar("SELECT id FROM albums WHERE host = ? ORDER BY id DESC LIMIT 1 OFFSET ?");
                 let id = query.bind(host.as_bytes()).bind(albums / 2).fetch_one(&mut *app.db.acquire().await?).await?;
-                path += &cursor(app, "albums", id);
+                path += &cursor(app, &format!("albums of {host}"), id);
             }
             targets.push(Target { token: bed.identity.token(&host)?, paths: vec![path] });
         }
