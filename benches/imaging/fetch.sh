@@ -29,7 +29,10 @@ from_source() {
     [ -e "$cache/download/$1.done" ] && return
     cd "$cache/download" || exit 1
     mkdir -p lists/partial
-    echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main" >sources.list
+    # The mirror that this machine already uses for Debian.
+    mirror=$(apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | sed -n 's/^Debian|//p' | head -n 1)
+    [ -n "$mirror" ] || { skip "source of $1: apt knows no Debian mirror on this machine"; return; }
+    echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror bookworm main" >sources.list
     set -- "$1" -o Dir::Etc::SourceList="$PWD/sources.list" -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists="$PWD/lists"
     package=$1; shift
     [ -e lists.done ] || { apt-get "$@" update -qq >lists.log 2>&1 && touch lists.done; }
