@@ -27,8 +27,8 @@ CREATE TABLE photos (
     sweep_at      DATETIME(3)     NULL,
     UNIQUE KEY photos_once (album_id, dedup),
     KEY photos_by_album (album_id, id),
-    KEY photos_by_state (album_id, state, id),
     KEY photos_by_visibility (album_id, visibility, state, id),
     KEY photos_by_invite (invite_id, id),
+    KEY photos_by_invite_visibility (invite_id, visibility, state, id),
     KEY photos_to_sweep (sweep_at)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;

@@ -99,7 +99,7 @@ pub async fn list(
     limit: u32,
 ) -> Result<Vec<Album>> {
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT id, title, review, closed, photo_count, last_seq, version, created_at, updated_at FROM albums
+        "SELECT id, title, review, closed, photo_count, last_seq, version, created_at, updated_at FROM albums FORCE INDEX (albums_by_host)
          WHERE host = ? AND deleted_at IS NULL AND id < ? ORDER BY id DESC LIMIT ?",
     )
     .bind(host.as_bytes())

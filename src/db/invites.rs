@@ -138,7 +138,7 @@ pub async fn list(
     limit: u32,
 ) -> Result<Vec<Invite>> {
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT id, role, label, expires_at, max_photos, photos_used, created_at FROM invites
+        "SELECT id, role, label, expires_at, max_photos, photos_used, created_at FROM invites FORCE INDEX (invites_by_album)
          WHERE album_id = ? AND revoked_at IS NULL AND id < ? ORDER BY id DESC LIMIT ?",
     )
     .bind(album_id.as_uuid())

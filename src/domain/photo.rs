@@ -15,6 +15,9 @@ macro_rules! words {
         pub enum $name { $($(#[$vdoc])* #[serde(rename = $word)] $variant),+ }
 
         impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
             /// The word of the contract and of the database.
             #[must_use]
             pub const fn as_str(self) -> &'static str {

@@ -82,11 +82,9 @@ pub async fn list(
     let mut list = EventList { items: Vec::new(), last: after };
     loop {
         let more = read(&app, &here, &mut list).await?;
-        if !list.items.is_empty() {
+        // What the caller may not see is passed over a page at a time: an album may have a million of it.
+        if more || !list.items.is_empty() {
             break;
-        }
-        if more {
-            continue;
         }
         let Some(follower) = &mut follower else { break };
         tokio::select! {
