@@ -76,7 +76,7 @@ async fn explain(
     let mut query = list_query(&access, seed::album(photos).into(), &page);
     let mut query = query.build();
     let arguments = query.take_arguments().map_err(anyhow::Error::from_boxed)?.unwrap_or_default();
-    let text = format!("EXPLAIN {}", query.sql().as_str());
+    let text = format!("EXPLAIN FORMAT=TRADITIONAL {}", query.sql().as_str());
     let rows = sqlx::query_with(AssertSqlSafe(text), arguments).fetch_all(connection).await?;
     Ok(rows.iter().map(step).collect())
 }
