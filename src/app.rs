@@ -12,7 +12,7 @@ use crate::{
     identity::Verifier,
     imaging::{Limits, Recipe},
     storage::Storage,
-    telemetry::LogLevel,
+    telemetry::{self, LogLevel},
     worker::sandbox::{Sandbox, SandboxConfig},
 };
 
@@ -52,15 +52,18 @@ impl App {
     /// # Errors
     /// The storage folder can't be used.
     pub fn build(config: Config, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
-        let db = Db::new(&config.database);
-        Self::with_db(config, db, program()?, log_level)
+        let program = std::env::current_exe().context("the path of this program can't be found")?;
+        Self::with_program(config, program, log_level)
     }
 
-    /// The same with a pool made elsewhere and with the program that decodes, as the tests do.
+    /// The same with another program that decodes, as the tests do.
     ///
     /// # Errors
     /// The storage folder can't be used.
-    pub fn with_db(config: Config, db: Db, program: PathBuf, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
+    pub fn with_program(config: Config, program: PathBuf, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
+        // Before the pools, which keep what they measure with.
+        let _ = telemetry::metrics::install();
+        let db = Db::new(&config.database);
         let storage = Storage::open(&config.storage, &config.http)?;
         let sandbox = Sandbox::new(sandbox_config(&config), program);
         Ok(Arc::new(Self {
@@ -75,11 +78,6 @@ impl App {
             config,
         }))
     }
-}
-
-/// This program, which is also the one that decodes.
-fn program() -> anyhow::Result<PathBuf> {
-    std::env::current_exe().context("the path of this program can't be found")
 }
 
 fn sandbox_config(config: &Config) -> SandboxConfig {

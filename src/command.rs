@@ -72,11 +72,12 @@ pub async fn work(file: Option<&Path>) -> anyhow::Result<()> {
 /// The database does not answer, or a migration fails.
 pub async fn migrate(file: Option<&Path>, check_only: bool) -> anyhow::Result<bool> {
     let (config, _) = configure(file)?;
-    let db = db::Db::new(&config.database);
+    let database = config.database.for_migrations();
+    let db = db::Db::new(&database);
     let level =
         if check_only { db::migrations::check(&db).await.map_err(Into::into) } else { db::migrations::run(&db).await };
     db.close().await;
-    let level = level.with_context(|| config.database.described())?;
+    let level = level.with_context(|| database.described())?;
     println!("{} migrations applied, {} pending", level.applied, level.pending.len());
     for version in &level.pending {
         println!("pending: {version}");
@@ -105,6 +106,7 @@ pub async fn run(
     let background = [
         tokio::spawn(http::events::poll_followed(app.clone())),
         tokio::spawn(refresh_keys(app.clone())),
+        tokio::spawn(app.db.clone().keep()),
         tokio::spawn(upkeep()),
     ];
     if let Some(listener) = listener {

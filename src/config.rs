@@ -5,13 +5,15 @@
 //! at once, by name, before anything is bound or connected; unknown keys and variables are mistakes too.
 //! A secret `x` may be given as `x_file`, the path of a file that holds it.
 
+pub mod database;
 mod sections;
 mod source;
 
 use std::{collections::BTreeMap, path::Path};
 
+pub use database::Database;
 pub use sections::{
-    Announce, Database, Http, Identity, Imaging, Jwks, Log, LogFormat, Operations, Storage, Sweep, Uploads, Worker,
+    Announce, Http, Identity, Imaging, Jwks, Log, LogFormat, Operations, Storage, Sweep, Uploads, Worker,
 };
 pub use source::{Mistakes, Source};
 
@@ -131,7 +133,8 @@ mod tests {
         std::fs::write(&file, "from the file\n").unwrap();
         let both = [("DARKROOM_DATABASE_PASSWORD_FILE", file.to_str().unwrap()), ("DARKROOM_DATABASE_PASSWORD", "x")];
         let config = read(LEAST, &both[..1]).unwrap();
-        assert_eq!(secrecy::ExposeSecret::expose_secret(config.database.password.as_ref().unwrap()), "from the file");
+        let database::Auth::Password(Some(password)) = &config.database.login.auth else { panic!("a password") };
+        assert_eq!(secrecy::ExposeSecret::expose_secret(password), "from the file");
         assert!(read(LEAST, &both).unwrap_err().to_string().contains("both"));
         std::fs::remove_file(&file).unwrap();
         assert!(read(LEAST, &both[..1]).unwrap_err().to_string().contains("DARKROOM_DATABASE_PASSWORD_FILE"));

@@ -1,129 +1,97 @@
-//! The database: the pool, transactions, and all SQL, in named functions that return domain types.
+//! The database: pools, transactions, and all SQL, in named functions that return domain types.
 //!
 //! Every function that reads for a caller takes what limits the caller's sight as an argument, so that it
 //! can't be forgotten. SQL runs unchanged on MySQL 8.0, 8.4, 9.x and MariaDB 10.11. Transactions lock in one
-//! order: album, photo, job; that keeps deadlocks rare, and [`Db::transaction`] runs a victim again.
+//! order: album, photo, invite, job; that keeps deadlocks rare, and [`Db::transaction`] runs a victim again.
+//!
+//! From below: [`login`] has what to sign in with, `connect` opens connections, [`pool`] keeps them, [`session`] puts a
+//! deadline on each statement, [`reads`] and [`transaction`] try again what is safe to try again.
 
 pub mod albums;
+pub mod certificates;
+mod connect;
+mod error;
 pub mod events;
 pub mod idempotency;
 pub mod invites;
 pub mod jobs;
+pub mod login;
 pub mod migrations;
 pub mod photos;
+pub mod pool;
+pub mod probe;
+pub mod reads;
+pub mod session;
 pub mod signals;
 pub mod sweep;
+pub mod tls;
+pub mod transaction;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound, Utc};
-use secrecy::ExposeSecret;
-use sqlx::{
-    ConnectOptions, Connection, MySqlConnection, MySqlPool, MySqlTransaction,
-    mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlSslMode},
-    pool::PoolConnection,
-};
+use sqlx::{ConnectOptions, Connection, MySqlConnection, MySqlExecutor, mysql::MySqlConnectOptions};
 
-use crate::{
-    config,
-    domain::{AlbumId, EventKind},
-};
+pub use error::{AsDbError, Error, Result};
+pub use reads::Freshness;
+pub use session::Session;
+pub use transaction::{Done, Tx};
+
+use crate::{config::database as config, domain::EventKind, telemetry::metrics};
+use certificates::{CertificateState, Certificates};
+use connect::Connector;
+use login::{LeaseState, Login};
+use pool::{Pool, PoolState};
+use reads::Replica;
 use signals::Signals;
 
-/// A connection that was idle for longer is tried before use; a younger one is used at once, which saves a
-/// round trip for each request under load.
-const TRUST_IDLE: Duration = Duration::from_secs(5);
-/// How often a transaction is run in all when it is the victim of a deadlock.
-const DEADLOCK_TRIES: u32 = 5;
-
-/// Why the database did not do what it was asked. Each text is the whole story; as a source it would be told twice.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No answer: down, restarting, unreachable, or no free connection in time. Worth trying again.
-    #[error("the database is unavailable: {0}")]
-    Unavailable(sqlx::Error),
-    /// An answer that means a mistake of ours.
-    #[error("the database refused: {0}")]
-    Refused(sqlx::Error),
-    /// A row holds what this version does not understand.
-    #[error("a row of {0} can't be understood")]
-    Corrupt(&'static str),
-}
-
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        match &error {
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
-            // Shutting down, too many connections, killed, read only: the server is going or coming.
-            sqlx::Error::Database(e)
-                if matches!(number(e.as_ref()), Some(1040 | 1053 | 1152 | 1205 | 1213 | 1290 | 1836 | 1927)) =>
-            {
-                Self::Unavailable(error)
-            }
-            _ => Self::Refused(error),
-        }
-    }
-}
-
-impl Error {
-    fn is_deadlock(&self) -> bool {
-        let (Self::Unavailable(e) | Self::Refused(e)) = self else { return false };
-        e.as_database_error().is_some_and(|e| matches!(number(e), Some(1213 | 1205)))
-    }
-}
-
-fn number(error: &dyn sqlx::error::DatabaseError) -> Option<u16> {
-    error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>().map(sqlx::mysql::MySqlDatabaseError::number)
-}
-
-/// The result of a database call.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// The pool, and the bell that rings when a transaction has committed something to do.
+/// The pools, and the bell that rings when a transaction has committed something to do.
 #[derive(Clone)]
 pub struct Db {
-    pool: MySqlPool,
+    writer: Arc<Pool>,
+    reader: Option<Arc<Replica>>,
     signals: Arc<Signals>,
+    transaction_timeout: Duration,
+}
+
+/// How a pool and its login stand.
+#[derive(Debug, Clone)]
+pub struct PoolReport {
+    /// `writer` or `reader`.
+    pub name: &'static str,
+    /// Its connections.
+    pub connections: PoolState,
+    /// What it signs in with, if that is leased.
+    pub lease: Option<LeaseState>,
+    /// The certificates on the way to the server, if they are verified and were looked at.
+    pub certificate: Option<CertificateState>,
 }
 
 impl Db {
-    /// A pool that connects when it is first used.
+    /// Pools that connect when they are first used.
     #[must_use]
     pub fn new(config: &config::Database) -> Self {
-        Self::with_options(connect_options(config), config)
+        let pool = |name, place, login| {
+            Pool::new(name, Connector::new(config, place, Login::new(login, name)), config.pool.clone())
+        };
+        let reader = config
+            .reader
+            .as_ref()
+            .map(|reader| Arc::new(Replica::new(pool("reader", &reader.place, &reader.login), reader.pin)));
+        Self {
+            writer: Arc::new(pool("writer", &config.place, &config.login)),
+            reader,
+            signals: Arc::default(),
+            transaction_timeout: config.pool.transaction_timeout,
+        }
     }
 
-    /// The same with options made elsewhere, as `darkroom dev` and the tests do.
-    #[must_use]
-    pub fn with_options(options: MySqlConnectOptions, config: &config::Database) -> Self {
-        let pool = MySqlPoolOptions::new()
-            .max_connections(config.max_connections)
-            .acquire_timeout(config.acquire_timeout)
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move { Ok(meta.idle_for < TRUST_IDLE || connection.ping().await.is_ok()) })
-            })
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    // Gap locks of the default level bring deadlocks between workers and buy us nothing.
-                    sqlx::query("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").execute(connection).await?;
-                    Ok(())
-                })
-            })
-            .connect_lazy_with(options);
-        Self { pool, signals: Arc::default() }
-    }
-
-    /// A connection for reads and for single writes that wake nobody.
+    /// A session of the writer, for single statements that wake nobody.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when there is none in time.
-    pub async fn acquire(&self) -> Result<PoolConnection<sqlx::MySql>> {
-        Ok(self.pool.acquire().await?)
+    pub async fn session(&self) -> Result<Session> {
+        self.writer.session().await
     }
 
     /// Adds a job in a transaction of its own, unless the same one waits already.
@@ -144,118 +112,73 @@ impl Db {
         &self.signals
     }
 
-    /// Connections in use and in all.
+    fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        std::iter::once(&self.writer).chain(self.reader.as_ref().map(|replica| &replica.pool))
+    }
+
+    /// How the pools stand, the writer's first.
+    pub fn report(&self) -> Vec<PoolReport> {
+        let report = |pool: &Arc<Pool>| PoolReport {
+            name: pool.name(),
+            connections: pool.state(),
+            lease: pool.connector().login().lease(),
+            certificate: pool.connector().certificates().and_then(Certificates::state),
+        };
+        self.pools().map(report).collect()
+    }
+
+    /// The writer's login, for the doctor.
     #[must_use]
-    pub fn pool_state(&self) -> (usize, u32) {
-        let size = self.pool.size();
-        ((size as usize).saturating_sub(self.pool.num_idle()), size)
+    pub fn login(&self) -> &Login {
+        self.writer.connector().login()
     }
 
-    /// Closes the pool; connections in use end when they are given back.
-    pub async fn close(&self) {
-        self.pool.close().await;
-    }
-
-    /// Runs `work` in a transaction and commits when it answers [`Tx::done`]; an error rolls back. The victim of a
-    /// deadlock is run again, so `work` must do nothing outside the database that may not be repeated.
-    ///
-    /// `work` owns the transaction while it runs: a borrowed one can't be proved `Send` by today's compiler.
+    /// A connection of the writer outside the pool, tried once, for the doctor.
     ///
     /// # Errors
-    /// What `work` answers, or the database's own failure.
-    pub async fn transaction<T, E, F>(&self, mut work: impl FnMut(Tx) -> F) -> Result<T, E>
-    where
-        E: From<Error> + AsDbError,
-        F: Future<Output = Result<Done<T>, E>>,
-    {
-        let mut tried = 0;
-        loop {
-            tried += 1;
-            let tx = Tx { inner: self.pool.begin().await.map_err(Error::from)?, rings: Vec::new() };
-            let outcome = match work(tx).await {
-                Ok(Done { tx, value }) => match tx.inner.commit().await.map_err(Error::from) {
-                    Ok(()) => {
-                        self.signals.ring(&tx.rings);
-                        return Ok(value);
-                    }
-                    Err(error) => E::from(error),
-                },
-                Err(error) => error,
-            };
-            if tried == DEADLOCK_TRIES || !outcome.as_db_error().is_some_and(Error::is_deadlock) {
-                return Err(outcome);
-            }
-            tokio::time::sleep(Duration::from_millis(rand_below(10 << tried))).await;
+    /// Whatever stands in the way.
+    pub async fn connect(&self) -> Result<MySqlConnection> {
+        self.writer.connector().connect().await
+    }
+
+    /// A session of the reader, if there is one: to see whether it answers.
+    pub async fn reader_session(&self) -> Option<Result<Session>> {
+        match &self.reader {
+            Some(replica) => Some(replica.pool.session().await),
+            None => None,
         }
     }
-}
 
-/// Lets [`Db::transaction`] see whether an error of another area came from the database.
-pub trait AsDbError {
-    /// The database's error inside, if that is what it is.
-    fn as_db_error(&self) -> Option<&Error>;
-}
-
-impl AsDbError for Error {
-    fn as_db_error(&self) -> Option<&Error> {
-        Some(self)
-    }
-}
-
-impl AsDbError for anyhow::Error {
-    fn as_db_error(&self) -> Option<&Error> {
-        self.downcast_ref()
-    }
-}
-
-/// An open transaction, which also remembers whom to wake once it has committed.
-pub struct Tx {
-    inner: MySqlTransaction<'static>,
-    rings: Vec<signals::Ring>,
-}
-
-/// A transaction that is ready to be committed, and what it came to.
-pub struct Done<T> {
-    tx: Tx,
-    value: T,
-}
-
-impl<T> Done<T> {
-    /// Goes on with the transaction.
-    pub fn reopen(self) -> (Tx, T) {
-        (self.tx, self.value)
-    }
-}
-
-impl Tx {
-    /// Ends the work; what was done is committed.
-    pub fn done<T>(self, value: T) -> Done<T> {
-        Done { tx: self, value }
+    /// Looks after logins, idle connections and certificates, for ever.
+    pub async fn keep(self) {
+        let keepers = self.pools().map(|pool| async {
+            let watch = async {
+                if let Some(certificates) = pool.connector().certificates() {
+                    certificates.keep(pool.name()).await;
+                }
+            };
+            tokio::join!(pool.connector().login().keep(), pool.reap(), watch);
+        });
+        futures_util::future::join_all(keepers).await;
     }
 
-    /// The connection, for the functions of this area.
-    pub fn connection(&mut self) -> &mut MySqlConnection {
-        &mut self.inner
+    /// Sets the metrics that are levels.
+    pub fn measure(&self) {
+        for pool in self.pools() {
+            pool.measure();
+            let name = pool.name();
+            if let Some(LeaseState { age, left, .. }) = pool.connector().login().lease() {
+                metrics::TOKEN_AGE.of(name).set(age.unwrap_or_default().as_secs_f64());
+                metrics::TOKEN_LEFT.of(name).set(left.unwrap_or_default().as_secs_f64());
+            }
+        }
     }
 
-    /// Numbers and writes an event of a locked album, and sees to its announcement.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn record(&mut self, album_id: AlbumId, event: events::NewEvent) -> Result<()> {
-        let seq = events::append(&mut self.inner, album_id, &event).await?;
-        self.rings.push(signals::Ring::Event(album_id, seq));
-        self.enqueue(jobs::Kind::Announce, album_id.as_uuid()).await
-    }
-
-    /// Adds a job unless the same one waits already.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn enqueue(&mut self, kind: jobs::Kind, subject: uuid::Uuid) -> Result<()> {
-        jobs::insert(&mut self.inner, kind, subject).await?;
-        self.rings.push(signals::Ring::Job(kind.lane()));
-        Ok(())
+    /// Closes the pools; connections in use end when they are given back.
+    pub async fn close(&self) {
+        for pool in self.pools() {
+            pool.close().await;
+        }
     }
 }
 
@@ -263,25 +186,6 @@ impl Tx {
 #[must_use]
 pub fn photo_event(photo: &crate::domain::Photo, kind: EventKind, public_kind: Option<EventKind>) -> events::NewEvent {
     events::NewEvent { kind, public_kind, photo_id: Some(photo.id), uploader: photo.uploader.invite_id }
-}
-
-/// Off loopback and unix sockets the server's certificate is always verified: see promise 3 of the design.
-fn connect_options(config: &config::Database) -> MySqlConnectOptions {
-    let mut options = MySqlConnectOptions::new().username(&config.user).database(&config.name).charset("utf8mb4");
-    if let Some(password) = &config.password {
-        options = options.password(password.expose_secret());
-    }
-    if let Some(ca) = &config.tls_ca {
-        options = options.ssl_ca(ca);
-    }
-    if let Some(socket) = &config.socket {
-        // Nobody listens on a unix socket, but sqlx sends a password by MySQL's usual method over TLS only.
-        return options.socket(socket).ssl_mode(MySqlSslMode::Preferred);
-    }
-    let loopback = config.host == "localhost" || config.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    let preferred = loopback && config.tls_ca.is_none();
-    let mode = if preferred { MySqlSslMode::Preferred } else { MySqlSslMode::VerifyIdentity };
-    options.host(&config.host).port(config.port).ssl_mode(mode)
 }
 
 /// The time, in the milliseconds that the tables hold: what is answered now is what will be read later.
@@ -308,8 +212,8 @@ pub(crate) fn rand_below(bound: u64) -> u64 {
 ///
 /// # Errors
 /// The database's.
-pub async fn server_version(connection: &mut MySqlConnection) -> Result<String> {
-    Ok(sqlx::query_scalar("SELECT VERSION()").fetch_one(connection).await?)
+pub async fn server_version(executor: impl MySqlExecutor<'_>) -> Result<String> {
+    Ok(sqlx::query_scalar("SELECT VERSION()").fetch_one(executor).await?)
 }
 
 /// Makes a database unless it is there; `name` is a word of ours.

@@ -11,16 +11,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
 use sqlx::mysql::MySqlConnectOptions;
 use tokio::net::TcpListener;
 
 use crate::{
     app::App,
     command,
-    config::{Config, Source},
-    db::{self, Db},
-    net, telemetry,
+    config::{Config, Source, database::Place},
+    db, net, telemetry,
 };
 use database::{DirLock, PrivateServer, ServerChoice};
 use identity::Identity;
@@ -50,12 +48,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let operations = net::bind(SocketAddr::new(options.listen.ip(), 0)).await?;
     let lock = DirLock::acquire(&options.data)?;
     let identity = Identity::open(&lock.dir().join("identity"))?;
-    let config = configure(lock.dir(), &listener, &operations, &identity)?;
+    let mut config = configure(lock.dir(), &listener, &operations, &identity)?;
     let level = telemetry::start_logging(&config.log)?;
     let mut server = tokio::select! {
         server = PrivateServer::start(&lock, options.server) => server?,
         () = stop.cancelled() => return Ok(()),
     };
+    config.database.place = Place::Socket(server.socket().to_owned());
+    DATABASE.clone_into(&mut config.database.name);
     tracing::info!(server = %server.flavour(), version = server.version(), "the database server runs");
     let outcome = tokio::select! {
         outcome = serve(server.options(), config, level, listener, operations, &identity, &lock, stop.clone()) => outcome,
@@ -77,12 +77,10 @@ async fn serve(
     stop: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<()> {
     db::create_database(&server, DATABASE).await?;
-    let db = Db::with_options(server.database(DATABASE), &config.database);
-    db::migrations::run(&db).await?;
+    let app = App::build(config, Some(level))?;
+    db::migrations::run(&app.db).await?;
     let address = listener.local_addr()?;
     let looking = operations.local_addr()?;
-    let program = std::env::current_exe().context("the path of this program can't be found")?;
-    let app = App::with_db(config, db, program, Some(level))?;
     let welcome = welcome::prepare(&app, identity, lock.dir()).await?;
     let running = tokio::spawn(command::run(app, Some(listener), operations, true, stop));
     eprintln!("{welcome}\noperations: http://{looking}/health");

@@ -27,6 +27,7 @@
 
 pub mod announce;
 pub mod app;
+pub mod aws;
 pub mod client;
 pub mod command;
 pub mod config;

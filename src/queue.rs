@@ -32,8 +32,8 @@ pub async fn claim(db: &Db, lane: Lane, rules: &config::Worker) -> Result<Option
 pub async fn keep(db: &Db, claim: &Claim, rules: &config::Worker) {
     loop {
         tokio::time::sleep(rules.lease / 3).await;
-        let renewed = match db.acquire().await {
-            Ok(mut connection) => jobs::extend(&mut *connection, claim, rules.lease).await,
+        let renewed = match db.session().await {
+            Ok(mut session) => jobs::extend(&mut session, claim, rules.lease).await,
             Err(error) => Err(error),
         };
         match renewed {
@@ -51,10 +51,10 @@ pub async fn keep(db: &Db, claim: &Claim, rules: &config::Worker) {
 /// The database's; then the lease runs out and the job comes back by itself.
 pub async fn failed(db: &Db, claim: &Claim, error: &str, rules: &config::Worker) -> Result<Next> {
     let next = next(claim, rules);
-    let mut connection = db.acquire().await?;
+    let mut session = db.session().await?;
     match next {
-        Next::Again(wait) => jobs::give_back(&mut *connection, claim, wait, true, Some(error)).await?,
-        Next::Dead => jobs::bury(&mut *connection, claim, error).await?,
+        Next::Again(wait) => jobs::give_back(&mut session, claim, wait, true, Some(error)).await?,
+        Next::Dead => jobs::bury(&mut session, claim, error).await?,
     }
     Ok(next)
 }
@@ -64,8 +64,8 @@ pub async fn failed(db: &Db, claim: &Claim, error: &str, rules: &config::Worker)
 /// # Errors
 /// The database's; then the lease runs out and the job comes back by itself.
 pub async fn give_back(db: &Db, claim: &Claim) -> Result<()> {
-    let mut connection = db.acquire().await?;
-    jobs::give_back(&mut *connection, claim, Duration::ZERO, false, None).await
+    let mut session = db.session().await?;
+    jobs::give_back(&mut session, claim, Duration::ZERO, false, None).await
 }
 
 /// An announcement is never laid aside: the events behind it would wait for ever.

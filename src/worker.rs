@@ -156,6 +156,6 @@ async fn perform(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
 
 /// Ends a job that had nothing to change.
 async fn complete(app: &App, claim: &Claim) -> anyhow::Result<End> {
-    let mut connection = app.db.acquire().await?;
-    Ok(if db::jobs::complete(&mut *connection, claim).await? { End::Done } else { End::Lost })
+    let mut session = app.db.session().await?;
+    Ok(if db::jobs::complete(&mut session, claim).await? { End::Done } else { End::Lost })
 }

@@ -10,7 +10,7 @@ use darkroom::{
         identity::{AUDIENCE, ISSUER, Identity},
     },
 };
-use sqlx::{AssertSqlSafe, ConnectOptions, MySqlConnection, mysql::MySqlConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, MySqlConnection};
 
 /// The database of the benches.
 pub const DATABASE: &str = "bench";
@@ -45,11 +45,6 @@ impl Bed {
         println!("{} {}, buffer pool 128 MB.\n", server.flavour(), server.version());
         let folder = lock.dir().to_owned();
         Ok(Self { server, identity: Identity::open(&folder.join("identity"))?, folder, _lock: lock })
-    }
-
-    /// How to reach the database of the benches.
-    pub fn options(&self) -> MySqlConnectOptions {
-        self.server.options().database(DATABASE)
     }
 
     /// A connection as root, with no database chosen.

@@ -113,7 +113,7 @@ fn token(bed: &Bed, who: Who, photos: u64) -> anyhow::Result<String> {
 
 /// Places all over the middle half of an album.
 async fn places(app: &AppState, photos: u64) -> anyhow::Result<Vec<Uuid>> {
-    let mut connection = app.db.acquire().await?;
+    let mut connection = app.db.connect().await?;
     let mut ids = Vec::new();
     for part in 0..PLACES as u64 {
         let number = photos * (PLACES as u64 / 2 + part) / (2 * PLACES as u64);
@@ -143,7 +143,7 @@ async fn single(app: &AppState, bed: &Bed) -> anyhow::Result<Vec<Case>> {
             let mut paths = Vec::new();
             for id in places(app, photos).await? {
                 let query = sqlx::query_scalar(public).bind(seed::album(photos)).bind(id);
-                let id: Uuid = query.fetch_one(&mut *app.db.acquire().await?).await?;
+                let id: Uuid = query.fetch_one(&mut app.db.connect().await?).await?;
                 paths.push(format!("/v1/photos/{id}"));
             }
             targets.push(Target { token: token(bed, who, photos)?, paths });
@@ -163,7 +163,7 @@ async fn albums(app: &AppState, bed: &Bed) -> anyhow::Result<Vec<Case>> {
             if middle {
                 let query =
                     sqlx::query_scalar("SELECT id FROM albums WHERE host = ? ORDER BY id DESC LIMIT 1 OFFSET ?");
-                let id = query.bind(host.as_bytes()).bind(albums / 2).fetch_one(&mut *app.db.acquire().await?).await?;
+                let id = query.bind(host.as_bytes()).bind(albums / 2).fetch_one(&mut app.db.connect().await?).await?;
                 path += &cursor(app, &format!("albums of {host}"), id);
             }
             targets.push(Target { token: bed.identity.token(&host)?, paths: vec![path] });

@@ -24,7 +24,7 @@ use darkroom::{
     app::{App, AppState},
     command,
     config::{Config, Source},
-    db::{Db, photos::Page},
+    db::photos::Page,
     domain::{Access, PhotoId},
     net,
 };
@@ -71,16 +71,15 @@ async fn bench() -> anyhow::Result<Vec<String>> {
     };
     let settings = bed.settings(&client.url).into_iter().map(|(key, value)| (key.into(), value.into()));
     let config = Config::read(Source::parse("worker.enabled = false", settings)?)?;
-    let db = Db::with_options(bed.options(), &config.database);
-    seed::fill(&bed, &db).await?;
-    let app = App::with_db(config, db, PathBuf::from("nothing is decoded here"), None)?;
+    let app = App::with_program(config, PathBuf::from("nothing is decoded here"), None)?;
+    seed::fill(&bed, &app.db).await?;
     let stop = CancellationToken::new();
     let running = tokio::spawn(command::run(app.clone(), Some(listener), operations, false, stop.clone()));
     let cases = cases::all(&app, &bed).await?;
     let mut root = bed.root().await?;
     let mut faults = latency(&client, &cases).await?;
     faults.extend(costs(&client, &cases, &mut root).await?);
-    faults.extend(plans::print(&mut *app.db.acquire().await?).await?);
+    faults.extend(plans::print(&mut app.db.connect().await?).await?);
     peers(&app, &client, &cases).await?;
     table::print_load();
     root.close().await?;
@@ -212,7 +211,7 @@ async fn costs(client: &Client, cases: &[Case], root: &mut MySqlConnection) -> a
 
 /// The same page by OFFSET, and what signing has to do with a list's time.
 async fn peers(app: &AppState, client: &Client, cases: &[Case]) -> anyhow::Result<()> {
-    let mut connection = app.db.acquire().await?;
+    let mut connection = app.db.connect().await?;
     let mut rows = Vec::new();
     for photos in seed::PHOTOS {
         let after: PhotoId = seed::photo(&mut connection, photos, photos / 2).await?.into();
@@ -221,7 +220,7 @@ async fn peers(app: &AppState, client: &Client, cases: &[Case]) -> anyhow::Resul
             let page = Page { state: None, visibility: None, oldest_first: false, after: Some(after), limit: 51 };
             let started = Instant::now();
             let by_key =
-                darkroom::db::photos::list(&mut *connection, &Access::Host, seed::album(photos).into(), &page).await?;
+                darkroom::db::photos::list(&mut connection, &Access::Host, seed::album(photos).into(), &page).await?;
             let took = started.elapsed();
             let started = Instant::now();
             let by_offset = plans::by_offset(&mut connection, photos, photos / 2).await?;

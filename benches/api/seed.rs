@@ -93,7 +93,7 @@ pub async fn fill(bed: &Bed, db: &Db) -> anyhow::Result<()> {
     // For the time of the filling; a server that is killed meanwhile costs us a folder that is made again.
     run(&mut root, "SET GLOBAL innodb_flush_log_at_trx_commit = 0").await?;
     run(&mut root, "SET GLOBAL innodb_buffer_pool_size = 1073741824").await?;
-    let mut connection = bed.options().connect().await?;
+    let mut connection = bed.server.options().database(DATABASE).connect().await?;
     numbers(&mut connection).await?;
     for photos in PHOTOS {
         eprintln!("an album of {photos} photos");

@@ -45,7 +45,7 @@ async fn migrate(bed: &Bed) -> anyhow::Result<()> {
     if config.storage.directory.exists() {
         std::fs::remove_dir_all(&config.storage.directory)?;
     }
-    let db = Db::with_options(bed.options(), &config.database);
+    let db = Db::new(&config.database);
     migrations::run(&db).await?;
     db.close().await;
     Ok(())

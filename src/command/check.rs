@@ -1,18 +1,67 @@
-//! `darkroom check`: every configured dependency tried for real, a row each.
+//! `darkroom check`: every configured dependency tried for real, a row each, and for what fails what to do about it.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+mod database;
 
-use crate::{
-    db::{self, Db},
-    identity::Verifier,
-    storage::Storage,
-};
+use std::{fmt::Display, path::Path, time::Instant};
 
-/// The longest look at one dependency.
-const LOOK: Duration = Duration::from_secs(10);
+use crate::{identity::Verifier, storage::Storage};
+
+/// The table, printed as it grows.
+struct Table {
+    well: bool,
+}
+
+/// A failure, and what to do about it where that isn't plain.
+struct Failure {
+    told: String,
+    advice: Option<String>,
+}
+
+impl From<String> for Failure {
+    fn from(told: String) -> Self {
+        Self { told, advice: None }
+    }
+}
+
+impl Failure {
+    fn with(told: impl Display, advice: &str) -> Self {
+        Self { told: told.to_string(), advice: Some(advice.to_owned()) }
+    }
+}
+
+type Outcome = Result<String, Failure>;
+
+impl Table {
+    fn begin() -> Self {
+        println!("{:<20} {:<7} {:>8}  detail", "what", "state", "ms");
+        Self { well: true }
+    }
+
+    /// Prints a row; answers whether it is well.
+    fn row(&mut self, what: &str, started: Instant, outcome: Outcome) -> bool {
+        let ms = started.elapsed().as_secs_f64() * 1e3;
+        match outcome {
+            Ok(detail) => {
+                println!("{what:<20} {:<7} {ms:>8.1}  {detail}", "ok");
+                true
+            }
+            Err(Failure { told, advice }) => {
+                println!("{what:<20} {:<7} {ms:>8.1}  {told}", "FAILED");
+                if let Some(advice) = advice {
+                    println!("{:>37}  -> {advice}", "");
+                }
+                self.well = false;
+                false
+            }
+        }
+    }
+
+    /// A row for what can't be tried because of a row above.
+    fn skip(&mut self, what: &str) {
+        println!("{what:<20} {:<7} {:>8}  not tried: see above", "skipped", "");
+        self.well = false;
+    }
+}
 
 /// Prints a table; answers whether all is well.
 ///
@@ -20,54 +69,17 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Mistakes in the configuration.
 pub async fn check(file: Option<&Path>) -> anyhow::Result<bool> {
     let (config, _) = super::configure(file)?;
-    println!("{:<12} {:<6} {:>8}  detail", "what", "state", "ms");
-    let mut well = row("config", Instant::now(), &Ok(format!("{} settings", config.effective.len())));
+    let mut table = Table::begin();
+    table.row("config", Instant::now(), Ok(format!("{} settings", config.effective.len())));
     let started = Instant::now();
     let storage = Storage::open(&config.storage, &config.http);
     let writable = format!("{} can be written to", config.storage.directory.display());
-    well &= row("storage", started, &storage.map(|_| writable).map_err(|error| error.to_string()));
-    let (db, started) = (Db::new(&config.database), Instant::now());
-    let place = config.database.described();
-    let version = within(database(&db)).await;
-    let told = version.map(|v| format!("{place}: {v}")).map_err(|error| format!("{place}: {error}"));
-    well &= row("database", started, &told);
-    let started = Instant::now();
-    well &= row("schema", started, &within(schema(&db)).await);
-    db.close().await;
+    table.row("storage", started, storage.map(|_| writable).map_err(|error| error.to_string().into()));
+    database::check(&config.database, &mut table).await;
     let (verifier, started) = (Verifier::new(&config.identity), Instant::now());
     verifier.refresh().await;
     let keys = verifier.state();
-    well &= row("identity", started, &keys.last_error.map_or_else(|| Ok(format!("{} keys", keys.keys)), Err));
-    Ok(well)
-}
-
-fn row(what: &str, started: Instant, outcome: &Result<String, String>) -> bool {
-    let (state, detail) = match outcome {
-        Ok(detail) => ("ok", detail),
-        Err(error) => ("FAILED", error),
-    };
-    println!("{what:<12} {state:<6} {:>8.1}  {detail}", started.elapsed().as_secs_f64() * 1e3);
-    outcome.is_ok()
-}
-
-async fn within(look: impl Future<Output = anyhow::Result<String>>) -> Result<String, String> {
-    match tokio::time::timeout(LOOK, look).await {
-        Ok(outcome) => outcome.map_err(|error| format!("{error:#}")),
-        Err(_) => Err(format!("no answer within {LOOK:?}")),
-    }
-}
-
-async fn database(db: &Db) -> anyhow::Result<String> {
-    let mut connection = db.acquire().await?;
-    Ok(db::server_version(&mut connection).await?)
-}
-
-async fn schema(db: &Db) -> anyhow::Result<String> {
-    let level = db::migrations::check(db).await?;
-    anyhow::ensure!(
-        level.pending.is_empty(),
-        "{} migrations have not run; run `darkroom migrate`",
-        level.pending.len()
-    );
-    Ok(format!("{} migrations", level.applied))
+    let outcome = keys.last_error.map_or_else(|| Ok(format!("{} keys", keys.keys)), |error| Err(error.into()));
+    table.row("identity", started, outcome);
+    Ok(table.well)
 }

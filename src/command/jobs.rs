@@ -42,10 +42,10 @@ pub enum JobsCommand {
 pub async fn jobs(file: Option<&Path>, command: JobsCommand) -> anyhow::Result<bool> {
     let (config, _) = super::configure(file)?;
     let db = db::Db::new(&config.database);
-    let mut connection = db.acquire().await.with_context(|| config.database.described())?;
+    let mut session = db.session().await.with_context(|| config.database.described())?;
     let found = match command {
         JobsCommand::List { dead } => {
-            for job in table::list(&mut *connection, dead, MOST).await? {
+            for job in table::list(&mut session, dead, MOST).await? {
                 let state = if job.dead { "dead" } else { "live" };
                 let error = job.last_error.unwrap_or_default();
                 println!(
@@ -60,7 +60,7 @@ pub async fn jobs(file: Option<&Path>, command: JobsCommand) -> anyhow::Result<b
             true
         }
         JobsCommand::Retry { id } => {
-            let count = table::revive(&mut *connection, id).await?;
+            let count = table::revive(&mut session, id).await?;
             println!("{count} put back");
             id.is_none() || count == 1
         }
@@ -70,7 +70,7 @@ pub async fn jobs(file: Option<&Path>, command: JobsCommand) -> anyhow::Result<b
             dropped
         }
     };
-    drop(connection);
+    drop(session);
     db.close().await;
     Ok(found)
 }

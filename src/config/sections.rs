@@ -140,57 +140,6 @@ impl Identity {
     }
 }
 
-/// `[database]`: the MySQL or MariaDB server.
-#[derive(Debug, Clone)]
-pub struct Database {
-    /// A unix socket, instead of host and port.
-    pub socket: Option<PathBuf>,
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// User.
-    pub user: String,
-    /// Password.
-    pub password: Option<SecretString>,
-    /// Database.
-    pub name: String,
-    /// CA certificates (PEM) that the server's certificate is verified with.
-    pub tls_ca: Option<PathBuf>,
-    /// Most connections of this process.
-    pub max_connections: u32,
-    /// Longest wait for a connection.
-    pub acquire_timeout: Duration,
-}
-
-impl Database {
-    /// Which database it is, for messages.
-    #[must_use]
-    pub fn described(&self) -> String {
-        let place = match &self.socket {
-            Some(socket) => socket.display().to_string(),
-            None => format!("{}:{}", self.host, self.port),
-        };
-        format!("database `{}` at {place}, user `{}`", self.name, self.user)
-    }
-
-    pub(super) fn read(s: &mut Source) -> Self {
-        let this = Self {
-            socket: s.optional("database.socket"),
-            host: s.get("database.host", "127.0.0.1".to_owned()),
-            port: s.get("database.port", 3306),
-            user: s.require("database.user", String::new()),
-            password: s.secret("database.password"),
-            name: s.get("database.name", "darkroom".to_owned()),
-            tls_ca: s.optional("database.tls_ca"),
-            max_connections: s.get("database.max_connections", 16),
-            acquire_timeout: s.duration("database.acquire_timeout", "1500ms"),
-        };
-        s.check(this.max_connections >= 2, "database.max_connections", "must be at least 2");
-        this
-    }
-}
-
 /// `[storage]`: where photos are kept.
 #[derive(Debug, Clone)]
 pub struct Storage {

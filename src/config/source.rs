@@ -110,6 +110,11 @@ impl Source {
         }
     }
 
+    /// Whether a setting is given at all.
+    pub fn is_given(&mut self, key: &str) -> bool {
+        self.raw(key).is_some()
+    }
+
     /// A length of time such as `400ms`, `30s` or `15m`.
     pub fn duration(&mut self, key: &str, default: &str) -> Duration {
         let text = self.get(key, default.to_owned());

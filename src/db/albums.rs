@@ -1,10 +1,10 @@
 //! Albums.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, MySqlConnection, MySqlExecutor};
+use sqlx::{FromRow, MySqlExecutor};
 use uuid::Uuid;
 
-use super::Result;
+use super::{Result, Session};
 use crate::domain::{Album, AlbumId, Title};
 
 /// The columns of an album, for queries of this area.
@@ -42,7 +42,7 @@ impl From<Row> for Album {
 /// # Errors
 /// The database's.
 pub async fn insert(
-    connection: &mut MySqlConnection,
+    session: &mut Session,
     host: &str,
     title: &Title,
     review: bool,
@@ -56,7 +56,7 @@ pub async fn insert(
         .bind(review)
         .bind(now)
         .bind(now)
-        .execute(connection)
+        .execute(session)
         .await?;
     let title = title.as_str().to_owned();
     Ok(Album {
@@ -110,17 +110,28 @@ pub async fn list(
     Ok(rows.into_iter().map(Album::from).collect())
 }
 
+/// The number of an album's latest event; none for an album that is not there.
+///
+/// # Errors
+/// The database's.
+pub async fn last_seq(executor: impl MySqlExecutor<'_>, id: AlbumId) -> Result<Option<u64>> {
+    Ok(sqlx::query_scalar("SELECT last_seq FROM albums WHERE id = ?")
+        .bind(id.as_uuid())
+        .fetch_optional(executor)
+        .await?)
+}
+
 /// Locks an album that is not deleted for the rest of the transaction and reads it.
 ///
 /// # Errors
 /// The database's.
-pub async fn lock(connection: &mut MySqlConnection, id: AlbumId) -> Result<Option<Album>> {
+pub async fn lock(session: &mut Session, id: AlbumId) -> Result<Option<Album>> {
     let row: Option<Row> = sqlx::query_as(
         "SELECT id, title, review, closed, photo_count, last_seq, version, created_at, updated_at FROM albums
          WHERE id = ? AND deleted_at IS NULL FOR UPDATE",
     )
     .bind(id.as_uuid())
-    .fetch_optional(connection)
+    .fetch_optional(session)
     .await?;
     Ok(row.map(Album::from))
 }
@@ -129,13 +140,13 @@ pub async fn lock(connection: &mut MySqlConnection, id: AlbumId) -> Result<Optio
 ///
 /// # Errors
 /// The database's.
-pub async fn share(connection: &mut MySqlConnection, id: AlbumId) -> Result<Option<Album>> {
+pub async fn share(session: &mut Session, id: AlbumId) -> Result<Option<Album>> {
     let row: Option<Row> = sqlx::query_as(
         "SELECT id, title, review, closed, photo_count, last_seq, version, created_at, updated_at FROM albums
          WHERE id = ? AND deleted_at IS NULL LOCK IN SHARE MODE",
     )
     .bind(id.as_uuid())
-    .fetch_optional(connection)
+    .fetch_optional(session)
     .await?;
     Ok(row.map(Album::from))
 }
@@ -144,7 +155,7 @@ pub async fn share(connection: &mut MySqlConnection, id: AlbumId) -> Result<Opti
 ///
 /// # Errors
 /// The database's.
-pub async fn update(connection: &mut MySqlConnection, album: &Album) -> Result<()> {
+pub async fn update(session: &mut Session, album: &Album) -> Result<()> {
     sqlx::query("UPDATE albums SET title = ?, review = ?, closed = ?, version = ?, updated_at = ? WHERE id = ?")
         .bind(&album.title)
         .bind(album.review)
@@ -152,7 +163,7 @@ pub async fn update(connection: &mut MySqlConnection, album: &Album) -> Result<(
         .bind(album.version)
         .bind(album.updated_at)
         .bind(album.id.as_uuid())
-        .execute(connection)
+        .execute(session)
         .await?;
     Ok(())
 }
@@ -161,13 +172,13 @@ pub async fn update(connection: &mut MySqlConnection, album: &Album) -> Result<(
 ///
 /// # Errors
 /// The database's.
-pub async fn count_public(connection: &mut MySqlConnection, id: AlbumId, before: bool, after: bool) -> Result<()> {
+pub async fn count_public(session: &mut Session, id: AlbumId, before: bool, after: bool) -> Result<()> {
     let change = match (before, after) {
         (false, true) => "UPDATE albums SET photo_count = photo_count + 1 WHERE id = ?",
         (true, false) => "UPDATE albums SET photo_count = photo_count - 1 WHERE id = ? AND photo_count > 0",
         _ => return Ok(()),
     };
-    sqlx::query(change).bind(id.as_uuid()).execute(connection).await?;
+    sqlx::query(change).bind(id.as_uuid()).execute(session).await?;
     Ok(())
 }
 
@@ -175,12 +186,8 @@ pub async fn count_public(connection: &mut MySqlConnection, id: AlbumId, before:
 ///
 /// # Errors
 /// The database's.
-pub async fn mark_deleted(connection: &mut MySqlConnection, id: AlbumId, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query("UPDATE albums SET deleted_at = ? WHERE id = ?")
-        .bind(now)
-        .bind(id.as_uuid())
-        .execute(connection)
-        .await?;
+pub async fn mark_deleted(session: &mut Session, id: AlbumId, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query("UPDATE albums SET deleted_at = ? WHERE id = ?").bind(now).bind(id.as_uuid()).execute(session).await?;
     Ok(())
 }
 
@@ -189,13 +196,13 @@ pub async fn mark_deleted(connection: &mut MySqlConnection, id: AlbumId, now: Da
 ///
 /// # Errors
 /// The database's.
-pub async fn remove_some(connection: &mut MySqlConnection, id: AlbumId) -> Result<u64> {
+pub async fn remove_some(session: &mut Session, id: AlbumId) -> Result<u64> {
     for statement in [
         "DELETE FROM events WHERE album_id = ? LIMIT 5000",
         "DELETE FROM invites WHERE album_id = ? LIMIT 5000",
         "DELETE FROM albums WHERE id = ? AND deleted_at IS NOT NULL",
     ] {
-        let removed = sqlx::query(statement).bind(id.as_uuid()).execute(&mut *connection).await?.rows_affected();
+        let removed = sqlx::query(statement).bind(id.as_uuid()).execute(&mut *session).await?.rows_affected();
         if removed > 0 {
             return Ok(removed);
         }

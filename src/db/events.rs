@@ -1,10 +1,10 @@
 //! Events, which are also the outbox of announcements.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, MySqlConnection, MySqlExecutor};
+use sqlx::{FromRow, MySqlExecutor};
 use uuid::Uuid;
 
-use super::{Error, Result};
+use super::{Error, Result, Session};
 use crate::domain::{AlbumId, Event, EventKind, InviteId, PhotoId};
 
 /// An event that has no number yet.
@@ -48,14 +48,14 @@ impl TryFrom<Row> for Event {
 
 /// Numbers and writes an event. The album's row is locked by the update, so that numbers have no gaps: a
 /// transaction that fails takes its number back with it.
-pub(super) async fn append(connection: &mut MySqlConnection, album_id: AlbumId, event: &NewEvent) -> Result<u64> {
+pub(super) async fn append(session: &mut Session, album_id: AlbumId, event: &NewEvent) -> Result<u64> {
     sqlx::query("UPDATE albums SET last_seq = last_seq + 1 WHERE id = ?")
         .bind(album_id.as_uuid())
-        .execute(&mut *connection)
+        .execute(&mut *session)
         .await?;
     let seq: u64 = sqlx::query_scalar("SELECT last_seq FROM albums WHERE id = ?")
         .bind(album_id.as_uuid())
-        .fetch_one(&mut *connection)
+        .fetch_one(&mut *session)
         .await?;
     sqlx::query(
         "INSERT INTO events (album_id, seq, kind, public_kind, photo_id, invite_id, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -67,7 +67,7 @@ pub(super) async fn append(connection: &mut MySqlConnection, album_id: AlbumId, 
     .bind(event.photo_id.map(PhotoId::as_uuid))
     .bind(event.uploader.map(InviteId::as_uuid))
     .bind(super::now())
-    .execute(connection)
+    .execute(session)
     .await?;
     Ok(seq)
 }

@@ -41,7 +41,7 @@ pub async fn reserve(
     now: DateTime<Utc>,
     locked_until: DateTime<Utc>,
 ) -> Result<Reservation> {
-    let mut connection = db.acquire().await?;
+    let mut session = db.session().await?;
     let owner = Uuid::now_v7();
     let inserted = sqlx::query(
         "INSERT IGNORE INTO idempotency (id, fingerprint, owner, locked_until, created_at) VALUES (?, ?, ?, ?, ?)",
@@ -51,7 +51,7 @@ pub async fn reserve(
     .bind(owner)
     .bind(locked_until)
     .bind(now)
-    .execute(&mut *connection)
+    .execute(&mut session)
     .await?;
     if inserted.rows_affected() == 1 {
         return Ok(Reservation::Fresh(owner));
@@ -59,7 +59,7 @@ pub async fn reserve(
     let row: Option<Row> =
         sqlx::query_as("SELECT fingerprint, owner, locked_until, status, body FROM idempotency WHERE id = ?")
             .bind(&id[..])
-            .fetch_optional(&mut *connection)
+            .fetch_optional(&mut session)
             .await?;
     let Some((first, earlier, locked, status, body)) = row else {
         // The first request failed and took its row away in between; the client may ask again at once.
@@ -78,7 +78,7 @@ pub async fn reserve(
             .bind(locked_until)
             .bind(&id[..])
             .bind(earlier)
-            .execute(&mut *connection)
+            .execute(&mut session)
             .await?;
     Ok(if taken.rows_affected() == 1 { Reservation::Fresh(owner) } else { Reservation::Running(first) })
 }
@@ -94,7 +94,7 @@ pub async fn store(tx: &mut Tx, id: &[u8; 32], owner: Uuid, answer: &Stored) -> 
         .bind(&answer.body)
         .bind(&id[..])
         .bind(owner)
-        .execute(tx.connection())
+        .execute(tx.session())
         .await?;
     Ok(done.rows_affected() == 1)
 }

@@ -1,11 +1,13 @@
 //! Invites.
 
+use std::time::Duration;
+
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, MySqlConnection, MySqlExecutor};
+use sqlx::{FromRow, MySqlExecutor};
 use uuid::Uuid;
 
-use super::{Error, Result};
+use super::{Error, Result, Session};
 use crate::domain::{Album, AlbumId, Guest, Invite, InviteId, InviteRole, InviteToken, Label};
 
 #[derive(FromRow)]
@@ -53,7 +55,7 @@ pub struct NewInvite {
 /// # Errors
 /// The database's.
 pub async fn insert(
-    connection: &mut MySqlConnection,
+    session: &mut Session,
     album_id: AlbumId,
     new: &NewInvite,
     token: &InviteToken,
@@ -73,7 +75,7 @@ pub async fn insert(
     .bind(new.expires_at.map(super::any_year))
     .bind(new.max_photos)
     .bind(now)
-    .execute(connection)
+    .execute(session)
     .await?;
     Ok(Invite {
         id,
@@ -92,12 +94,25 @@ struct GuestRow {
     role: String,
     token_hash: Vec<u8>,
     photos_used: u32,
+    wrote_ago: Option<i64>,
     #[sqlx(flatten)]
     album: super::albums::Row,
 }
 
-/// The guest that a token names, with the album and how many photos were added with the invite; none when the
-/// token is unknown, revoked or expired, or its album is deleted.
+/// What an invite token opens.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its holder.
+    pub guest: Guest,
+    /// The album.
+    pub album: Album,
+    /// Photos that were added with the invite.
+    pub photos_used: u32,
+    /// How long ago something was last written with it that no event tells of, by the server's clock.
+    pub wrote_ago: Option<Duration>,
+}
+
+/// What a token opens; none when it is unknown, revoked or expired, or its album is deleted.
 ///
 /// # Errors
 /// The database's.
@@ -105,11 +120,12 @@ pub async fn authenticate(
     executor: impl MySqlExecutor<'_>,
     token: &InviteToken,
     now: DateTime<Utc>,
-) -> Result<Option<(Guest, Album, u32)>> {
+) -> Result<Option<Opened>> {
     let hash = token.hash();
     let row: Option<GuestRow> = sqlx::query_as(
         "SELECT i.id AS invite_id, i.role, i.token_hash, i.photos_used, a.id, a.title, a.review, a.closed, a.photo_count, a.last_seq,
-                a.version, a.created_at, a.updated_at
+                a.version, a.created_at, a.updated_at,
+                TIMESTAMPDIFF(MICROSECOND, i.wrote_at, UTC_TIMESTAMP(6)) AS wrote_ago
          FROM invites i JOIN albums a ON a.id = i.album_id
          WHERE i.token_hash = ? AND i.revoked_at IS NULL AND (i.expires_at IS NULL OR i.expires_at > ?) AND a.deleted_at IS NULL",
     )
@@ -124,7 +140,9 @@ pub async fn authenticate(
     }
     let role = InviteRole::parse(&row.role).ok_or(Error::Corrupt("invites"))?;
     let album = Album::from(row.album);
-    Ok(Some((Guest { invite_id: row.invite_id.into(), album_id: album.id, role }, album, row.photos_used)))
+    let guest = Guest { invite_id: row.invite_id.into(), album_id: album.id, role };
+    let wrote_ago = row.wrote_ago.map(|micros| Duration::from_micros(micros.try_into().unwrap_or(0)));
+    Ok(Some(Opened { guest, album, photos_used: row.photos_used, wrote_ago }))
 }
 
 /// An album's invites that are not revoked, newest first, from `before` on.
@@ -172,25 +190,37 @@ pub async fn revoke(
 ///
 /// # Errors
 /// The database's.
-pub async fn use_one(connection: &mut MySqlConnection, id: InviteId) -> Result<bool> {
+pub async fn use_one(session: &mut Session, id: InviteId) -> Result<bool> {
     let done = sqlx::query(
-        "UPDATE invites SET photos_used = photos_used + 1
+        "UPDATE invites SET photos_used = photos_used + 1, wrote_at = UTC_TIMESTAMP(3)
          WHERE id = ? AND revoked_at IS NULL AND (max_photos IS NULL OR photos_used < max_photos)",
     )
     .bind(id.as_uuid())
-    .execute(connection)
+    .execute(session)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Notes that something was written with an invite that no event tells of.
+///
+/// # Errors
+/// The database's.
+pub async fn note_write(session: &mut Session, id: InviteId) -> Result<()> {
+    sqlx::query("UPDATE invites SET wrote_at = UTC_TIMESTAMP(3) WHERE id = ?")
+        .bind(id.as_uuid())
+        .execute(session)
+        .await?;
+    Ok(())
 }
 
 /// Gives one back, for an upload that never came.
 ///
 /// # Errors
 /// The database's.
-pub async fn give_back(connection: &mut MySqlConnection, id: InviteId) -> Result<()> {
+pub async fn give_back(session: &mut Session, id: InviteId) -> Result<()> {
     sqlx::query("UPDATE invites SET photos_used = photos_used - 1 WHERE id = ? AND photos_used > 0")
         .bind(id.as_uuid())
-        .execute(connection)
+        .execute(session)
         .await?;
     Ok(())
 }

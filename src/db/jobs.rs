@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use sqlx::{FromRow, MySqlConnection, MySqlExecutor};
+use sqlx::{FromRow, MySqlExecutor};
 use uuid::Uuid;
 
-use super::{Db, Error, Result};
+use super::{Db, Error, Result, Session};
 
 /// The longest error text that is kept, in characters.
 const MAX_ERROR_CHARS: usize = 500;
@@ -103,7 +103,7 @@ pub struct Listed {
 
 /// Adds a job unless the same one is there. One that is there stays as it is, at work, waiting for its next try or
 /// dead: what it will do covers the new wish too.
-pub(super) async fn insert(connection: &mut MySqlConnection, kind: Kind, subject: Uuid) -> Result<()> {
+pub(super) async fn insert(session: &mut Session, kind: Kind, subject: Uuid) -> Result<()> {
     sqlx::query(
         "INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES (?, ?, ?, UTC_TIMESTAMP(3), UTC_TIMESTAMP(3))
          ON DUPLICATE KEY UPDATE subject = subject",
@@ -111,7 +111,7 @@ pub(super) async fn insert(connection: &mut MySqlConnection, kind: Kind, subject
     .bind(Uuid::now_v7())
     .bind(kind.as_str())
     .bind(subject)
-    .execute(connection)
+    .execute(session)
     .await?;
     Ok(())
 }
@@ -127,7 +127,7 @@ pub async fn claim(db: &Db, lane: Lane, lease_for: Duration) -> Result<Option<Cl
              ORDER BY visible_at LIMIT 1 FOR UPDATE SKIP LOCKED",
         )
         .bind(lane.as_str())
-        .fetch_optional(tx.connection())
+        .fetch_optional(tx.session())
         .await?;
         let Some((id, kind, subject, attempts)) = row else { return Ok(tx.done(None)) };
         let kind = Kind::ALL.into_iter().find(|k| k.as_str() == kind).ok_or(Error::Corrupt("jobs"))?;
@@ -138,7 +138,7 @@ pub async fn claim(db: &Db, lane: Lane, lease_for: Duration) -> Result<Option<Cl
         .bind(claim.lease)
         .bind(micros(lease_for))
         .bind(id)
-        .execute(tx.connection())
+        .execute(tx.session())
         .await?;
         Ok(tx.done(Some(claim)))
     })

@@ -28,19 +28,19 @@ pub struct Level {
 /// # Errors
 /// A migration failed, or one that ran earlier is not what this binary has.
 pub async fn run(db: &Db) -> anyhow::Result<Level> {
-    let mut connection = db.acquire().await?;
+    let mut session = db.session().await?;
     // sqlx's own lock waits for ever on MySQL and not at all on MariaDB.
     let got: Option<i64> = sqlx::query_scalar("SELECT GET_LOCK('darkroom.migrations', ?)")
         .bind(LOCK_SECONDS)
-        .fetch_one(&mut *connection)
+        .fetch_one(&mut session)
         .await?;
     anyhow::ensure!(got == Some(1), "another process has been migrating for over {LOCK_SECONDS} s");
     let mut migrator = Migrator { migrations: MIGRATOR.migrations.clone(), ..Migrator::DEFAULT };
     migrator.set_locking(false);
-    let outcome = migrator.run_direct(None, &mut *connection, false).await;
-    sqlx::query("DO RELEASE_LOCK('darkroom.migrations')").execute(&mut *connection).await?;
+    let outcome = migrator.run_direct(None, session.connection(), false).await;
+    sqlx::query("DO RELEASE_LOCK('darkroom.migrations')").execute(&mut session).await?;
     outcome?;
-    Ok(level(&mut connection).await?)
+    Ok(level(session.connection()).await?)
 }
 
 /// Where the schema stands; nothing is changed.
@@ -48,16 +48,18 @@ pub async fn run(db: &Db) -> anyhow::Result<Level> {
 /// # Errors
 /// The database's.
 pub async fn check(db: &Db) -> Result<Level> {
-    level(&mut *db.acquire().await?).await
+    level(db.session().await?.connection()).await
 }
 
-async fn level(connection: &mut MySqlConnection) -> Result<Level> {
+/// Where the schema stands, by a connection; nothing is changed.
+///
+/// # Errors
+/// The database's.
+pub async fn level(connection: &mut MySqlConnection) -> Result<Level> {
     let applied: HashSet<i64> = match connection.list_applied_migrations("_sqlx_migrations").await {
         Ok(applied) => applied.into_iter().map(|migration| migration.version).collect(),
         // 1146: no such table, nothing has run.
-        Err(MigrateError::Execute(sqlx::Error::Database(e))) if super::number(e.as_ref()) == Some(1146) => {
-            HashSet::new()
-        }
+        Err(MigrateError::Execute(error)) if super::error::number(&error) == Some(1146) => HashSet::new(),
         Err(MigrateError::Execute(error)) => return Err(error.into()),
         Err(_) => return Err(super::Error::Corrupt("_sqlx_migrations")),
     };

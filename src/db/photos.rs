@@ -1,10 +1,10 @@
 //! Photos: the statements behind lists, single reads and each step of a photo's way.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, MySql, MySqlConnection, MySqlExecutor, QueryBuilder};
+use sqlx::{FromRow, MySql, MySqlExecutor, QueryBuilder};
 use uuid::Uuid;
 
-use super::{Error, Result};
+use super::{Error, Result, Session};
 use crate::domain::{
     Access, AlbumId, AlbumRole, Caller, InviteId, Photo, PhotoId, PhotoState, Sha256, Uploader, Visibility,
 };
@@ -74,7 +74,7 @@ impl TryFrom<Row> for Photo {
 /// # Errors
 /// The database's.
 pub async fn insert(
-    connection: &mut MySqlConnection,
+    session: &mut Session,
     photo: &Photo,
     dedup: Option<&[u8; 32]>,
     upload_ends: DateTime<Utc>,
@@ -96,7 +96,7 @@ pub async fn insert(
     .bind(dedup.map(|digest| &digest[..]))
     .bind(photo.created_at)
     .bind(upload_ends)
-    .execute(connection)
+    .execute(session)
     .await;
     match done {
         Ok(_) => Ok(true),
@@ -109,10 +109,10 @@ pub async fn insert(
 ///
 /// # Errors
 /// The database's.
-pub async fn find_same(connection: &mut MySqlConnection, album_id: AlbumId, dedup: &[u8; 32]) -> Result<Option<Photo>> {
+pub async fn find_same(session: &mut Session, album_id: AlbumId, dedup: &[u8; 32]) -> Result<Option<Photo>> {
     let mut query = QueryBuilder::<MySql>::new(SELECT);
     query.push(" WHERE p.album_id = ").push_bind(album_id.as_uuid()).push(" AND p.dedup = ").push_bind(&dedup[..]);
-    one(query.build_query_as().fetch_optional(connection).await?)
+    one(query.build_query_as().fetch_optional(session).await?)
 }
 
 /// A photo that the caller may see, and what the caller is to its album.
@@ -153,10 +153,10 @@ pub async fn get(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<Option
 ///
 /// # Errors
 /// The database's.
-pub async fn lock(connection: &mut MySqlConnection, id: PhotoId) -> Result<Option<Photo>> {
+pub async fn lock(session: &mut Session, id: PhotoId) -> Result<Option<Photo>> {
     let mut query = QueryBuilder::<MySql>::new(SELECT);
     query.push(" WHERE p.id = ").push_bind(id.as_uuid()).push(" FOR UPDATE");
-    one(query.build_query_as().fetch_optional(connection).await?)
+    one(query.build_query_as().fetch_optional(session).await?)
 }
 
 /// Which photos a list shows, and from where on.
@@ -279,19 +279,19 @@ fn push_range(query: &mut QueryBuilder<MySql>, range: &Range, page: &Page) {
 ///
 /// # Errors
 /// The database's.
-pub async fn set_uploaded(connection: &mut MySqlConnection, photo: &Photo, digest: &Sha256) -> Result<()> {
+pub async fn set_uploaded(session: &mut Session, photo: &Photo, digest: &Sha256) -> Result<()> {
     sqlx::query("UPDATE photos SET state = ?, sha256 = ?, version = version + 1, sweep_at = ? WHERE id = ?")
         .bind(PhotoState::Processing.as_str())
         .bind(&digest.0[..])
         .bind(super::now() + super::sweep::LOOK_AGAIN)
         .bind(photo.id.as_uuid())
-        .execute(&mut *connection)
+        .execute(&mut *session)
         .await?;
     if photo.sha256.is_none() {
         sqlx::query("UPDATE IGNORE photos SET dedup = ? WHERE id = ? AND dedup IS NULL")
             .bind(&digest.0[..])
             .bind(photo.id.as_uuid())
-            .execute(connection)
+            .execute(session)
             .await?;
     }
     Ok(())
@@ -301,7 +301,7 @@ pub async fn set_uploaded(connection: &mut MySqlConnection, photo: &Photo, diges
 ///
 /// # Errors
 /// The database's.
-pub async fn settle(connection: &mut MySqlConnection, photo: &Photo) -> Result<()> {
+pub async fn settle(session: &mut Session, photo: &Photo) -> Result<()> {
     let renditions = serde_json::to_string(&photo.renditions).map_err(|_| Error::Corrupt("photos"))?;
     sqlx::query(
         "UPDATE photos SET state = ?, width = ?, height = ?, taken_at = ?, camera = ?, placeholder = ?, renditions = ?, reject_reason = ?,
@@ -317,7 +317,7 @@ pub async fn settle(connection: &mut MySqlConnection, photo: &Photo) -> Result<(
     .bind(&photo.reject_reason)
     .bind(photo.ready_at)
     .bind(photo.id.as_uuid())
-    .execute(connection)
+    .execute(session)
     .await?;
     Ok(())
 }
@@ -326,13 +326,13 @@ pub async fn settle(connection: &mut MySqlConnection, photo: &Photo) -> Result<(
 ///
 /// # Errors
 /// The database's.
-pub async fn update(connection: &mut MySqlConnection, photo: &Photo) -> Result<()> {
+pub async fn update(session: &mut Session, photo: &Photo) -> Result<()> {
     sqlx::query("UPDATE photos SET caption = ?, visibility = ?, version = ? WHERE id = ?")
         .bind(&photo.caption)
         .bind(photo.visibility.as_str())
         .bind(photo.version)
         .bind(photo.id.as_uuid())
-        .execute(connection)
+        .execute(session)
         .await?;
     Ok(())
 }
@@ -341,14 +341,14 @@ pub async fn update(connection: &mut MySqlConnection, photo: &Photo) -> Result<(
 ///
 /// # Errors
 /// The database's.
-pub async fn declare_again(connection: &mut MySqlConnection, photo: &Photo, upload_ends: DateTime<Utc>) -> Result<()> {
+pub async fn declare_again(session: &mut Session, photo: &Photo, upload_ends: DateTime<Utc>) -> Result<()> {
     sqlx::query("UPDATE photos SET bytes = ?, content_type = ?, sweep_at = ? WHERE id = ? AND state = ?")
         .bind(photo.bytes)
         .bind(&photo.content_type)
         .bind(upload_ends)
         .bind(photo.id.as_uuid())
         .bind(PhotoState::AwaitingUpload.as_str())
-        .execute(connection)
+        .execute(session)
         .await?;
     Ok(())
 }
@@ -357,11 +357,11 @@ pub async fn declare_again(connection: &mut MySqlConnection, photo: &Photo, uplo
 ///
 /// # Errors
 /// The database's.
-pub async fn expire(connection: &mut MySqlConnection, id: PhotoId) -> Result<()> {
+pub async fn expire(session: &mut Session, id: PhotoId) -> Result<()> {
     sqlx::query("UPDATE photos SET state = ?, dedup = NULL, version = version + 1, sweep_at = NULL WHERE id = ?")
         .bind(PhotoState::Expired.as_str())
         .bind(id.as_uuid())
-        .execute(connection)
+        .execute(session)
         .await?;
     Ok(())
 }

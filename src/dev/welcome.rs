@@ -49,9 +49,9 @@ curl -sS -H 'authorization: Bearer {guest}' {photos}
 async fn album_and_invite(app: &AppState, invite_file: &Path) -> anyhow::Result<(Album, InviteToken)> {
     let kept = std::fs::read_to_string(invite_file).ok().and_then(|text| InviteToken::presented(text.trim()));
     if let Some(token) = kept {
-        let mut connection = app.db.acquire().await?;
-        if let Some((_, album, _)) = db::invites::authenticate(&mut *connection, &token, db::now()).await? {
-            return Ok((album, token));
+        let mut session = app.db.session().await?;
+        if let Some(opened) = db::invites::authenticate(&mut session, &token, db::now()).await? {
+            return Ok((opened.album, token));
         }
     }
     let token = InviteToken::generate();
@@ -66,8 +66,8 @@ async fn album_and_invite(app: &AppState, invite_file: &Path) -> anyhow::Result<
     let album = app
         .db
         .transaction(|mut tx| async move {
-            let album = db::albums::insert(tx.connection(), HOST, title, false, db::now()).await?;
-            db::invites::insert(tx.connection(), album.id, invite, made, db::now()).await?;
+            let album = db::albums::insert(tx.session(), HOST, title, false, db::now()).await?;
+            db::invites::insert(tx.session(), album.id, invite, made, db::now()).await?;
             Ok::<_, db::Error>(tx.done(album))
         })
         .await?;

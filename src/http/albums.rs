@@ -94,7 +94,7 @@ pub async fn create(State(app): State<AppState>, user: User, request: Json<NewAl
     let caller = Caller::User(user.clone());
     let (host, title, review) = (&user.subject, &title, request.body.review);
     idempotency::run(&app, &caller, &request, |mut tx| async move {
-        let album = db::albums::insert(tx.connection(), host, title, review, db::now()).await?;
+        let album = db::albums::insert(tx.session(), host, title, review, db::now()).await?;
         Ok(tx.done(Answer::new(StatusCode::CREATED, &AlbumBody::new(album, &Access::Host))))
     })
     .await
@@ -110,8 +110,9 @@ pub async fn list(
 ) -> Result<Reply<Page<AlbumBody>>> {
     let (limit, signer, name) = (query.limit()?, app.storage.signer(), format!("albums of {}", user.subject));
     let before: Option<AlbumId> = query.after(signer, &name)?;
-    let mut connection = app.db.acquire().await?;
-    let albums = db::albums::list(&mut *connection, &user.subject, before, limit + 1).await?;
+    let subject = &user.subject;
+    let list = |mut session| async move { db::albums::list(&mut session, subject, before, limit + 1).await };
+    let albums = app.db.read(list).await?;
     let show = |album| AlbumBody::new(album, &Access::Host);
     Ok(Reply(Page::new(albums, limit, signer, &name, |album| album.id.as_uuid(), show)))
 }
@@ -140,7 +141,7 @@ pub async fn update(
     let album = app
         .db
         .transaction(|mut tx| async move {
-            let mut album = db::albums::lock(tx.connection(), id).await?.ok_or(HttpError::NotFound)?;
+            let mut album = db::albums::lock(tx.session(), id).await?.ok_or(HttpError::NotFound)?;
             etag::check_match(headers, album.version)?;
             let before = (album.title.clone(), album.review, album.closed);
             if let Some(title) = title {
@@ -153,7 +154,7 @@ pub async fn update(
             }
             album.version += 1;
             album.updated_at = db::now();
-            db::albums::update(tx.connection(), &album).await?;
+            db::albums::update(tx.session(), &album).await?;
             let kind = EventKind::AlbumUpdated;
             tx.record(album.id, NewEvent { kind, public_kind: Some(kind), photo_id: None, uploader: None }).await?;
             Ok::<_, HttpError>(tx.done(album))
@@ -170,9 +171,9 @@ pub async fn delete(State(app): State<AppState>, here: InAlbum, headers: HeaderM
     let (id, headers) = (here.album.id, &headers);
     app.db
         .transaction(|mut tx| async move {
-            let album = db::albums::lock(tx.connection(), id).await?.ok_or(HttpError::NotFound)?;
+            let album = db::albums::lock(tx.session(), id).await?.ok_or(HttpError::NotFound)?;
             etag::check_match(headers, album.version)?;
-            db::albums::mark_deleted(tx.connection(), album.id, db::now()).await?;
+            db::albums::mark_deleted(tx.session(), album.id, db::now()).await?;
             tx.enqueue(Kind::PurgeAlbum, album.id.as_uuid()).await?;
             Ok::<_, HttpError>(tx.done(()))
         })

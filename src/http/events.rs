@@ -98,8 +98,9 @@ pub async fn list(
 
 /// Reads on; true when there may be more.
 async fn read(app: &App, here: &InAlbum, list: &mut EventList) -> Result<bool> {
-    let mut connection = app.db.acquire().await?;
-    let events = db::events::after(&mut *connection, here.album.id, list.last, MOST).await?;
+    let (album_id, seen) = (here.album.id, list.last);
+    let after = |mut session| async move { db::events::after(&mut session, album_id, seen, MOST).await };
+    let events = app.db.read(after).await?;
     let more = events.len() == MOST as usize;
     for event in events {
         list.last = event.seq;
@@ -124,8 +125,8 @@ pub async fn poll_followed(app: AppState) {
             continue;
         }
         let look = async {
-            let mut connection = app.db.acquire().await?;
-            db::events::last_seqs(&mut *connection, &followed).await
+            let mut session = app.db.session().await?;
+            db::events::last_seqs(&mut session, &followed).await
         };
         match look.await {
             Ok(reached) => reached.into_iter().for_each(|(album_id, seq)| app.db.signals().reached(album_id, seq)),

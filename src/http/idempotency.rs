@@ -89,8 +89,8 @@ where
         .await;
     if outcome.is_err() {
         // Best effort: a reservation that stays ends by itself.
-        let released = match app.db.acquire().await {
-            Ok(mut connection) => table::release(&mut *connection, &id, owner).await,
+        let released = match app.db.session().await {
+            Ok(mut session) => table::release(&mut session, &id, owner).await,
             Err(error) => Err(error),
         };
         if let Err(error) = released {

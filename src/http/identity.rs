@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     app::AppState,
-    db,
+    db::{self, Freshness, invites::Opened},
     domain::{Access, Album, AlbumId, Caller, InviteToken, User},
     identity::Denied,
 };
@@ -51,18 +51,45 @@ impl Credentials {
     }
 }
 
-impl FromRequestParts<AppState> for Caller {
+/// Looks an invite up, on the writer: a revocation counts at once.
+async fn open(app: &AppState, token: &InviteToken) -> Result<Opened> {
+    let look = |mut session| async move { db::invites::authenticate(&mut session, token, db::now()).await };
+    app.db.read(look).await?.ok_or(BAD_INVITE)
+}
+
+fn freshness(opened: &Opened) -> Freshness {
+    let Opened { album, wrote_ago, .. } = opened;
+    Freshness { album_id: album.id, last_seq: album.last_seq, wrote_ago: *wrote_ago }
+}
+
+/// Who asks, and how fresh an answer has to be for a guest.
+#[derive(Debug)]
+pub struct Reading {
+    /// Who asks.
+    pub caller: Caller,
+    /// None for a user, who is always answered by the writer.
+    pub freshness: Option<Freshness>,
+}
+
+impl FromRequestParts<AppState> for Reading {
     type Rejection = HttpError;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self> {
         match Credentials::read(parts, app).await? {
-            Credentials::User(user) => Ok(Self::User(user)),
+            Credentials::User(user) => Ok(Self { caller: Caller::User(user), freshness: None }),
             Credentials::Invite(token) => {
-                let mut connection = app.db.acquire().await?;
-                let found = db::invites::authenticate(&mut *connection, &token, db::now()).await?;
-                found.map(|(guest, ..)| Self::Guest(guest)).ok_or(BAD_INVITE)
+                let opened = open(app, &token).await?;
+                Ok(Self { caller: Caller::Guest(opened.guest), freshness: Some(freshness(&opened)) })
             }
         }
+    }
+}
+
+impl FromRequestParts<AppState> for Caller {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self> {
+        Ok(Reading::from_request_parts(parts, app).await?.caller)
     }
 }
 
@@ -97,6 +124,8 @@ pub struct InAlbum {
     pub access: Access,
     /// Who asks.
     pub caller: Caller,
+    /// How fresh an answer has to be for a guest.
+    pub freshness: Option<Freshness>,
 }
 
 impl FromRequestParts<AppState> for InAlbum {
@@ -106,15 +135,17 @@ impl FromRequestParts<AppState> for InAlbum {
         let credentials = Credentials::read(parts, app).await?;
         let params = RawPathParams::from_request_parts(parts, app).await.map_err(|_| HttpError::NotFound)?;
         let id = path_id::<AlbumId>(&params, "album_id");
-        let mut connection = app.db.acquire().await?;
         match credentials {
             Credentials::User(user) => {
-                let album = db::albums::find(&mut *connection, &user.subject, id?).await?.ok_or(HttpError::NotFound)?;
-                Ok(Self { album, access: Access::Host, caller: Caller::User(user) })
+                let (id, subject) = (id?, &user.subject);
+                let find = |mut session| async move { db::albums::find(&mut session, subject, id).await };
+                let album = app.db.read(find).await?.ok_or(HttpError::NotFound)?;
+                Ok(Self { album, access: Access::Host, caller: Caller::User(user), freshness: None })
             }
             Credentials::Invite(token) => {
-                let found = db::invites::authenticate(&mut *connection, &token, db::now()).await?;
-                let (guest, mut album, photos_used) = found.ok_or(BAD_INVITE)?;
+                let opened = open(app, &token).await?;
+                let freshness = Some(freshness(&opened));
+                let Opened { guest, mut album, photos_used, .. } = opened;
                 if album.id != id? {
                     return Err(HttpError::NotFound);
                 }
@@ -122,7 +153,7 @@ impl FromRequestParts<AppState> for InAlbum {
                 if !access.may_follow() {
                     album.photo_count = photos_used;
                 }
-                Ok(Self { album, access, caller: Caller::Guest(guest) })
+                Ok(Self { album, access, caller: Caller::Guest(guest), freshness })
             }
         }
     }

@@ -123,7 +123,7 @@ pub async fn create(State(app): State<AppState>, here: InAlbum, request: Json<In
     let (state, id, new) = (&app, here.album.id, &new);
     idempotency::run(&app, &here.caller, &request, |mut tx| async move {
         let token = InviteToken::generate();
-        let invite = db::invites::insert(tx.connection(), id, new, &token, db::now()).await?;
+        let invite = db::invites::insert(tx.session(), id, new, &token, db::now()).await?;
         let created = CreatedInvite {
             invite: InviteBody::new(invite, id),
             token: token.reveal().to_owned(),
@@ -145,8 +145,9 @@ pub async fn list(
     here.host_only()?;
     let (limit, signer, name) = (query.limit()?, app.storage.signer(), format!("invites of {}", here.album.id));
     let before: Option<InviteId> = query.after(signer, &name)?;
-    let mut connection = app.db.acquire().await?;
-    let invites = db::invites::list(&mut *connection, here.album.id, before, limit + 1).await?;
+    let album_id = here.album.id;
+    let list = |mut session| async move { db::invites::list(&mut session, album_id, before, limit + 1).await };
+    let invites = app.db.read(list).await?;
     let show = |invite| InviteBody::new(invite, here.album.id);
     Ok(Reply(Page::new(invites, limit, signer, &name, |invite| invite.id.as_uuid(), show)))
 }
@@ -158,8 +159,12 @@ pub async fn list(
 pub async fn revoke(State(app): State<AppState>, here: InAlbum, params: RawPathParams) -> Result<StatusCode> {
     here.host_only()?;
     let id: InviteId = path_id(&params, "invite_id")?;
-    let mut connection = app.db.acquire().await?;
-    let revoked = db::invites::revoke(&mut *connection, here.album.id, id, db::now()).await?;
+    let (album_id, now) = (here.album.id, db::now());
+    let revoke = |mut tx: db::Tx| async move {
+        let revoked = db::invites::revoke(tx.session(), album_id, id, now).await?;
+        Ok::<_, HttpError>(tx.done(revoked))
+    };
+    let revoked = app.db.transaction(revoke).await?;
     if revoked { Ok(StatusCode::NO_CONTENT) } else { Err(HttpError::NotFound) }
 }
 

@@ -111,13 +111,16 @@ async fn accept(app: &App, id: PhotoId, bound: &Bound, received: Received) -> Re
     let received = &received;
     app.db
         .transaction(|mut tx| async move {
-            let photo = db::photos::lock(tx.connection(), id).await?.ok_or(HttpError::NotFound)?;
+            let photo = db::photos::lock(tx.session(), id).await?.ok_or(HttpError::NotFound)?;
             let same = photo.bytes == bound.bytes && photo.content_type == bound.content_type;
             if photo.state != PhotoState::AwaitingUpload || !same {
                 return Err(HttpError::Conflict("this upload URL has been used, or the photo was declared anew"));
             }
             received.keep(app.storage.files(), id).await.map_err(disk)?;
-            db::photos::set_uploaded(tx.connection(), &photo, &received.sha256).await?;
+            db::photos::set_uploaded(tx.session(), &photo, &received.sha256).await?;
+            if let Some(invite_id) = photo.uploader.invite_id {
+                db::invites::note_write(tx.session(), invite_id).await?;
+            }
             tx.enqueue(Kind::Develop, id.as_uuid()).await?;
             Ok(tx.done(()))
         })

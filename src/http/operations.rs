@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     app::{App, AppState},
-    db,
+    db::{self, login::LeaseState},
     telemetry::{self, metrics},
 };
 
@@ -76,12 +76,34 @@ impl Dependency {
         };
         Self { status, latency_ms, age_seconds: Some(0), detail: Some(detail) }
     }
+
+    /// What was learnt a while ago.
+    fn known(age: Duration, outcome: std::result::Result<String, String>) -> Self {
+        let (status, detail) = match outcome {
+            Ok(detail) => ("ok", detail),
+            Err(error) => ("failing", error),
+        };
+        Self { status, latency_ms: None, age_seconds: Some(age.as_secs()), detail: Some(detail) }
+    }
+
+    /// A token or secret that new database connections sign in with.
+    fn leased(lease: &LeaseState) -> Self {
+        let left = lease.left.unwrap_or_default().as_secs();
+        let origin = lease.origin.as_deref().unwrap_or("none yet");
+        let outcome = match &lease.failing {
+            Some(why) => Err(format!("{}: can't be renewed, good for {left} s: {why}", lease.kind)),
+            None => Ok(format!("{}: good for {left} s, {origin}", lease.kind)),
+        };
+        Self::known(lease.age.unwrap_or_default(), outcome)
+    }
 }
 
 /// Looks at each dependency now.
 async fn details(State(app): State<AppState>) -> impl IntoResponse {
     let (database, storage) = tokio::join!(look_at_database(&app), look_at_storage(&app));
-    let dependencies = BTreeMap::from([("database", database), ("storage", storage), ("identity", look_at_keys(&app))]);
+    let mut dependencies =
+        BTreeMap::from([("database", database), ("storage", storage), ("identity", look_at_keys(&app))]);
+    dependencies.extend(look_at_pools(&app).await);
     let ok = dependencies.values().all(|dependency| dependency.status == "ok");
     let status = if ok { "ok" } else { "degraded" };
     (
@@ -93,8 +115,8 @@ async fn details(State(app): State<AppState>) -> impl IntoResponse {
 async fn look_at_database(app: &App) -> Dependency {
     let started = Instant::now();
     let look = async {
-        let mut connection = app.db.acquire().await?;
-        db::jobs::depth(&mut *connection).await
+        let mut session = app.db.session().await?;
+        db::jobs::depth(&mut session).await
     };
     let outcome = match tokio::time::timeout(LOOK, look).await {
         Ok(Ok((live, dead, _))) => Ok(format!("{live} jobs, {dead} dead")),
@@ -102,6 +124,29 @@ async fn look_at_database(app: &App) -> Dependency {
         Err(_) => Err(format!("no answer within {LOOK:?}")),
     };
     Dependency::looked(started, outcome)
+}
+
+/// The reader, if there is one; and of each pool what it signs in with and the server's certificate.
+async fn look_at_pools(app: &App) -> Vec<(&'static str, Dependency)> {
+    let mut rows = Vec::new();
+    let started = Instant::now();
+    let answer = tokio::time::timeout(LOOK, app.db.reader_session()).await;
+    let outcome = match answer {
+        Ok(None) => None,
+        Ok(Some(session)) => Some(session.map(|_| "answers".to_owned()).map_err(|error| error.to_string())),
+        Err(_) => Some(Err(format!("no answer within {LOOK:?}"))),
+    };
+    rows.extend(outcome.map(|outcome| ("reader", Dependency::looked(started, outcome))));
+    for report in app.db.report() {
+        let names = if report.name == "reader" {
+            ("reader_login", "reader_certificate")
+        } else {
+            ("database_login", "database_certificate")
+        };
+        rows.extend(report.lease.map(|lease| (names.0, Dependency::leased(&lease))));
+        rows.extend(report.certificate.map(|state| (names.1, Dependency::known(state.age, state.outcome))));
+    }
+    rows
 }
 
 async fn look_at_storage(app: &App) -> Dependency {
@@ -122,10 +167,7 @@ fn look_at_keys(app: &App) -> Dependency {
 }
 
 async fn metrics_text(State(app): State<AppState>) -> impl IntoResponse {
-    let (active, size) = app.db.pool_state();
-    metrics::DB_CONNECTIONS.set(size.into());
-    #[expect(clippy::cast_precision_loss, reason = "a count of connections")]
-    metrics::DB_CONNECTIONS_ACTIVE.set(active as f64);
+    app.db.measure();
     ([(header::CONTENT_TYPE, HeaderValue::from_static(TEXT))], metrics::install().render())
 }
 

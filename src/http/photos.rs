@@ -17,7 +17,7 @@ pub use add::*;
 use super::{
     etag,
     extract::{Json, Query, path_id},
-    identity::InAlbum,
+    identity::{InAlbum, Reading},
     page::{Page, PageQuery},
     problem::{HttpError, Problem, Result},
     reply::Reply,
@@ -180,9 +180,9 @@ pub async fn list(
         after: page.after(signer, &name)?,
         limit: limit + 1,
     };
-    let mut connection = app.db.acquire().await?;
-    let photos = db::photos::list(&mut *connection, &here.access, here.album.id, &wanted).await?;
-    drop(connection);
+    let (access, album_id, wanted) = (&here.access, here.album.id, &wanted);
+    let list = |mut session| async move { db::photos::list(&mut session, access, album_id, wanted).await };
+    let photos = app.db.read_apart(here.freshness, list).await?;
     let now = db::now();
     Ok(Reply(Page::new(
         photos,
@@ -199,11 +199,13 @@ pub async fn list(
     responses((status = 200, body = PhotoBody), (status = 304), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn get(
     State(app): State<AppState>,
-    caller: Caller,
+    Reading { caller, freshness }: Reading,
     params: RawPathParams,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let (photo, _) = seen(&app, &caller, &params).await?;
+    let (id, caller) = (path_id(&params, "photo_id")?, &caller);
+    let find = |mut session| async move { db::photos::find(&mut session, caller, id).await };
+    let (photo, _) = app.db.read_apart(freshness, find).await?.ok_or(HttpError::NotFound)?;
     let now = db::now();
     let tag = etag::tag(photo.version, app.storage.window_end(photo.id, now).timestamp());
     if etag::not_modified(&headers, &tag) {
@@ -240,8 +242,8 @@ pub async fn update(
 }
 
 async fn change(mut tx: db::Tx, seen: &Photo, patch: &PhotoPatch, headers: &HeaderMap) -> Result<db::Done<Photo>> {
-    db::albums::lock(tx.connection(), seen.album_id).await?.ok_or(HttpError::NotFound)?;
-    let mut photo = db::photos::lock(tx.connection(), seen.id).await?.ok_or(HttpError::NotFound)?;
+    db::albums::lock(tx.session(), seen.album_id).await?.ok_or(HttpError::NotFound)?;
+    let mut photo = db::photos::lock(tx.session(), seen.id).await?.ok_or(HttpError::NotFound)?;
     etag::check_match(headers, photo.version)?;
     let before = (photo.is_public(), photo.caption.clone(), photo.visibility);
     if let Some(caption) = &patch.caption {
@@ -253,8 +255,8 @@ async fn change(mut tx: db::Tx, seen: &Photo, patch: &PhotoPatch, headers: &Head
         return Ok(tx.done(photo));
     }
     photo.version += 1;
-    db::photos::update(tx.connection(), &photo).await?;
-    db::albums::count_public(tx.connection(), photo.album_id, was_public, is_public).await?;
+    db::photos::update(tx.session(), &photo).await?;
+    db::albums::count_public(tx.session(), photo.album_id, was_public, is_public).await?;
     // To those who see only public photos, one that is hidden goes away.
     let public_kind = match (was_public, is_public) {
         (_, true) => Some(EventKind::PhotoUpdated),
@@ -281,13 +283,13 @@ pub async fn delete(
     let (album_id, id, headers) = (photo.album_id, photo.id, &headers);
     app.db
         .transaction(|mut tx| async move {
-            db::albums::lock(tx.connection(), album_id).await?.ok_or(HttpError::NotFound)?;
-            let photo = db::photos::lock(tx.connection(), id).await?.ok_or(HttpError::NotFound)?;
+            db::albums::lock(tx.session(), album_id).await?.ok_or(HttpError::NotFound)?;
+            let photo = db::photos::lock(tx.session(), id).await?.ok_or(HttpError::NotFound)?;
             etag::check_match(headers, photo.version)?;
-            db::photos::delete(tx.connection(), photo.id).await?;
-            db::albums::count_public(tx.connection(), photo.album_id, photo.is_public(), false).await?;
+            db::photos::delete(tx.session(), photo.id).await?;
+            db::albums::count_public(tx.session(), photo.album_id, photo.is_public(), false).await?;
             if let (PhotoState::AwaitingUpload, Some(invite_id)) = (photo.state, photo.uploader.invite_id) {
-                db::invites::give_back(tx.connection(), invite_id).await?;
+                db::invites::give_back(tx.session(), invite_id).await?;
             }
             let removed = EventKind::PhotoRemoved;
             tx.record(photo.album_id, photo_event(&photo, removed, photo.is_public().then_some(removed))).await?;
@@ -316,6 +318,6 @@ pub async fn original(State(app): State<AppState>, caller: Caller, params: RawPa
 
 async fn seen(app: &App, caller: &Caller, params: &RawPathParams) -> Result<(Photo, Access)> {
     let id: PhotoId = path_id(params, "photo_id")?;
-    let mut connection = app.db.acquire().await?;
-    db::photos::find(&mut *connection, caller, id).await?.ok_or(HttpError::NotFound)
+    let find = |mut session| async move { db::photos::find(&mut session, caller, id).await };
+    app.db.read(find).await?.ok_or(HttpError::NotFound)
 }

@@ -117,7 +117,9 @@ impl HttpError {
 impl From<db::Error> for HttpError {
     fn from(error: db::Error) -> Self {
         match error {
-            db::Error::Unavailable(_) => Self::Unavailable("the database does not answer right now", error.into()),
+            db::Error::Unavailable(_) | db::Error::NoLogin(_) => {
+                Self::Unavailable("the database does not answer right now", error.into())
+            }
             db::Error::Refused(_) | db::Error::Corrupt(_) => Self::Internal(error.into()),
         }
     }

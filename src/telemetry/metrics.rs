@@ -42,6 +42,11 @@ impl Count {
     pub fn with(&self, labels: &[(&'static str, String)]) -> Counter {
         counter!(self.0, labels)
     }
+
+    /// Of one pool.
+    pub fn of(&self, pool: &'static str) -> Counter {
+        counter!(self.0, "pool" => pool)
+    }
 }
 
 impl Level {
@@ -51,6 +56,16 @@ impl Level {
 
     fn gauge(&self) -> Gauge {
         gauge!(self.0)
+    }
+
+    /// With labels.
+    pub fn with(&self, labels: &[(&'static str, String)]) -> Gauge {
+        gauge!(self.0, labels)
+    }
+
+    /// Of one pool.
+    pub fn of(&self, pool: &'static str) -> Gauge {
+        gauge!(self.0, "pool" => pool)
     }
 
     /// Sets it.
@@ -78,6 +93,11 @@ impl Summary {
     pub fn with(&self, labels: &[(&'static str, String)]) -> Histogram {
         histogram!(self.0, labels)
     }
+
+    /// Of one pool.
+    pub fn of(&self, pool: &'static str) -> Histogram {
+        histogram!(self.0, "pool" => pool)
+    }
 }
 
 registry! {
@@ -87,10 +107,54 @@ registry! {
     HTTP_SECONDS: Summary("darkroom_http_request_seconds", Seconds);
     /// Requests under way.
     HTTP_IN_FLIGHT: Level("darkroom_http_requests_in_flight", Count);
-    /// Database connections of this process.
-    DB_CONNECTIONS: Level("darkroom_db_connections", Count);
-    /// Database connections in use.
-    DB_CONNECTIONS_ACTIVE: Level("darkroom_db_connections_active", Count);
+    /// Database connections in use, by pool.
+    POOL_ACTIVE: Level("darkroom_db_connections_active", Count);
+    /// Database connections that wait to be used, by pool.
+    POOL_IDLE: Level("darkroom_db_connections_idle", Count);
+    /// Callers who wait for a database connection, by pool.
+    POOL_PENDING: Level("darkroom_db_connections_pending", Count);
+    /// The most database connections, by pool.
+    POOL_MAX: Level("darkroom_db_connections_max", Count);
+    /// Time to get a database connection from its pool.
+    POOL_ACQUIRE: Summary("darkroom_db_connections_acquire_seconds", Seconds);
+    /// Time to open a database connection, with TLS and login.
+    POOL_CREATION: Summary("darkroom_db_connections_creation_seconds", Seconds);
+    /// Time from getting a database connection to giving it back.
+    POOL_USAGE: Summary("darkroom_db_connections_usage_seconds", Seconds);
+    /// Callers who got no database connection in time, by pool.
+    POOL_TIMEOUTS: Count("darkroom_db_connections_timeout_total", Count);
+    /// As HikariCP: database connections, by pool.
+    HIKARI_ALL: Level("hikaricp_connections", Count);
+    /// As HikariCP: database connections in use, by pool.
+    HIKARI_ACTIVE: Level("hikaricp_connections_active", Count);
+    /// As HikariCP: database connections that wait to be used, by pool.
+    HIKARI_IDLE: Level("hikaricp_connections_idle", Count);
+    /// As HikariCP: callers who wait for a database connection, by pool.
+    HIKARI_PENDING: Level("hikaricp_connections_pending", Count);
+    /// As HikariCP: the most database connections, by pool.
+    HIKARI_MAX: Level("hikaricp_connections_max", Count);
+    /// As HikariCP: time to get a database connection from its pool.
+    HIKARI_ACQUIRE: Summary("hikaricp_connections_acquire_seconds", Seconds);
+    /// As HikariCP: time to open a database connection.
+    HIKARI_CREATION: Summary("hikaricp_connections_creation_seconds", Seconds);
+    /// As HikariCP: time from getting a database connection to giving it back.
+    HIKARI_USAGE: Summary("hikaricp_connections_usage_seconds", Seconds);
+    /// As HikariCP: callers who got no database connection in time, by pool.
+    HIKARI_TIMEOUTS: Count("hikaricp_connections_timeout_total", Count);
+    /// Age of the token or secret that new database connections sign in with, by pool.
+    TOKEN_AGE: Level("darkroom_db_token_age_seconds", Seconds);
+    /// How long it will go on being used, by pool.
+    TOKEN_LEFT: Level("darkroom_db_token_expiry_seconds", Seconds);
+    /// Tokens or secrets got, by pool.
+    TOKEN_RENEWALS: Count("darkroom_db_token_renewals_total", Count);
+    /// Failed tries to get one, by pool.
+    TOKEN_FAILURES: Count("darkroom_db_token_failures_total", Count);
+    /// Logins that the server refused, by pool.
+    TOKEN_REFUSALS: Count("darkroom_db_token_refusals_total", Count);
+    /// Guests' reads where there is a reader, by the server that answered, and why not the reader.
+    DB_READS: Count("darkroom_db_reads_total", Count);
+    /// Days until the first certificate on the way to the database ends, by what holds it.
+    CERTIFICATE_DAYS: Level("darkroom_db_certificate_expiry_days", Count);
     /// Jobs that wait or are at work.
     JOBS_DEPTH: Level("darkroom_jobs_depth", Count);
     /// Jobs that wait for an operator.

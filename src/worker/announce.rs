@@ -9,10 +9,10 @@ const BATCH: u32 = 50;
 pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
     let id = AlbumId::from(claim.subject);
     loop {
-        let mut connection = app.db.acquire().await?;
-        let mut announced = db::events::announced(&mut *connection, id).await?.unwrap_or_default();
-        let events = db::events::after(&mut *connection, id, announced, BATCH).await?;
-        drop(connection);
+        let mut session = app.db.session().await?;
+        let mut announced = db::events::announced(&mut session, id).await?.unwrap_or_default();
+        let events = db::events::after(&mut session, id, announced, BATCH).await?;
+        drop(session);
         for event in &events {
             if let Err(error) = app.announcer.announce(id, event).await {
                 metrics::ANNOUNCE_FAILURES.increment(1);
@@ -21,8 +21,8 @@ pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
             metrics::ANNOUNCED.increment(1);
             announced = event.seq;
             // Noted one by one: after a failure none that arrived is sent again.
-            let mut connection = app.db.acquire().await?;
-            db::events::set_announced(&mut *connection, id, announced).await?;
+            let mut session = app.db.session().await?;
+            db::events::set_announced(&mut session, id, announced).await?;
         }
         if let Some(end) = complete_if_all(app, claim, id, announced).await? {
             return Ok(end);
@@ -35,12 +35,12 @@ pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
 async fn complete_if_all(app: &AppState, claim: &Claim, id: AlbumId, announced: u64) -> anyhow::Result<Option<End>> {
     app.db
         .transaction(|mut tx| async move {
-            if let Some(album) = db::albums::lock(tx.connection(), id).await?
+            if let Some(album) = db::albums::lock(tx.session(), id).await?
                 && album.last_seq > announced
             {
                 return Ok(tx.done(None));
             }
-            let end = if db::jobs::complete(tx.connection(), claim).await? { End::Done } else { End::Lost };
+            let end = if db::jobs::complete(tx.session(), claim).await? { End::Done } else { End::Lost };
             Ok(tx.done(Some(end)))
         })
         .await

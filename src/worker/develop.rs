@@ -27,9 +27,9 @@ enum Verdict {
 
 pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
     let id = PhotoId::from(claim.subject);
-    let mut connection = app.db.acquire().await?;
-    let photo = db::photos::get(&mut *connection, id).await?;
-    drop(connection);
+    let mut session = app.db.session().await?;
+    let photo = db::photos::get(&mut session, id).await?;
+    drop(session);
     let Some(photo) = photo else { return complete(app, claim).await };
     match photo.state {
         PhotoState::Processing => {}
@@ -116,9 +116,9 @@ async fn finish(app: &App, claim: &Claim, result: Photo) -> anyhow::Result<End> 
     let filed = app
         .db
         .transaction(|mut tx| async move {
-            let album = db::albums::lock(tx.connection(), made.album_id).await?;
-            let current = db::photos::lock(tx.connection(), made.id).await?;
-            if !db::jobs::complete(tx.connection(), claim).await? {
+            let album = db::albums::lock(tx.session(), made.album_id).await?;
+            let current = db::photos::lock(tx.session(), made.id).await?;
+            if !db::jobs::complete(tx.session(), claim).await? {
                 return Ok::<_, db::Error>(tx.done(Filed::Lost));
             }
             let (Some(_), Some(current)) = (album, current) else { return Ok(tx.done(Filed::Gone)) };
@@ -148,8 +148,8 @@ async fn finish(app: &App, claim: &Claim, result: Photo) -> anyhow::Result<End> 
 
 /// Writes what became of a locked photo of a locked album, and numbers the event.
 async fn file(tx: &mut Tx, photo: &Photo) -> db::Result<()> {
-    db::photos::settle(tx.connection(), photo).await?;
-    db::albums::count_public(tx.connection(), photo.album_id, false, photo.is_public()).await?;
+    db::photos::settle(tx.session(), photo).await?;
+    db::albums::count_public(tx.session(), photo.album_id, false, photo.is_public()).await?;
     let (kind, public) = if photo.state == PhotoState::Ready {
         (EventKind::PhotoReady, photo.is_public())
     } else {
@@ -165,17 +165,17 @@ async fn file(tx: &mut Tx, photo: &Photo) -> db::Result<()> {
 /// The database's.
 pub(crate) async fn give_up(db: &Db, job: Uuid) -> db::Result<bool> {
     db.transaction(|mut tx| async move {
-        if let Some(subject) = db::jobs::dead_develop(tx.connection(), job).await?
-            && let Some(found) = db::photos::get(tx.connection(), subject.into()).await?
-            && db::albums::lock(tx.connection(), found.album_id).await?.is_some()
-            && let Some(mut photo) = db::photos::lock(tx.connection(), found.id).await?
+        if let Some(subject) = db::jobs::dead_develop(tx.session(), job).await?
+            && let Some(found) = db::photos::get(tx.session(), subject.into()).await?
+            && db::albums::lock(tx.session(), found.album_id).await?.is_some()
+            && let Some(mut photo) = db::photos::lock(tx.session(), found.id).await?
             && photo.state == PhotoState::Processing
         {
             photo.state = PhotoState::Rejected;
             photo.reject_reason = Some("the photo could not be processed".to_owned());
             file(&mut tx, &photo).await?;
         }
-        let dropped = db::jobs::drop_dead(tx.connection(), job).await?;
+        let dropped = db::jobs::drop_dead(tx.session(), job).await?;
         Ok(tx.done(dropped))
     })
     .await

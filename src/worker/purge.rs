@@ -23,20 +23,20 @@ pub(super) async fn photo(app: &AppState, claim: &Claim) -> anyhow::Result<End> 
 pub(super) async fn album(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
     let id = AlbumId::from(claim.subject);
     loop {
-        let mut connection = app.db.acquire().await?;
-        let photos = db::photos::some_of(&mut *connection, id, BATCH).await?;
-        drop(connection);
+        let mut session = app.db.session().await?;
+        let photos = db::photos::some_of(&mut session, id, BATCH).await?;
+        drop(session);
         if photos.is_empty() {
             break;
         }
         for photo in photos {
             app.storage.files().remove(photo).await.context("objects can't be removed")?;
-            let mut connection = app.db.acquire().await?;
-            db::photos::delete(&mut *connection, photo).await?;
+            let mut session = app.db.session().await?;
+            db::photos::delete(&mut session, photo).await?;
         }
     }
-    let mut connection = app.db.acquire().await?;
-    while db::albums::remove_some(&mut connection, id).await? > 0 {}
-    drop(connection);
+    let mut session = app.db.session().await?;
+    while db::albums::remove_some(&mut session, id).await? > 0 {}
+    drop(session);
     complete(app, claim).await
 }

@@ -70,10 +70,10 @@ pub async fn run(app: &App, scrub: bool) -> anyhow::Result<Report> {
     let mut report = Report::default();
     overdue(app, &mut report).await?;
     lost_jobs(app, &mut report).await?;
-    let mut connection = app.db.acquire().await?;
-    while db::idempotency::forget(&mut *connection, db::now() - KEEP_ANSWERS, BATCH).await? > 0 {}
-    let (live, dead, oldest) = db::jobs::depth(&mut *connection).await?;
-    drop(connection);
+    let mut session = app.db.session().await?;
+    while db::idempotency::forget(&mut session, db::now() - KEEP_ANSWERS, BATCH).await? > 0 {}
+    let (live, dead, oldest) = db::jobs::depth(&mut session).await?;
+    drop(session);
     #[expect(clippy::cast_precision_loss, reason = "counts for a graph")]
     {
         metrics::JOBS_DEPTH.set(live as f64);
@@ -100,9 +100,9 @@ pub async fn run(app: &App, scrub: bool) -> anyhow::Result<Report> {
 /// Photos that wait for their bytes or for a worker for longer than they should.
 async fn overdue(app: &App, report: &mut Report) -> anyhow::Result<()> {
     loop {
-        let mut connection = app.db.acquire().await?;
-        let photos = db::sweep::overdue(&mut *connection, db::now(), BATCH).await?;
-        drop(connection);
+        let mut session = app.db.session().await?;
+        let photos = db::sweep::overdue(&mut session, db::now(), BATCH).await?;
+        drop(session);
         if photos.is_empty() {
             return Ok(());
         }
@@ -114,7 +114,7 @@ async fn overdue(app: &App, report: &mut Report) -> anyhow::Result<()> {
             // A job that is there already stays the only one.
             app.db
                 .transaction(|mut tx| async move {
-                    db::sweep::postpone(tx.connection(), id).await?;
+                    db::sweep::postpone(tx.session(), id).await?;
                     tx.enqueue(Kind::Develop, id.as_uuid()).await?;
                     Ok::<_, db::Error>(tx.done(()))
                 })
@@ -130,24 +130,24 @@ async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::R
     let accepted = app
         .db
         .transaction(|mut tx| async move {
-            let Some(photo) = db::photos::lock(tx.connection(), id).await? else {
+            let Some(photo) = db::photos::lock(tx.session(), id).await? else {
                 return Ok::<_, db::Error>(tx.done(None));
             };
-            if photo.state != PhotoState::AwaitingUpload || !db::sweep::is_overdue(tx.connection(), id).await? {
+            if photo.state != PhotoState::AwaitingUpload || !db::sweep::is_overdue(tx.session(), id).await? {
                 return Ok(tx.done(None));
             }
             match found {
                 Some((bytes, digest))
                     if bytes == photo.bytes && photo.sha256.is_none_or(|declared| declared == digest) =>
                 {
-                    db::photos::set_uploaded(tx.connection(), &photo, &digest).await?;
+                    db::photos::set_uploaded(tx.session(), &photo, &digest).await?;
                     tx.enqueue(Kind::Develop, id.as_uuid()).await?;
                     Ok(tx.done(Some(true)))
                 }
                 _ => {
-                    db::photos::expire(tx.connection(), id).await?;
+                    db::photos::expire(tx.session(), id).await?;
                     if let Some(invite_id) = photo.uploader.invite_id {
-                        db::invites::give_back(tx.connection(), invite_id).await?;
+                        db::invites::give_back(tx.session(), invite_id).await?;
                     }
                     Ok(tx.done(Some(false)))
                 }
@@ -167,10 +167,10 @@ async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::R
 
 /// Events without an announcement to come, and deleted albums that nobody removes.
 async fn lost_jobs(app: &App, report: &mut Report) -> anyhow::Result<()> {
-    let mut connection = app.db.acquire().await?;
-    let unannounced = db::sweep::unannounced(&mut *connection, BATCH).await?;
-    let unpurged = db::sweep::unpurged(&mut *connection, BATCH).await?;
-    drop(connection);
+    let mut session = app.db.session().await?;
+    let unannounced = db::sweep::unannounced(&mut session, BATCH).await?;
+    let unpurged = db::sweep::unpurged(&mut session, BATCH).await?;
+    drop(session);
     let announce = unannounced.into_iter().map(|id| (Kind::Announce, id));
     for (kind, id) in announce.chain(unpurged.into_iter().map(|id| (Kind::PurgeAlbum, id))) {
         app.db.enqueue(kind, id.as_uuid()).await?;
@@ -192,11 +192,11 @@ async fn orphans(app: &App, report: &mut Report) -> anyhow::Result<()> {
     for shard in 0..=u8::MAX {
         let ids = on_disk(app, move |files| files.photos_in_shard(shard, cutoff)).await?;
         for some in ids.chunks(BATCH as usize) {
-            let mut connection = app.db.acquire().await?;
-            let states = db::sweep::states(&mut *connection, some).await?;
+            let mut session = app.db.session().await?;
+            let states = db::sweep::states(&mut session, some).await?;
             let known: std::collections::HashSet<PhotoId> =
                 states.into_iter().filter(|(_, state)| *state != PhotoState::Expired).map(|(id, _)| id).collect();
-            drop(connection);
+            drop(session);
             for id in some.iter().filter(|id| !known.contains(id)) {
                 app.storage.files().remove(*id).await?;
                 report.removed += 1;
@@ -210,9 +210,9 @@ async fn orphans(app: &App, report: &mut Report) -> anyhow::Result<()> {
 async fn lost_renditions(app: &App, report: &mut Report) -> anyhow::Result<()> {
     let mut after = PhotoId::from(uuid::Uuid::nil());
     loop {
-        let mut connection = app.db.acquire().await?;
-        let photos = db::sweep::ready_after(&mut *connection, after, BATCH).await?;
-        drop(connection);
+        let mut session = app.db.session().await?;
+        let photos = db::sweep::ready_after(&mut session, after, BATCH).await?;
+        drop(session);
         let Some((last, _)) = photos.last() else { return Ok(()) };
         after = *last;
         let incomplete = on_disk(app, move |files| {

@@ -117,7 +117,7 @@ pub async fn add(State(app): State<AppState>, here: InAlbum, request: Json<NewPh
 
 async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared) -> Result<Done<Answer>> {
     // The share lock keeps a delete or a close from passing us half-way.
-    let album = db::albums::share(tx.connection(), here.album.id).await?.ok_or(HttpError::NotFound)?;
+    let album = db::albums::share(tx.session(), here.album.id).await?.ok_or(HttpError::NotFound)?;
     let now = db::now();
     let ttl = TimeDelta::from_std(app.config.uploads.url_ttl).unwrap_or(TimeDelta::MAX);
     let expires_at = DateTime::from_timestamp((now + ttl).timestamp(), 0).unwrap_or(now);
@@ -133,7 +133,7 @@ async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared) -> 
         .map(|digest| if here.access.role() == AlbumRole::Drop { own_dedup(&here.access, &digest) } else { digest.0 });
     for _ in 0..RACES {
         if let Some(key) = dedup
-            && let Some(mut photo) = db::photos::find_same(tx.connection(), album.id, &key).await?
+            && let Some(mut photo) = db::photos::find_same(tx.session(), album.id, &key).await?
         {
             let (awaits, mine) = (photo.state == PhotoState::AwaitingUpload, here.access.is_uploader(&photo));
             if awaits && mine {
@@ -142,7 +142,10 @@ async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared) -> 
                 }
                 photo.bytes = declared.bytes;
                 declared.content_type.as_str().clone_into(&mut photo.content_type);
-                db::photos::declare_again(tx.connection(), &photo, upload_ends).await?;
+                db::photos::declare_again(tx.session(), &photo, upload_ends).await?;
+                if let Some(invite_id) = photo.uploader.invite_id {
+                    db::invites::note_write(tx.session(), invite_id).await?;
+                }
                 return Ok(tx.done(answer(StatusCode::OK, photo, true)));
             }
             if !awaits && here.access.sees(&photo) {
@@ -158,9 +161,9 @@ async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared) -> 
             return Err(CLOSED);
         }
         let photo = new_photo(here, declared, album.review, now);
-        if db::photos::insert(tx.connection(), &photo, dedup.as_ref(), upload_ends).await? {
+        if db::photos::insert(tx.session(), &photo, dedup.as_ref(), upload_ends).await? {
             if let Some(invite_id) = photo.uploader.invite_id
-                && !db::invites::use_one(tx.connection(), invite_id).await?
+                && !db::invites::use_one(tx.session(), invite_id).await?
             {
                 return Err(HttpError::Conflict("this invite has no photos left, or was revoked"));
             }

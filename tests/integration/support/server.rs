@@ -9,7 +9,7 @@ use darkroom::{
     app::{App, AppState},
     command,
     config::{Config, Source},
-    db::{Db, migrations},
+    db::migrations,
     dev::identity::{AUDIENCE, ISSUER, Identity},
     net,
 };
@@ -57,9 +57,9 @@ impl TestServer {
         let text = settings_text(folder.path(), &url, &identity, &database, settings);
         let config = Config::read(Source::parse(&text, []).expect("TOML")).expect("a good configuration");
         let works = config.worker.enabled;
-        let db = Db::with_options(database.options.clone(), &config.database);
-        migrations::run(&db).await.expect("migrations run");
-        let app = App::with_db(config, db, PathBuf::from(env!("CARGO_BIN_EXE_darkroom")), None).expect("an app");
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_darkroom"));
+        let app = App::with_program(config, program, None).expect("an app");
+        migrations::run(&app.db).await.expect("migrations run");
         let stop = CancellationToken::new();
         let running = tokio::spawn(command::run(app.clone(), Some(listener), operations, works, stop.clone()));
         Self { url, operations: operations_url, app, database, identity, folder, stop, running: Some(running) }

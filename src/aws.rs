@@ -1,0 +1,44 @@
+//! The configuration that every AWS client of this program starts from.
+//!
+//! Credentials, endpoints and the rest are found as by every AWS SDK: environment, profile, web identity, container,
+//! IMDSv2; `AWS_ENDPOINT_URL` and its kin lead to an emulator. The region is always said by the caller: a default one
+//! would sign for the wrong place in silence.
+
+pub mod region;
+
+use std::time::Duration;
+
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+
+/// A call that takes longer is given up and tried again.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// The longest time for a call with all its tries.
+const CALL: Duration = Duration::from_secs(8);
+/// How often a call is tried in all.
+const TRIES: u32 = 3;
+
+/// Reads the environment and the profile anew, so that what was changed there under way counts.
+pub async fn configuration(region: &str) -> SdkConfig {
+    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT).operation_timeout(CALL).build();
+    aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new(region.to_owned()))
+        .timeout_config(timeouts)
+        .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
+        .app_name(AppName::new(env!("CARGO_PKG_NAME")).expect("letters only"))
+        .load()
+        .await
+}
+
+/// An error of the SDK with its causes, which its `Display` leaves out.
+pub fn explained(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let told = inner.to_string();
+        if !text.contains(&told) {
+            text = format!("{text}: {told}");
+        }
+        cause = inner.source();
+    }
+    text
+}

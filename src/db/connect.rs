@@ -1,0 +1,177 @@
+//! Opens connections: the login of the moment, verified TLS, keepalive, and the settings of the session.
+
+use std::{borrow::Cow, io, net::SocketAddr, os::fd::BorrowedFd, time::Duration};
+
+use rustix::net::{AddressFamily, SocketAddrAny, getpeername, sockopt};
+use secrecy::ExposeSecret;
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Executor, MySqlConnection,
+    mysql::{MySqlConnectOptions, MySqlSslMode},
+};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Error, Result,
+    certificates::Certificates,
+    login::{Credential, Login},
+};
+use crate::config::database::{self as config, Place, TlsMode};
+
+/// A host that is silently gone is noticed after 5 s + 3 × 3 s: probes begin, go on, and are counted.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
+const KEEPALIVE_PROBES: u32 = 3;
+/// The same for what was sent and not acknowledged, which keepalive does not look at; in milliseconds.
+const UNACKNOWLEDGED: u32 = 14_000;
+/// The server drops a session that we have forgotten so much later than we drop an idle one, in seconds.
+const FORGOTTEN: u64 = 60;
+
+/// Opens connections to one server.
+pub(super) struct Connector {
+    place: Place,
+    name: String,
+    tls: config::Tls,
+    connect_timeout: Duration,
+    settings: String,
+    login: Login,
+    certificates: Option<Certificates>,
+}
+
+impl Connector {
+    pub(super) fn new(config: &config::Database, place: &Place, login: Login) -> Self {
+        Self {
+            place: place.clone(),
+            name: config.name.clone(),
+            tls: config.tls.clone(),
+            connect_timeout: config.pool.connect_timeout,
+            settings: session_settings(&config.pool),
+            login,
+            certificates: Certificates::new(place, &config.tls),
+        }
+    }
+
+    /// Who signs in.
+    pub(super) fn login(&self) -> &Login {
+        &self.login
+    }
+
+    /// The watch over the server's certificates, where they are verified.
+    pub(super) fn certificates(&self) -> Option<&Certificates> {
+        self.certificates.as_ref()
+    }
+
+    /// Opens a connection. When the server refuses a login with credentials that are leased, they may have been
+    /// rotated: it is tried once more with fresh ones.
+    ///
+    /// # Errors
+    /// No credentials, no server, no verified certificate, a refused login, or no time left for all that.
+    pub(super) async fn connect(&self) -> Result<MySqlConnection> {
+        let until = Instant::now() + self.connect_timeout;
+        let late = || Error::Unavailable(Error::timed_out(format!("no connection within {:?}", self.connect_timeout)));
+        let opening = async {
+            let credential = self.login.credential().await?;
+            match self.open(&credential).await {
+                Err(error) if error.is_access_denied() => match self.login.after_refusal(&credential).await {
+                    Some(fresh) => self.open(&fresh).await,
+                    None => Err(error),
+                },
+                outcome => outcome,
+            }
+        };
+        timeout_at(until, opening).await.map_err(|_| late())?
+    }
+
+    async fn open(&self, credential: &Credential) -> Result<MySqlConnection> {
+        let mut connection = self.options(credential).connect().await?;
+        if let Place::Tcp(_, port) = self.place {
+            keep_alive(port).map_err(sqlx::Error::Io)?;
+        }
+        connection.execute(AssertSqlSafe(self.settings.clone())).await?;
+        Ok(connection)
+    }
+
+    fn options(&self, credential: &Credential) -> MySqlConnectOptions {
+        let mode = match self.tls.mode {
+            TlsMode::Disabled => MySqlSslMode::Disabled,
+            TlsMode::Preferred => MySqlSslMode::Preferred,
+            TlsMode::Required => MySqlSslMode::Required,
+            TlsMode::VerifyCa => MySqlSslMode::VerifyCa,
+            TlsMode::VerifyIdentity => MySqlSslMode::VerifyIdentity,
+        };
+        let mut options = MySqlConnectOptions::new()
+            .username(&credential.user)
+            .database(&self.name)
+            .charset("utf8mb4")
+            // A token goes over the wire as it is. The configuration allows that under a verified certificate only.
+            .enable_cleartext_plugin(credential.is_token);
+        if let Some(secret) = &credential.secret {
+            options = options.password(secret.expose_secret());
+        }
+        if let Some(ca) = &self.tls.ca {
+            options = options.ssl_ca(ca);
+        }
+        match &self.place {
+            // Nobody listens on a unix socket, but sqlx sends a password by MySQL's usual method over TLS only.
+            Place::Socket(path) if self.tls.mode != TlsMode::Disabled => {
+                options.socket(path).ssl_mode(MySqlSslMode::Preferred)
+            }
+            Place::Socket(path) => options.socket(path).ssl_mode(mode),
+            Place::Tcp(host, port) => options.host(host).port(*port).ssl_mode(mode),
+        }
+    }
+}
+
+/// One statement for both kinds of server, which each skip the other's comments.
+///
+/// READ COMMITTED, because gap locks of the default level bring deadlocks between workers and buy us nothing. The
+/// server's own limits end what goes on after we have given up: MySQL's is for SELECT, so waits for locks have theirs.
+fn session_settings(limits: &config::Pool) -> String {
+    let forgotten = limits.idle_timeout.as_secs() + FORGOTTEN;
+    let (milliseconds, seconds) = (limits.query_timeout.as_millis(), limits.query_timeout.as_secs_f64());
+    let locks = if limits.query_timeout.is_zero() {
+        Cow::Borrowed("")
+    } else {
+        let seconds = limits.query_timeout.as_secs().max(1);
+        format!(", innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}").into()
+    };
+    format!(
+        "SET SESSION wait_timeout = {forgotten}{locks} \
+         /*!50720 , transaction_isolation = 'READ-COMMITTED', max_execution_time = {milliseconds} */ \
+         /*M!100108 , tx_isolation = 'READ-COMMITTED', max_statement_time = {seconds:.3} */"
+    )
+}
+
+/// Switches keepalive on for the connections to this port that don't have it yet: sqlx opens its sockets by itself and
+/// does not lend them, so they are found among the descriptors of this process.
+fn keep_alive(port: u16) -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        #[expect(unsafe_code, reason = "a descriptor by its number")]
+        // SAFETY: the number may have been closed, or given to another file, since it was listed. Then the calls below
+        // fail, or see a socket with another peer, or at worst switch keepalive on for one that was just opened: none
+        // reads, writes or closes it.
+        let socket = unsafe { BorrowedFd::borrow_raw(number) };
+        let theirs = getpeername(socket).ok().flatten().is_some_and(|peer| port_of(&peer) == Some(port));
+        if theirs {
+            // What fails here is not ours any more.
+            let _gone = probe_peer(socket);
+        }
+    }
+    Ok(())
+}
+
+fn probe_peer(socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    if sockopt::socket_keepalive(socket)? {
+        return Ok(());
+    }
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(socket, UNACKNOWLEDGED)?;
+    sockopt::set_socket_keepalive(socket, true)
+}
+
+fn port_of(peer: &SocketAddrAny) -> Option<u16> {
+    let inet = matches!(peer.address_family(), AddressFamily::INET | AddressFamily::INET6);
+    inet.then(|| SocketAddr::try_from(peer.clone()).ok()).flatten().map(|address| address.port())
+}

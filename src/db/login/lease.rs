@@ -1,0 +1,244 @@
+//! A lease: one credential for all new connections of a pool.
+//!
+//! - Whoever needs it while it is good gets it without waiting. It is renewed when two thirds of its time are over, so
+//!   that an issuer that is down for minutes is noticed by operators and not by users.
+//! - However many wait for a renewal, it happens once.
+//! - A refused login brings a renewal unless there is a newer credential already, or this one is only just new: a user
+//!   that does not exist must not make us ask for credentials without end.
+//! - A failed renewal changes nothing of what is still good. It is tried again with growing pauses, told in one log
+//!   line at its beginning and one at its end, and shown in `/health` and in metrics.
+//!
+//! Time is the wall clock's, by which the issuers count, and which goes on while a machine is suspended.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use secrecy::SecretString;
+
+use super::{Credential, iam, secret};
+use crate::{
+    db::{Error, Result, rand_below},
+    telemetry::metrics,
+};
+
+/// A credential younger than this is not renewed because of a refusal.
+const JUST_NEW: Duration = Duration::from_secs(1);
+/// The pause after a first failed renewal; it doubles up to the cap. A part of it is random.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_CAP: Duration = Duration::from_secs(30);
+
+/// Who makes credentials.
+pub(super) enum Issuer {
+    Iam(iam::Signer),
+    Secret(secret::Reader),
+}
+
+/// A credential, new from its issuer.
+pub(super) struct Issued {
+    pub(super) user: String,
+    pub(super) secret: SecretString,
+    pub(super) is_token: bool,
+    /// It may be used for new connections until then.
+    pub(super) good_until: SystemTime,
+    /// Where it is from, for operators; nothing secret.
+    pub(super) origin: String,
+}
+
+/// How a lease stands; nothing of it is secret.
+#[derive(Debug, Clone)]
+pub struct LeaseState {
+    /// `iam` or `secrets-manager`.
+    pub kind: &'static str,
+    /// Where the credential is from, once there is one.
+    pub origin: Option<String>,
+    /// The age of the credential.
+    pub age: Option<Duration>,
+    /// How long it will be used for new connections; zero when it is over.
+    pub left: Option<Duration>,
+    /// Why the last renewal failed, if it did.
+    pub failing: Option<String>,
+}
+
+pub(super) struct Lease {
+    issuer: Issuer,
+    pool: &'static str,
+    held: Mutex<Held>,
+    /// Whoever renews holds it.
+    renewing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Held {
+    current: Option<Current>,
+    generation: u64,
+    failing: Option<Failure>,
+}
+
+struct Failure {
+    why: String,
+    at: Instant,
+}
+
+struct Current {
+    credential: Arc<Credential>,
+    issued_at: SystemTime,
+    good_until: SystemTime,
+    origin: String,
+}
+
+impl Current {
+    fn age(&self) -> Duration {
+        self.issued_at.elapsed().unwrap_or_default()
+    }
+
+    fn left(&self) -> Duration {
+        self.good_until.duration_since(SystemTime::now()).unwrap_or_default()
+    }
+
+    /// Two thirds of its time, less up to a tenth at random, so that many instances do not renew at once.
+    fn renewal_in(&self) -> Duration {
+        let life = self.good_until.duration_since(self.issued_at).unwrap_or_default();
+        let tenth = u64::try_from(life.as_millis() / 10).unwrap_or(u64::MAX);
+        (life * 2 / 3).saturating_sub(Duration::from_millis(rand_below(tenth))).saturating_sub(self.age())
+    }
+}
+
+impl Issuer {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Iam(_) => "iam",
+            Self::Secret(_) => "secrets-manager",
+        }
+    }
+
+    async fn issue(&self) -> Result<Issued, String> {
+        match self {
+            Self::Iam(signer) => signer.sign().await,
+            Self::Secret(reader) => reader.read().await,
+        }
+    }
+}
+
+impl Lease {
+    pub(super) fn new(issuer: Issuer, pool: &'static str) -> Self {
+        Self { issuer, pool, held: Mutex::default(), renewing: tokio::sync::Mutex::default() }
+    }
+
+    /// The credential, if it is good; else a fresh one.
+    pub(super) async fn current(&self) -> Result<Arc<Credential>> {
+        match self.good() {
+            Some(credential) => Ok(credential),
+            None => self.renew(|held| held.current.as_ref().is_some_and(|current| !current.left().is_zero())).await,
+        }
+    }
+
+    /// A fresh one after the server refused that of a generation.
+    pub(super) async fn after_refusal(&self, refused: u64) -> Option<Arc<Credential>> {
+        metrics::TOKEN_REFUSALS.of(self.pool).increment(1);
+        let newer = |held: &Held| held.generation > refused;
+        let just_new = |held: &Held| held.current.as_ref().is_some_and(|current| current.age() < JUST_NEW);
+        let fresh = self.renew(|held| newer(held) || just_new(held)).await.ok()?;
+        (fresh.generation > refused).then_some(fresh)
+    }
+
+    /// Renews ahead of time, for ever.
+    pub(super) async fn keep(&self) -> ! {
+        let mut failures = 0;
+        loop {
+            let before = self.held().generation;
+            let due = self.held().current.as_ref().map_or(Duration::ZERO, Current::renewal_in);
+            let backoff = if failures == 0 { Duration::ZERO } else { pause(failures) };
+            tokio::time::sleep(due.max(backoff)).await;
+            let renewed = self.renew(|held| held.generation > before).await;
+            failures = if renewed.is_ok() { 0 } else { failures + 1 };
+        }
+    }
+
+    pub(super) fn state(&self) -> LeaseState {
+        let held = self.held();
+        let current = held.current.as_ref();
+        LeaseState {
+            kind: self.issuer.kind(),
+            origin: current.map(|current| current.origin.clone()),
+            age: current.map(Current::age),
+            left: current.map(Current::left),
+            failing: held.failing.as_ref().map(|failure| failure.why.clone()),
+        }
+    }
+
+    pub(super) async fn identity(&self) -> Option<Result<String, String>> {
+        match &self.issuer {
+            Issuer::Iam(signer) => Some(signer.identity().await),
+            Issuer::Secret(_) => None,
+        }
+    }
+
+    fn good(&self) -> Option<Arc<Credential>> {
+        let held = self.held();
+        held.current.as_ref().filter(|current| !current.left().is_zero()).map(|current| current.credential.clone())
+    }
+
+    /// Asks the issuer, unless somebody else has just done so and what they got will do.
+    async fn renew(&self, will_do: impl Fn(&Held) -> bool) -> Result<Arc<Credential>> {
+        let asked = Instant::now();
+        let _turn = self.renewing.lock().await;
+        {
+            let held = self.held();
+            if let Some(current) = held.current.as_ref().filter(|_| will_do(&held)) {
+                return Ok(current.credential.clone());
+            }
+            // Those who waited for a renewal that failed don't ask again one after the other.
+            if let Some(failure) = held.failing.as_ref().filter(|failure| failure.at >= asked) {
+                return Err(Error::NoLogin(failure.why.clone()));
+            }
+        }
+        let issued_at = SystemTime::now();
+        match self.issuer.issue().await {
+            Ok(issued) => Ok(self.hold(issued, issued_at)),
+            Err(why) => {
+                self.note_failure(&why);
+                Err(Error::NoLogin(why))
+            }
+        }
+    }
+
+    fn hold(&self, issued: Issued, issued_at: SystemTime) -> Arc<Credential> {
+        metrics::TOKEN_RENEWALS.of(self.pool).increment(1);
+        let mut held = self.held();
+        held.generation += 1;
+        let Issued { user, secret, is_token, good_until, origin } = issued;
+        let credential = Arc::new(Credential { user, secret: Some(secret), is_token, generation: held.generation });
+        held.current = Some(Current { credential: credential.clone(), issued_at, good_until, origin });
+        if held.failing.take().is_some() {
+            tracing::info!(pool = self.pool, auth = self.issuer.kind(), "the database login is renewed again");
+        }
+        credential
+    }
+
+    fn note_failure(&self, why: &str) {
+        metrics::TOKEN_FAILURES.of(self.pool).increment(1);
+        let mut held = self.held();
+        if held.failing.replace(Failure { why: why.to_owned(), at: Instant::now() }).is_none() {
+            let left = held.current.as_ref().map_or(Duration::ZERO, Current::left);
+            tracing::warn!(
+                pool = self.pool,
+                auth = self.issuer.kind(),
+                error = why,
+                good_for_seconds = left.as_secs(),
+                "the database login can't be renewed; it is tried on"
+            );
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The pause after so many failures: half of it fixed, half random.
+fn pause(failures: u32) -> Duration {
+    let whole = PAUSE.saturating_mul(1 << failures.min(10)).min(PAUSE_CAP) / 2;
+    whole + Duration::from_millis(rand_below(u64::try_from(whole.as_millis()).unwrap_or(u64::MAX)))
+}

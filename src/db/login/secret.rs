@@ -1,0 +1,49 @@
+//! A user name and a password that AWS Secrets Manager keeps, in the JSON that its rotation writes:
+//! `{"username": "...", "password": "..."}`, see
+//! <https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_secret_json_structure.html>.
+
+use std::time::SystemTime;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::lease::Issued;
+use crate::{aws, config::database::Secret};
+
+/// Reads one secret.
+pub(super) struct Reader {
+    secret: Secret,
+    user: String,
+}
+
+#[derive(Deserialize)]
+struct Kept {
+    username: Option<String>,
+    password: String,
+}
+
+impl Reader {
+    /// `user` is for a secret that names none.
+    pub(super) fn new(secret: Secret, user: String) -> Self {
+        Self { secret, user }
+    }
+
+    /// What the secret holds now.
+    pub(super) async fn read(&self) -> Result<Issued, String> {
+        let Secret { id, region, ttl } = &self.secret;
+        let now = SystemTime::now();
+        let client = aws_sdk_secretsmanager::Client::new(&aws::configuration(region).await);
+        let answer = client.get_secret_value().secret_id(id).send().await;
+        let answer = answer.map_err(|error| format!("the secret {id}: {}", aws::explained(&error)))?;
+        let text = answer.secret_string().ok_or_else(|| format!("the secret {id} holds no text"))?;
+        // What serde would say of a text that doesn't fit may quote it.
+        let kept: Kept = serde_json::from_str(text)
+            .map_err(|_| format!("the secret {id} is no JSON object with a `password` and a `username`"))?;
+        let user = kept.username.filter(|name| !name.is_empty()).unwrap_or_else(|| self.user.clone());
+        if user.is_empty() {
+            return Err(format!("the secret {id} has no `username`, and database.user is not given"));
+        }
+        let origin = format!("the secret {id} in {region}");
+        Ok(Issued { user, secret: SecretString::from(kept.password), is_token: false, good_until: now + *ttl, origin })
+    }
+}

@@ -1,0 +1,292 @@
+//! A pool of connections: deadpool's, because its manager has what sqlx's pool lacks, a say in how each connection is
+//! opened (with the login of this very moment) and in whether it is used again.
+//!
+//! A connection is trusted while it is in use every few seconds. It is tried first, for a second at most, when it has
+//! been idle for longer or when another one was lost since; and it is closed when it is old, or when another one has met
+//! a server that takes no writes any more. A login that takes longer than anybody waits for it is not lost: the
+//! connection is there for the next one who asks.
+
+mod meters;
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use deadpool::managed::{self, Metrics, Object, PoolConfig, QueueMode, RecycleError, RecycleResult};
+use sqlx::{Connection, MySqlConnection};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    Error, Result,
+    connect::Connector,
+    error::Verdict,
+    rand_below,
+    session::{Session, State},
+};
+use crate::config::database as config;
+pub use meters::PoolState;
+use meters::{Meters, Timer};
+
+/// A connection that was idle for longer is tried before use; a younger one is used at once, which saves a round trip
+/// for each request under load.
+const TRUST_IDLE: Duration = Duration::from_secs(5);
+/// Longest time for a try of a connection.
+const PING: Duration = Duration::from_secs(1);
+/// How often connections are looked over that nobody uses.
+const REAP: Duration = Duration::from_secs(15);
+/// The wait between two tries to connect to a server that is not there: at least, and that much more at random.
+const CONNECT_PAUSE: (u64, u64) = (50, 150);
+
+/// An open connection with its history.
+pub(super) struct Live {
+    pub(super) connection: MySqlConnection,
+    pub(super) state: State,
+    opened: Instant,
+    expires: Instant,
+    released: Instant,
+}
+
+/// What opens connections and judges those that come back.
+struct Manager {
+    connector: Arc<Connector>,
+    /// Opened for somebody who did not wait.
+    spares: Arc<Mutex<Vec<Live>>>,
+    /// Connections that are being opened at a time.
+    opening: Arc<Semaphore>,
+    max_lifetime: Duration,
+    doubts: Mutex<Doubts>,
+    creation: Timer,
+}
+
+/// Since when connections are not what they seem.
+#[derive(Clone, Copy)]
+struct Doubts {
+    /// One was lost: those that were given back before are tried.
+    lost: Option<Instant>,
+    /// One met a server that takes no writes: those that were opened before are closed.
+    demoted: Option<Instant>,
+}
+
+/// A connection on loan; gives itself back, or closes itself when it can't be used again.
+pub(super) struct Lent {
+    object: Option<Object<Manager>>,
+    since: Instant,
+    usage: Timer,
+}
+
+/// A pool of connections to one server.
+pub struct Pool {
+    inner: managed::Pool<Manager>,
+    limits: config::Pool,
+    name: &'static str,
+    meters: Meters,
+}
+
+impl Pool {
+    /// A pool that connects when it is first used.
+    pub(super) fn new(name: &'static str, connector: Connector, limits: config::Pool) -> Self {
+        let (size, meters) = (limits.max_connections, Meters::new(name));
+        let manager = Manager {
+            connector: Arc::new(connector),
+            spares: Arc::default(),
+            opening: Arc::new(Semaphore::new(size)),
+            max_lifetime: limits.max_lifetime,
+            doubts: Mutex::new(Doubts { lost: None, demoted: None }),
+            creation: meters.creation.clone(),
+        };
+        // The last one used comes first, so that those that a quiet time does not need grow idle and are closed.
+        let config = PoolConfig { queue_mode: QueueMode::Lifo, ..PoolConfig::new(size) };
+        let inner = managed::Pool::builder(manager).config(config).build().expect("no timeouts, so no runtime needed");
+        Self { inner, limits, name, meters }
+    }
+
+    /// A session. While the server is not there it is tried again until the time for it is up.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when there is none in time, with what stood in the way.
+    pub(super) async fn session(&self) -> Result<Session> {
+        let begun = Instant::now();
+        let until = begun + self.limits.acquire_timeout;
+        let mut last = None;
+        let outcome = loop {
+            match timeout_at(until, self.inner.get()).await {
+                Ok(Ok(object)) => break Ok(object),
+                Ok(Err(managed::PoolError::Backend(error))) if error.is_of_connection() => last = Some(error),
+                Ok(Err(managed::PoolError::Backend(error))) => break Err(error),
+                Ok(Err(_)) => break Err(Error::Unavailable(sqlx::Error::PoolClosed)),
+                Err(_) => break Err(self.too_late(last)),
+            }
+            let pause = Duration::from_millis(CONNECT_PAUSE.0 + rand_below(CONNECT_PAUSE.1));
+            if Instant::now() + pause >= until {
+                break Err(self.too_late(last));
+            }
+            tokio::time::sleep(pause).await;
+        };
+        self.meters.acquire.record(begun.elapsed());
+        let object = outcome?;
+        let lent = Lent { object: Some(object), since: Instant::now(), usage: self.meters.usage.clone() };
+        Ok(Session::new(lent, self.limits.query_timeout))
+    }
+
+    fn too_late(&self, last: Option<Error>) -> Error {
+        self.meters.timed_out();
+        last.unwrap_or(Error::Unavailable(sqlx::Error::PoolTimedOut))
+    }
+
+    /// What opens its connections.
+    pub(super) fn connector(&self) -> &Connector {
+        &self.inner.manager().connector
+    }
+
+    /// Its name in metrics: `writer` or `reader`.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its numbers now.
+    pub(super) fn state(&self) -> PoolState {
+        let status = self.inner.status();
+        let active = status.size.saturating_sub(status.available);
+        PoolState { active, idle: status.available, pending: status.waiting, max: status.max_size }
+    }
+
+    /// Sets the metrics that are levels.
+    pub(super) fn measure(&self) {
+        meters::levels(self.name, self.state());
+    }
+
+    /// Closes what nobody uses, for ever.
+    pub(super) async fn reap(&self) -> ! {
+        loop {
+            tokio::time::sleep(REAP).await;
+            let now = Instant::now();
+            let idle = self.limits.idle_timeout;
+            let old = self.inner.retain(|live, _| live.released + idle > now && live.expires > now).removed;
+            let spares: Vec<Live> =
+                self.inner.manager().spares().extract_if(.., |live| live.released + TRUST_IDLE <= now).collect();
+            part_from(old.into_iter().chain(spares)).await;
+        }
+    }
+
+    /// Closes the pool: what is idle at once, what is in use when it is given back.
+    pub(super) async fn close(&self) {
+        let idle = self.inner.retain(|_, _| false).removed;
+        self.inner.close();
+        let spares = std::mem::take(&mut *self.inner.manager().spares());
+        part_from(idle.into_iter().chain(spares)).await;
+    }
+}
+
+/// Closes connections with a word of goodbye, so that the server counts no aborted clients.
+async fn part_from(connections: impl Iterator<Item = Live>) {
+    for live in connections {
+        // One that does not hear it is closed all the same.
+        let _ = timeout(PING, live.connection.close()).await;
+    }
+}
+
+impl Manager {
+    fn spares(&self) -> std::sync::MutexGuard<'_, Vec<Live>> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doubts(&self) -> std::sync::MutexGuard<'_, Doubts> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lives are told apart by a tenth, so that a pool that was filled at once is not emptied at once.
+    fn expiry(&self) -> Instant {
+        let tenth = u64::try_from(self.max_lifetime.as_millis() / 10).unwrap_or(u64::MAX);
+        Instant::now() + self.max_lifetime - Duration::from_millis(rand_below(tenth))
+    }
+}
+
+impl managed::Manager for Manager {
+    type Type = Live;
+    type Error = Error;
+
+    /// In a task of its own, so that a login that takes long comes to its end although nobody waits for it any more.
+    async fn create(&self) -> Result<Live> {
+        let (tell, told) = oneshot::channel();
+        let (connector, spares, opening) = (self.connector.clone(), self.spares.clone(), self.opening.clone());
+        let (expires, creation) = (self.expiry(), self.creation.clone());
+        tokio::spawn(async move {
+            let spares = || spares.lock().unwrap_or_else(PoisonError::into_inner);
+            let _slot = opening.acquire().await;
+            let spare = spares().pop();
+            let outcome = if let Some(live) = spare {
+                Ok(live)
+            } else {
+                let begun = Instant::now();
+                connector.connect().await.map(|connection| {
+                    creation.record(begun.elapsed());
+                    let (state, opened) = (State::fresh(), Instant::now());
+                    Live { connection, state, opened, expires, released: opened }
+                })
+            };
+            if let Err(Ok(live)) = tell.send(outcome) {
+                spares().push(live);
+            }
+        });
+        told.await.unwrap_or(Err(Error::Unavailable(sqlx::Error::WorkerCrashed)))
+    }
+
+    async fn recycle(&self, live: &mut Live, _: &Metrics) -> RecycleResult<Error> {
+        let (now, doubts) = (Instant::now(), *self.doubts());
+        if live.expires <= now || doubts.demoted.is_some_and(|since| live.opened <= since) {
+            return Err(RecycleError::message("its time is over"));
+        }
+        let doubtful = doubts.lost.is_some_and(|since| live.released <= since);
+        if doubtful || now.duration_since(live.released) > TRUST_IDLE {
+            let answered = timeout(PING, live.connection.ping()).await;
+            return match answered {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(RecycleError::Backend(error.into())),
+                Err(_) => Err(RecycleError::message("it does not answer")),
+            };
+        }
+        Ok(())
+    }
+}
+
+impl Deref for Lent {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        self.object.as_ref().expect("given back when dropped, not before")
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Live {
+        self.object.as_mut().expect("given back when dropped, not before")
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.usage.record(self.since.elapsed());
+        let Some(mut object) = self.object.take() else { return };
+        let now = Instant::now();
+        let (verdict, interrupted) = (object.state.verdict(), object.state.was_interrupted());
+        if verdict == Verdict::Sound {
+            object.released = now;
+            return;
+        }
+        // A request whose client has gone says nothing about the server.
+        if let (false, Some(pool)) = (interrupted, Object::pool(&object)) {
+            let mut doubts = pool.manager().doubts();
+            match verdict {
+                Verdict::Demoted => doubts.demoted = Some(now),
+                _ => doubts.lost = Some(now),
+            }
+        }
+        // Dropping the connection closes its socket, and says nothing: nobody may be there to listen.
+        drop(Object::take(object));
+    }
+}
