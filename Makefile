@@ -26,9 +26,12 @@ run: packages
 	cargo build --release
 	exec $(TARGET)/release/darkroom dev --listen "$(LISTEN)" --data "$(DATA)"
 
-test: packages
+test:
+	TEST_DB="$(TEST_DB)" tests/bed/install-packages test
 	set -e; \
-	if [ "$(TEST_DB)" = mysql ]; then \
+	if [ "$(TEST_DB)" != mysql ]; then \
+	  tests/bed/get-auth-pam.sh >/dev/null; \
+	else \
 	  case $$("$${DARKROOM_MYSQLD:-mysqld}" --no-defaults --version 2>/dev/null) in \
 	    *MariaDB* | "") \
 	      tests/bed/get-mysql.sh "$(CACHE)/mysql"; \

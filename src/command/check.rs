@@ -40,13 +40,15 @@ impl Table {
     /// Prints a row; answers whether it is well.
     fn row(&mut self, what: &str, started: Instant, outcome: Outcome) -> bool {
         let ms = started.elapsed().as_secs_f64() * 1e3;
+        // The SDK tells some things in many lines.
+        let in_one_line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
         match outcome {
             Ok(detail) => {
                 println!("{what:<20} {:<7} {ms:>8.1}  {detail}", "ok");
                 true
             }
             Err(Failure { told, advice }) => {
-                println!("{what:<20} {:<7} {ms:>8.1}  {told}", "FAILED");
+                println!("{what:<20} {:<7} {ms:>8.1}  {}", "FAILED", in_one_line(told));
                 if let Some(advice) = advice {
                     println!("{:>37}  -> {advice}", "");
                 }

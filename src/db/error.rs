@@ -83,6 +83,11 @@ impl Error {
         self.inner().is_some_and(|error| verdict(error) != Verdict::Sound && !timed_out(error))
     }
 
+    /// The server takes no writes.
+    pub(super) fn is_of_read_only(&self) -> bool {
+        self.inner().is_some_and(|error| verdict(error) == Verdict::Demoted)
+    }
+
     /// The server does not know the user, or not by this password or token.
     #[must_use]
     pub fn is_access_denied(&self) -> bool {

@@ -58,7 +58,8 @@ impl Tx {
                 signals.ring(&self.rings);
                 Ok(())
             }
-            Err(error) if self.session().is_sound() => Err(Uncommitted::RolledBack(error)),
+            // The server's own no: nothing has happened.
+            Err(error) if self.session().is_sound() || error.is_of_read_only() => Err(Uncommitted::RolledBack(error)),
             Err(error) => Err(Uncommitted::Unknown(error)),
         }
     }

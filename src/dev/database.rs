@@ -1,7 +1,8 @@
 //! A private database server: a real MySQL or MariaDB of our own, in a folder of its own.
 //!
 //! For `darkroom dev` and for the integration tests, which use the very same code; nothing else may call it. It never
-//! touches a server that somebody else runs: no network port, no shared socket, no system configuration.
+//! touches a server that somebody else runs: no network port (unless a test asks for one with [`More`]), no shared
+//! socket, no system configuration.
 //!
 //! Promises:
 //! - The server ends with us: by [`PrivateServer::stop`], by dropping, and (where `setpriv` of util-linux is there)
@@ -22,6 +23,7 @@ mod programs;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -184,6 +186,16 @@ pub enum StartError {
     },
 }
 
+/// What a server gets beyond the settings that every private server has: for tests that need a network port, TLS,
+/// plugins or replication.
+#[derive(Clone, Debug, Default)]
+pub struct More {
+    /// Options of its command line. They come last, and of an option that is there twice the last one counts.
+    pub options: Vec<OsString>,
+    /// Variables of its environment.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
 /// How a server came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
@@ -209,6 +221,19 @@ impl PrivateServer {
     /// # Errors
     /// See [`StartError`]. No process of ours is left then, and no half-made data folder.
     pub async fn start(dir: &DirLock, choice: ServerChoice) -> Result<Self, StartError> {
+        Self::start_with(dir, choice, |_| More::default()).await
+    }
+
+    /// The same with more options and variables, which may depend on the server that was found. They are not
+    /// remembered: each start on a folder names them anew.
+    ///
+    /// # Errors
+    /// As [`PrivateServer::start`]; a server ends while starting when it doesn't know an option.
+    pub async fn start_with(
+        dir: &DirLock,
+        choice: ServerChoice,
+        more: impl FnOnce(Flavour) -> More,
+    ) -> Result<Self, StartError> {
         let folder = Folder::new(dir)?;
         process::end_all_on(&folder.data()).await?;
         let program = folder.choose_program(choice).await?;
@@ -218,7 +243,8 @@ impl PrivateServer {
         folder.prepare()?;
         let log = folder.new_log()?;
         let mut command = process::command(&program.path, &log).map_err(|e| folder.error(e))?;
-        command.args(settings(&folder, program.flavour));
+        let more = more(program.flavour);
+        command.args(settings(&folder, program.flavour)).args(more.options).envs(more.environment);
         let process = Process::spawn(command, Signal::TERM).await.map_err(|e| program.unusable(&e))?;
         let mut server = Self { process, folder, flavour: program.flavour, version: program.version.to_string() };
         if let Err(error) = server.wait_until_ready().await {
@@ -363,8 +389,8 @@ const MYSQL_ONLY: [&str; 4] = [
 ];
 
 /// The server's whole configuration; no file is read.
-fn settings(folder: &Folder, flavour: Flavour) -> Vec<std::ffi::OsString> {
-    let mut all: Vec<std::ffi::OsString> = vec![
+fn settings(folder: &Folder, flavour: Flavour) -> Vec<OsString> {
+    let mut all: Vec<OsString> = vec![
         // Must come first, or it is not understood.
         "--no-defaults".into(),
         folder::option("--datadir", &folder.data()),

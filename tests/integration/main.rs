@@ -3,12 +3,16 @@
 //!
 //! The database server is the one that is found; `TEST_DB=mysql` or `TEST_DB=mariadb` names one. Every answer that a
 //! test gets is held against the OpenAPI document.
+//!
+//! What belongs to AWS is stood in for, under `support`: sign-in to RDS by IAM, its failures and its replica, the
+//! metadata service, Secrets Manager and STS. `bed` holds the stand-ins themselves to what they promise.
 
 mod support;
 
 mod albums;
 mod announce;
 mod bad_photos;
+mod bed;
 mod commands;
 mod database;
 mod dev;
@@ -22,6 +26,7 @@ mod invites;
 mod json;
 mod openapi;
 mod photos;
+mod rds;
 mod sweep;
 mod uploads;
 mod worker;

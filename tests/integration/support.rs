@@ -1,11 +1,18 @@
 //! What the tests stand on.
 
+pub mod aws;
 pub mod bed;
+pub mod certificates;
 pub mod client;
 pub mod contract;
+pub mod iam;
+pub mod imds;
+pub mod impostor;
 pub mod pictures;
 pub mod process;
+pub mod rds;
 pub mod server;
+pub mod switch;
 pub mod webhook;
 pub mod whole;
 

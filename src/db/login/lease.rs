@@ -3,8 +3,8 @@
 //! - Whoever needs it while it is good gets it without waiting. It is renewed when two thirds of its time are over, so
 //!   that an issuer that is down for minutes is noticed by operators and not by users.
 //! - However many wait for a renewal, it happens once.
-//! - A refused login brings a renewal unless there is a newer credential already, or this one is only just new: a user
-//!   that does not exist must not make us ask for credentials without end.
+//! - A refused login brings a renewal, unless there is a newer credential already or the last refusal did so less than a
+//!   second ago: a user that does not exist must not make us ask for credentials without end.
 //! - A failed renewal changes nothing of what is still good. It is tried again with growing pauses, told in one log
 //!   line at its beginning and one at its end, and shown in `/health` and in metrics.
 //!
@@ -23,8 +23,8 @@ use crate::{
     telemetry::metrics,
 };
 
-/// A credential younger than this is not renewed because of a refusal.
-const JUST_NEW: Duration = Duration::from_secs(1);
+/// Refusals bring one renewal in this time.
+const REFUSALS: Duration = Duration::from_secs(1);
 /// The pause after a first failed renewal; it doubles up to the cap. A part of it is random.
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_CAP: Duration = Duration::from_secs(30);
@@ -74,6 +74,8 @@ struct Held {
     current: Option<Current>,
     generation: u64,
     failing: Option<Failure>,
+    /// When a refusal has last brought a renewal.
+    refused: Option<Instant>,
 }
 
 struct Failure {
@@ -137,10 +139,18 @@ impl Lease {
     /// A fresh one after the server refused that of a generation.
     pub(super) async fn after_refusal(&self, refused: u64) -> Option<Arc<Credential>> {
         metrics::TOKEN_REFUSALS.of(self.pool).increment(1);
-        let newer = |held: &Held| held.generation > refused;
-        let just_new = |held: &Held| held.current.as_ref().is_some_and(|current| current.age() < JUST_NEW);
-        let fresh = self.renew(|held| newer(held) || just_new(held)).await.ok()?;
-        (fresh.generation > refused).then_some(fresh)
+        let _turn = self.renewing.lock().await;
+        {
+            let mut held = self.held();
+            if held.generation > refused {
+                return held.current.as_ref().map(|current| current.credential.clone());
+            }
+            if held.refused.is_some_and(|at| at.elapsed() < REFUSALS) {
+                return None;
+            }
+            held.refused = Some(Instant::now());
+        }
+        self.issue().await.ok()
     }
 
     /// Renews ahead of time, for ever.
@@ -194,6 +204,11 @@ impl Lease {
                 return Err(Error::NoLogin(failure.why.clone()));
             }
         }
+        self.issue().await
+    }
+
+    /// Asks the issuer; the caller has the turn.
+    async fn issue(&self) -> Result<Arc<Credential>> {
         let issued_at = SystemTime::now();
         match self.issuer.issue().await {
             Ok(issued) => Ok(self.hold(issued, issued_at)),

@@ -21,16 +21,21 @@ pub fn choice() -> ServerChoice {
     if choice.is_empty() { ServerChoice::Auto } else { choice.parse().expect("TEST_DB") }
 }
 
+/// A folder for a server that all tests share, kept for the next run. Each of several test runs at a time has its own.
+pub fn lock_folder(name: &str) -> DirLock {
+    let lock = (0..8).find_map(|n| {
+        // In lower case only the name of the choice, never the path to it.
+        let name = format!("{name}-{:?}-{n}", choice()).to_lowercase();
+        DirLock::acquire(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)).ok()
+    });
+    lock.expect("fewer than 8 test runs at a time")
+}
+
 async fn server() -> &'static PrivateServer {
     let (_, server) = SERVER
         .get_or_init(|| async {
             let choice = choice();
-            // Each of several test runs at a time has a server of its own.
-            let lock = (0..8).find_map(|n| {
-                let folder = format!("{}/server-{choice:?}-{n}", env!("CARGO_TARGET_TMPDIR")).to_lowercase();
-                DirLock::acquire(Path::new(&folder)).ok()
-            });
-            let lock = lock.expect("fewer than 8 test runs at a time");
+            let lock = lock_folder("server");
             let server = PrivateServer::start(&lock, choice).await.expect("a database server starts");
             eprintln!("tests run on {} {}", server.flavour(), server.version());
             prepare(&server.options()).await.expect("the server can be prepared");
@@ -41,7 +46,7 @@ async fn server() -> &'static PrivateServer {
 }
 
 /// Tests need no durability against power cuts, and earlier runs left their databases.
-async fn prepare(options: &MySqlConnectOptions) -> sqlx::Result<()> {
+pub async fn prepare(options: &MySqlConnectOptions) -> sqlx::Result<()> {
     let mut root = options.connect().await?;
     sqlx::query("SET GLOBAL innodb_flush_log_at_trx_commit = 2").execute(&mut root).await?;
     sqlx::query("SET GLOBAL max_connections = 500").execute(&mut root).await?;

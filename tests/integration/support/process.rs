@@ -26,7 +26,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// `darkroom work` or `darkroom serve` on the database and files of a test server, with more variables.
+    /// `darkroom work` or `darkroom serve` on the database and files of a test server, with more variables; an empty
+    /// one takes away what the test server has set.
     pub async fn start(server: &TestServer, verb: &str, more: &[(&str, &str)]) -> Self {
         let (listen, operations) = (free_address(), free_address());
         let log = NamedTempFile::new().expect("a log file");
@@ -34,7 +35,14 @@ impl Process {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.reopen().expect("the log file"));
         command.env("DARKROOM_HTTP_LISTEN", &listen).env("DARKROOM_OPERATIONS_LISTEN", &operations);
         command.env("DARKROOM_HTTP_PUBLIC_URL", format!("http://{listen}"));
-        let child = command.envs(more.iter().copied()).spawn().expect("the program starts");
+        for (name, value) in more {
+            if value.is_empty() {
+                command.env_remove(name);
+            } else {
+                command.env(name, value);
+            }
+        }
+        let child = command.spawn().expect("the program starts");
         let (url, operations) = (format!("http://{listen}"), format!("http://{operations}"));
         let mut process = Self { child, url, operations, log };
         let begun = std::time::Instant::now();
@@ -180,4 +188,23 @@ pub fn free_address() -> String {
     let b = u8::try_from(1 + std::process::id() % 250).expect("below 251");
     let listener = TcpListener::bind((Ipv4Addr::new(127, b, c, d), 0)).expect("a free port");
     listener.local_addr().expect("an address").to_string()
+}
+
+/// A port of 127.0.0.1, for what must be reached as `localhost` and come back on the same port after a pause: below
+/// those that the system gives to outgoing connections, which would otherwise take it meanwhile.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").expect("the range");
+    let outgoing: u16 = range.split_whitespace().next().and_then(|low| low.parse().ok()).expect("a port");
+    let room = u32::from(outgoing.checked_sub(FIRST).expect("ports below the range"));
+    // Test runs at the same time begin at different places.
+    let begin = std::process::id() * 61;
+    (0..room)
+        .map(|_| {
+            let offset = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % room;
+            FIRST + u16::try_from(offset).expect("below the range")
+        })
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .expect("a free port")
 }

@@ -1,0 +1,88 @@
+#!/bin/sh
+# get-auth-pam.sh [DIR]: MariaDB's auth_pam.so, which the bare server package lacks. Prints where it is.
+#
+# For tests that sign in as on RDS: the plugin asks a helper program about each login, and the tests put their own in
+# its place. Nothing is installed and no root is needed: where the plugin isn't beside the server, Debian's package
+# mariadb-server of the server's own version (4 MB) is fetched, and the plugin taken out of it into DIR
+# (~/.cache/darkroom/auth-pam), where the next run finds it.
+#
+# Prints nothing when there is no MariaDB on this machine.
+set -eu
+umask 022
+PATH=${PATH:-/usr/bin:/bin}:/usr/sbin:/usr/local/sbin:/usr/libexec
+export PATH
+dir=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/darkroom/auth-pam}
+
+fail() { echo "get-auth-pam.sh: $*" >&2; exit 1; }
+
+# The server that the tests will find: a mysqld may well be MariaDB's.
+server=
+for program in "${DARKROOM_MYSQLD:-mysqld}" "${DARKROOM_MARIADBD:-mariadbd}"; do
+  said=$("$program" --no-defaults --version 2>/dev/null) || continue
+  case $said in *MariaDB*) server=$program; break ;; esac
+done
+[ -n "$server" ] || exit 0
+
+beside=$("$server" --no-defaults --verbose --help 2>/dev/null | sed -n 's/^plugin-dir  *//p')
+if [ -e "$beside/auth_pam.so" ]; then
+  echo "$beside/auth_pam.so"
+  exit 0
+fi
+
+# `Ver 10.11.19-MariaDB-0+deb12u1 for ...` is Debian's 10.11.19-0+deb12u1.
+version=$(echo "$said" | sed -n 's/.* Ver \([0-9.]*\)-MariaDB-\([^ ]*\) for .*/\1-\2/p')
+[ -n "$version" ] || fail "no package of Debian's: $said; put its auth_pam.so into $beside"
+plugin="$dir/$version/auth_pam.so"
+mkdir -p "$dir"
+# Two at a time on one folder would tear each other's files.
+if command -v flock >/dev/null 2>&1; then
+  exec 9>"$dir/lock"
+  flock 9
+fi
+if [ -e "$plugin" ]; then
+  echo "$plugin"
+  exit 0
+fi
+for program in apt-get apt-cache dpkg-deb; do
+  command -v $program >/dev/null 2>&1 || fail "$program is needed: this works on Debian and its kin only"
+done
+
+work="$dir/work"
+rm -rf "$work"
+mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/root"
+quietly() { # shows what a command said only when it failed
+  "$@" >"$work/log" 2>&1 </dev/null || { cat "$work/log" >&2; fail "failed: $*"; }
+}
+# The version with its epoch, as apt knows it.
+known() {
+  apt-cache madison mariadb-server 2>/dev/null |
+    awk -v wanted="$version" '{ bare = $3; sub(/^[0-9]+:/, "", bare); if (bare == wanted) { print $3; exit } }'
+}
+cat >"$work/apt.conf" <<EOF
+APT::Sandbox::User "$(id -un)";
+Acquire::Retries "3";
+EOF
+APT_CONFIG="$work/apt.conf"
+export APT_CONFIG
+echo "get-auth-pam.sh: fetching MariaDB's auth_pam.so" >&2
+found=$(known)
+if [ -z "$found" ]; then
+  # This machine's lists are empty or old: fresh ones, in a place of our own.
+  cat >>"$APT_CONFIG" <<EOF
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::Languages "none";
+Debug::NoLocking "true";
+Dir::Cache "$work/cache";
+Dir::State::lists "$work/lists";
+EOF
+  quietly apt-get -q update
+  found=$(known)
+fi
+[ -n "$found" ] || fail "apt has no mariadb-server $version: bring mariadb-server-core up to date"
+(cd "$work" && quietly apt-get -q download "mariadb-server=$found")
+quietly dpkg-deb -x "$work"/mariadb-server_*.deb "$work/root"
+mkdir -p "$dir/$version"
+# Moved in one step, and last.
+mv "$(find "$work/root" -name auth_pam.so)" "$plugin"
+rm -rf "$work"
+echo "$plugin"

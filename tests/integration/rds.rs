@@ -1,0 +1,73 @@
+//! The service on a database as on RDS: signed in by IAM over verified TLS, on a server that dies, freezes, is replaced.
+
+mod doctor;
+mod failures;
+mod load;
+mod reader;
+mod sign_in;
+mod tls;
+
+use crate::support::{Client, TestServer, bed::Database, process::Process, rds::Rds};
+
+/// What `deploy/sql/users.sql` grants a user, for another database.
+fn granted(user: &str, database: &str) -> String {
+    let sql = include_str!("../../deploy/sql/users.sql");
+    let line = sql.lines().find(|line| line.starts_with("GRANT ") && line.contains(&format!("'{user}'")));
+    let (privileges, _) = line.and_then(|line| line.split_once(" ON darkroom.*")).expect("a grant for that user");
+    format!("{} ON {database}.*", privileges.trim_start_matches("GRANT "))
+}
+
+/// `darkroom serve` as a process of its own, beside an idle server that has made its tables and its identity.
+struct Service {
+    process: Process,
+    beside: TestServer,
+}
+
+impl Service {
+    /// Signed in as a new user of this name, whom IAM has to let in.
+    async fn start(rds: &Rds, user: &str, more: &[(String, String)]) -> Self {
+        let database = rds.database().await;
+        rds.create_user(user, &granted("darkroom_app", &database.name)).await;
+        Self::start_on(database, &settings(rds, user, more)).await
+    }
+
+    async fn start_on(database: Database, settings: &[(String, String)]) -> Self {
+        let name = ("DARKROOM_DATABASE_NAME".to_owned(), database.name.clone());
+        let folder = tempfile::tempdir().expect("a folder");
+        let beside = TestServer::start_on(database, folder, "worker.enabled = false").await;
+        let all: Vec<(&str, &str)> =
+            settings.iter().chain([&name]).map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let process = Process::start(&beside, "serve", &all).await;
+        Self { process, beside }
+    }
+
+    fn user(&self, subject: &str) -> Client {
+        self.process.user(&self.beside, subject)
+    }
+
+    /// The value of a metric; 0 when it is not there.
+    async fn metric(&self, name: &str) -> f64 {
+        let text = reqwest::get(format!("{}/metrics", self.process.operations)).await.unwrap().text().await.unwrap();
+        text.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).sum()
+    }
+
+    /// A row of `/health`.
+    async fn health(&self, row: &str) -> serde_json::Value {
+        let answer = reqwest::get(format!("{}/health", self.process.operations)).await.unwrap();
+        answer.json::<serde_json::Value>().await.unwrap()["dependencies"][row].take()
+    }
+}
+
+/// The settings for a user of a server, without the name of the database.
+fn settings(rds: &Rds, user: &str, more: &[(String, String)]) -> Vec<(String, String)> {
+    let mut all = vec![("DARKROOM_DATABASE_SOCKET".to_owned(), String::new())];
+    all.extend(rds.settings(user, ""));
+    all.retain(|(name, _)| name != "DARKROOM_DATABASE_NAME");
+    all.extend_from_slice(more);
+    all
+}
+
+/// Pairs for settings.
+fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
+    all.iter().map(|(name, value)| (format!("DARKROOM_DATABASE_{name}"), (*value).to_owned())).collect()
+}

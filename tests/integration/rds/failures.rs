@@ -1,0 +1,143 @@
+//! What happens to a database server, under load: how many requests fail, how soon all is well again, and that nothing
+//! that was answered is lost.
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Service, granted,
+    load::{Load, Outcome},
+    pairs, settings,
+};
+use crate::support::{
+    Client, eventually,
+    iam::Key,
+    rds::{HOST, Rds},
+    switch::Switch,
+};
+
+/// Time for a load to run in before and after a failure.
+const STEADY: Duration = Duration::from_secs(1);
+
+/// The table of what happened.
+struct Table {
+    text: String,
+}
+
+impl Table {
+    fn row(&mut self, what: &str, outcome: &Outcome, begun: Instant, over: Instant) {
+        let (all, failed) = (outcome.requests.len(), outcome.failed().len());
+        let lasted = over.duration_since(begun);
+        let (after, slowest) = (outcome.recovered_after(over), outcome.slowest());
+        writeln!(
+            self.text,
+            "| {what} | {:.1} | {all} | {failed} | {:.1} | {:.1} |",
+            lasted.as_secs_f64(),
+            after.as_secs_f64(),
+            slowest.as_secs_f64()
+        )
+        .unwrap();
+    }
+}
+
+/// Asks until ten answers in a row are good.
+async fn good_again(client: &Client) {
+    let mut good = 0;
+    eventually("well again", async || {
+        good = if client.get("/v1/albums").await.status == 200 { good + 1 } else { 0 };
+        (good == 10).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn through_restarts_freezes_and_failovers_nothing_that_was_answered_is_lost() {
+    let (mut writer, key) = (Rds::start_source().await, Key::long_lived());
+    let mut standby = writer.replica().await;
+    let switch = Switch::start(&format!("127.0.0.1:{}", writer.port())).await;
+    writer.iam().add_hosts(&[format!("{HOST}:{}", switch.port())]);
+    writer.iam().allow(&key, &["tested"]);
+    let database = writer.database().await;
+    writer.create_user("tested", &granted("darkroom_app", &database.name)).await;
+    let mut more = key.environment();
+    more.extend(pairs(&[("PORT", &switch.port().to_string())]));
+    let service = Service::start_on(database, &settings(&writer, "tested", &more)).await;
+    let host = service.user("alice");
+    let mut table = Table { text: String::new() };
+    let begin = async || {
+        let load = Load::start(&host);
+        tokio::time::sleep(STEADY).await;
+        (load, Instant::now())
+    };
+    let end = async |load: Load| {
+        good_again(&host).await;
+        tokio::time::sleep(STEADY).await;
+        load.stop().await
+    };
+
+    let (load, begun) = begin().await;
+    writer.kill().await;
+    writer.restart().await;
+    let over = Instant::now();
+    let killed = end(load).await;
+    table.row("SIGKILL and restart", &killed, begun, over);
+    killed.expect_kept(&service.beside.database).await;
+
+    let (load, begun) = begin().await;
+    writer.freeze().await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    writer.thaw();
+    let over = Instant::now();
+    let frozen = end(load).await;
+    table.row("SIGSTOP for 10 s", &frozen, begun, over);
+    frozen.expect_kept(&service.beside.database).await;
+
+    let (load, begun) = begin().await;
+    writer.read_only(true).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    writer.read_only(false).await;
+    let over = Instant::now();
+    let read_only = end(load).await;
+    table.row("read_only for 5 s", &read_only, begun, over);
+    read_only.expect_kept(&service.beside.database).await;
+
+    let (load, begun) = begin().await;
+    switch.cut();
+    let over = Instant::now();
+    let cut = end(load).await;
+    table.row("all connections cut", &cut, begun, over);
+    cut.expect_kept(&service.beside.database).await;
+
+    // As Aurora does it: the old writer takes no writes any more, the new one has all of them, and then the name leads
+    // to it. Connections to the old one stay.
+    let (load, begun) = begin().await;
+    writer.read_only(true).await;
+    eventually("the standby has it all", async || standby.has_fetched_all_of(&writer).await.then_some(())).await;
+    standby.promote().await;
+    switch.point_to(&format!("127.0.0.1:{}", standby.port()));
+    let over = Instant::now();
+    let failover = end(load).await;
+    table.row("failover, old writer read-only", &failover, begun, over);
+    let after = crate::support::bed::Database {
+        options: standby.root().database(&service.beside.database.name),
+        name: service.beside.database.name.clone(),
+        socket: service.beside.database.socket.clone(),
+    };
+    failover.expect_kept(&after).await;
+
+    let head =
+        "| what | lasted s | requests | failed | all well after s | slowest good one s |\n|---|---|---|---|---|---|\n";
+    // Past the harness, which keeps what a good test says to itself.
+    let _ = write!(std::io::stderr(), "\n{head}{}\n", table.text);
+    for (what, outcome, most) in [("read-only", &read_only, 0), ("cut", &cut, 12)] {
+        let failed: Vec<u16> = outcome.failed().iter().map(|request| request.status).collect();
+        assert!(failed.len() <= most, "{what}: {failed:?}");
+    }
+    for outcome in [&killed, &frozen, &read_only, &cut, &failover] {
+        assert!(outcome.failed().iter().all(|request| request.status == 503), "only 503, never a broken answer");
+        assert!(outcome.failed().len() < outcome.requests.len());
+    }
+}

@@ -1,0 +1,152 @@
+//! Where a program on AWS finds its credentials: stand-ins for the metadata service of EC2 (version 2, with session
+//! tokens) and for the credentials endpoint of ECS and EKS.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{get, put},
+};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use super::iam::{Key, REGION};
+
+/// The role of the machine.
+pub const ROLE: &str = "darkroom-api";
+const SESSION: &str = "a-session-of-the-metadata-service";
+const AUTHORIZATION: &str = "an-authorization-of-the-container";
+
+/// Serves for as long as the test's runtime lives; answers where.
+pub async fn serve(router: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+/// Both services at one address, giving out the same credentials.
+pub struct Imds {
+    url: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    credentials: Mutex<(Key, DateTime<Utc>)>,
+    failing: AtomicBool,
+    fetches: AtomicUsize,
+}
+
+impl Imds {
+    /// Begins to give out a key that lasts for so long.
+    pub async fn start(key: &Key, lasts: TimeDelta) -> Self {
+        let shared = Arc::new(Shared {
+            credentials: Mutex::new((key.clone(), Utc::now() + lasts)),
+            failing: AtomicBool::new(false),
+            fetches: AtomicUsize::new(0),
+        });
+        let router = Router::new()
+            .route("/latest/api/token", put(session))
+            .route("/latest/meta-data/iam/security-credentials/", get(role))
+            .route(&format!("/latest/meta-data/iam/security-credentials/{ROLE}"), get(machine))
+            .route("/latest/meta-data/placement/region", get(region))
+            .route("/container", get(container))
+            .with_state(Arc::clone(&shared));
+        Self { url: serve(router).await, shared }
+    }
+
+    /// From now on it gives out this key.
+    pub fn replace(&self, key: &Key, lasts: TimeDelta) {
+        *self.shared.credentials.lock().unwrap() = (key.clone(), Utc::now() + lasts);
+    }
+
+    /// Whether everything is answered with 500.
+    pub fn fail(&self, failing: bool) {
+        self.shared.failing.store(failing, Ordering::Relaxed);
+    }
+
+    /// How often credentials were asked for, answered or not.
+    pub fn fetches(&self) -> usize {
+        self.shared.fetches.load(Ordering::Relaxed)
+    }
+
+    /// Where AWS's own libraries find the metadata service, as a variable.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        vec![("AWS_EC2_METADATA_SERVICE_ENDPOINT".to_owned(), self.url.clone())]
+    }
+
+    /// Where AWS's own libraries find the credentials of a container, as variables.
+    pub fn container_environment(&self) -> Vec<(String, String)> {
+        vec![
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI".to_owned(), format!("{}/container", self.url)),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN".to_owned(), AUTHORIZATION.to_owned()),
+        ]
+    }
+}
+
+impl Shared {
+    fn check_failing(&self) -> Result<(), StatusCode> {
+        if self.failing.load(Ordering::Relaxed) { Err(StatusCode::INTERNAL_SERVER_ERROR) } else { Ok(()) }
+    }
+
+    /// What version 2 asks of each request but that for a session.
+    fn check_session(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
+        self.check_failing()?;
+        let session = headers.get("x-aws-ec2-metadata-token");
+        if session.is_some_and(|session| session == SESSION) { Ok(()) } else { Err(StatusCode::UNAUTHORIZED) }
+    }
+
+    fn document(&self) -> serde_json::Value {
+        let (key, expires) = &*self.credentials.lock().unwrap();
+        json!({
+            "Code": "Success",
+            "Type": "AWS-HMAC",
+            "LastUpdated": Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
+            "AccessKeyId": key.id,
+            "SecretAccessKey": key.secret,
+            "Token": key.session_token,
+            "Expiration": expires.to_rfc3339_opts(SecondsFormat::Secs, true),
+        })
+    }
+}
+
+async fn session(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Response, StatusCode> {
+    shared.check_failing()?;
+    let ttl = headers.get("x-aws-ec2-metadata-token-ttl-seconds").ok_or(StatusCode::BAD_REQUEST)?;
+    let seconds = ttl.to_str().ok().and_then(|ttl| ttl.parse().ok());
+    if !seconds.is_some_and(|seconds: u32| (1..=21600).contains(&seconds)) {
+        return Err(StatusCode::BAD_REQUEST);
+    }
+    Ok(([("x-aws-ec2-metadata-token-ttl-seconds", ttl)], SESSION).into_response())
+}
+
+async fn role(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<&'static str, StatusCode> {
+    shared.check_session(&headers).map(|()| ROLE)
+}
+
+async fn region(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<&'static str, StatusCode> {
+    shared.check_session(&headers).map(|()| REGION)
+}
+
+async fn machine(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<String, StatusCode> {
+    shared.fetches.fetch_add(1, Ordering::Relaxed);
+    shared.check_session(&headers)?;
+    Ok(shared.document().to_string())
+}
+
+async fn container(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<String, StatusCode> {
+    shared.fetches.fetch_add(1, Ordering::Relaxed);
+    shared.check_failing()?;
+    let given = headers.get("authorization");
+    if given.is_none_or(|given| given != AUTHORIZATION) {
+        return Err(StatusCode::UNAUTHORIZED);
+    }
+    Ok(shared.document().to_string())
+}
