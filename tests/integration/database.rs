@@ -4,14 +4,19 @@ use std::time::{Duration, Instant};
 
 use darkroom::dev::database::{DirLock, PrivateServer};
 use rustix::process::Signal;
+use serde_json::json;
+use sqlx::Connection;
 
-use crate::support::{
-    Answer, TestServer,
-    bed::{Database, choice},
-    client::id,
-    eventually, numbered,
-    process::{darkroom, freeze, run, send},
-    whole,
+use crate::{
+    faults::ALBUM_LOCK,
+    support::{
+        Answer, TestServer,
+        bed::{Database, choice},
+        client::id,
+        eventually, numbered,
+        process::{darkroom, freeze, run, send},
+        whole,
+    },
 };
 
 /// The longest that a client waits to hear that the database is down.
@@ -102,6 +107,72 @@ async fn of_a_database_that_is_frozen_clients_are_told_when_their_request_has_ha
     eventually("healed", async || (host.get(&album).await.status == 200).then_some(())).await;
     drop(server);
     private.stop().await;
+}
+
+#[tokio::test]
+async fn an_upload_to_a_frozen_database_is_told_so_when_its_statement_has_had_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = DirLock::acquire(folder.path()).unwrap();
+    let private = PrivateServer::start(&lock, choice()).await.expect("a server");
+    let settings = "worker.enabled = false\ndatabase.query_timeout = \"1s\"\ndatabase.acquire_timeout = \"1s\"\n";
+    let server = TestServer::start_on(Database::on(&private).await, tempfile::tempdir().unwrap(), settings).await;
+    let host = server.user("alice");
+    let album = host.album("frozen").await;
+    let declared = host.declare(&album, "image/jpeg", &numbered(0)).await;
+    freeze(private.pid()).await;
+    // Nothing else limits the time of an upload: it may be a long one.
+    for _ in 0..3 {
+        let asked = Instant::now();
+        expect_unavailable(&host.put(&declared["upload"], numbered(0)).await, asked);
+    }
+    send(private.pid(), Signal::CONT);
+    eventually("healed", async || (host.put(&declared["upload"], numbered(0)).await.status == 200).then_some(())).await;
+    drop(server);
+    private.stop().await;
+}
+
+#[tokio::test]
+async fn a_transaction_whose_connection_is_lost_is_run_again_within_its_request() {
+    let server = TestServer::start_with("worker.enabled = false").await;
+    let host = server.user("alice");
+    let album = host.album("before").await;
+    let mut holder = server.database.connect().await;
+    let mut tx = holder.begin().await.unwrap();
+    sqlx::query("SELECT id FROM albums FOR UPDATE").fetch_all(&mut *tx).await.unwrap();
+    let change = {
+        let (host, album) = (host.clone(), album.clone());
+        tokio::spawn(async move { host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "after" })).await })
+    };
+    for _ in 0..2 {
+        let session = server.database.held_up_in(ALBUM_LOCK).await;
+        server.database.change(format!("KILL {session}")).await;
+    }
+    server.database.held_up_in(ALBUM_LOCK).await;
+    tx.rollback().await.unwrap();
+    assert_eq!(change.await.unwrap().expect(200)["title"], "after");
+    let events = "SELECT COUNT(*) FROM events WHERE kind = 'album.updated'";
+    assert_eq!(server.database.count(events).await, 1, "done once");
+}
+
+#[tokio::test]
+async fn a_lock_that_does_not_come_free_is_given_up_within_the_transaction_s_time() {
+    let settings = "worker.enabled = false\ndatabase.query_timeout = '1s'\ndatabase.transaction_timeout = '2s'";
+    let server = TestServer::start_with(settings).await;
+    let host = server.user("alice");
+    let album = host.album("locked").await;
+    let mut holder = server.database.connect().await;
+    let mut tx = holder.begin().await.unwrap();
+    sqlx::query("SELECT id FROM albums FOR UPDATE").fetch_all(&mut *tx).await.unwrap();
+    let asked = Instant::now();
+    let answer = host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "after" })).await;
+    assert_eq!(answer.status, 503);
+    assert!(asked.elapsed() < Duration::from_secs(4), "after {:?}", asked.elapsed());
+    // Nothing of ours waits on in the server.
+    tx.rollback().await.unwrap();
+    assert_eq!(
+        host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "after" })).await.expect(200)["title"],
+        "after"
+    );
 }
 
 #[tokio::test]

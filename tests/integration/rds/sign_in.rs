@@ -34,7 +34,7 @@ fn expect_no_secret(text: &str, key: &Key) {
 #[tokio::test]
 async fn a_photo_goes_all_its_way_with_plain_and_with_session_tokens() {
     let rds = Rds::shared().await;
-    for (user, key) in [("plain", Key::long_lived()), ("session", Key::temporary(2100))] {
+    for (user, key) in [("plain_key", Key::long_lived()), ("session_key", Key::temporary(2100))] {
         rds.iam().allow(&key, &[user]);
         let mut environment = key.environment();
         // All that the libraries below would tell of the way to the token.
@@ -60,6 +60,24 @@ async fn a_photo_goes_all_its_way_with_plain_and_with_session_tokens() {
             expect_no_secret(&text, &key);
         }
     }
+}
+
+#[tokio::test]
+async fn connections_are_probed_by_keepalive_so_that_a_vanished_host_is_noticed() {
+    let (rds, key) = (Rds::shared().await, Key::long_lived());
+    rds.iam().allow(&key, &["probed"]);
+    let service = Service::start(rds, "probed", &key.environment()).await;
+    service.user("alice").get("/v1/albums").await.expect(200);
+    // See proc(5) and the kernel's networking/proc_net_tcp: peer, state, and which timer runs, 02 being keepalive's.
+    let probed = async || {
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", service.process.id())).unwrap();
+        let peer = format!(":{:04X}", rds.port());
+        let mut timers = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        timers
+            .any(|fields| fields[2].ends_with(&peer) && fields[3] == "01" && fields[5].starts_with("02:"))
+            .then_some(())
+    };
+    eventually("a connection under keepalive", probed).await;
 }
 
 #[tokio::test]

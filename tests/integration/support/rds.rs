@@ -206,9 +206,14 @@ impl Rds {
         self.run(&format!("GRANT {privilege} TO '{name}'@'%'")).await;
     }
 
-    /// Makes a user with a password.
+    /// Makes a user with a password. MySQL's default plugin remembers what it has verified, and went on letting in with
+    /// a password that had been changed; this one of its plugins does not.
     pub async fn create_password_user(&self, name: &str, password: &str, privilege: &str) {
-        self.run(&format!("CREATE USER '{name}'@'%' IDENTIFIED BY '{password}' REQUIRE SSL")).await;
+        let plugin = match self.flavour {
+            Flavour::MySql => "WITH sha256_password",
+            Flavour::MariaDb => "",
+        };
+        self.run(&format!("CREATE USER '{name}'@'%' IDENTIFIED {plugin} BY '{password}' REQUIRE SSL")).await;
         self.run(&format!("GRANT {privilege} TO '{name}'@'%'")).await;
     }
 
