@@ -45,6 +45,9 @@ use pool::{Pool, PoolState};
 use reads::Replica;
 use signals::Signals;
 
+/// How often the writer is asked whether it takes writes: after a failover one that only reads is not noticed otherwise.
+const ROLE: Duration = Duration::from_secs(5);
+
 /// The pools, and the bell that rings when a transaction has committed something to do.
 #[derive(Clone)]
 pub struct Db {
@@ -74,10 +77,8 @@ impl Db {
         let pool = |name, place, login| {
             Pool::new(name, Connector::new(config, place, Login::new(login, name)), config.pool.clone())
         };
-        let reader = config
-            .reader
-            .as_ref()
-            .map(|reader| Arc::new(Replica::new(pool("reader", &reader.place, &reader.login), reader.pin)));
+        let reader =
+            config.reader.as_ref().map(|reader| Arc::new(Replica::new(pool("reader", &reader.place, &reader.login))));
         Self {
             writer: Arc::new(pool("writer", &config.place, &config.login)),
             reader,
@@ -141,12 +142,15 @@ impl Db {
         self.writer.connector().connect().await
     }
 
-    /// A session of the reader, if there is one: to see whether it answers.
-    pub async fn reader_session(&self) -> Option<Result<Session>> {
-        match &self.reader {
-            Some(replica) => Some(replica.pool.session().await),
-            None => None,
-        }
+    /// Whether the reader answers, if there is one.
+    pub async fn look_at_reader(&self) -> Option<Result<()>> {
+        let replica = self.reader.as_ref()?;
+        let look = async {
+            let mut session = replica.pool.session().await?;
+            sqlx::raw_sql("SELECT 1").execute(&mut session).await?;
+            Ok(())
+        };
+        Some(look.await)
     }
 
     /// Looks after logins, idle connections and certificates, for ever.
@@ -159,7 +163,13 @@ impl Db {
             };
             tokio::join!(pool.connector().login().keep(), pool.reap(), watch);
         });
-        futures_util::future::join_all(keepers).await;
+        let role = async {
+            loop {
+                tokio::time::sleep(ROLE).await;
+                self.writer.doubt_if_read_only().await;
+            }
+        };
+        tokio::join!(futures_util::future::join_all(keepers), role);
     }
 
     /// Sets the metrics that are levels.

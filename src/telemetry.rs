@@ -5,7 +5,10 @@ mod request;
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Registry, filter::filter_fn, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 pub use request::{RequestId, observe};
 
@@ -31,6 +34,11 @@ impl LogLevel {
     }
 }
 
+/// At these levels the AWS SDK tells whole requests: session tokens of presigned ones, and what the metadata service said.
+fn is_indiscreet(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() > Level::INFO && metadata.target().starts_with("aws_")
+}
+
 /// Starts logging to standard error: standard output belongs to the command's own answer.
 ///
 /// # Errors
@@ -44,7 +52,7 @@ pub fn start_logging(config: &Log) -> anyhow::Result<LogLevel> {
         LogFormat::Text => false,
     };
     let lines = fmt::layer().with_writer(std::io::stderr);
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !is_indiscreet(metadata)));
     if json {
         registry.with(lines.json().flatten_event(true).with_current_span(true).with_span_list(false)).try_init()?;
     } else {

@@ -70,7 +70,7 @@ async fn bench() -> anyhow::Result<Vec<String>> {
         url: format!("http://{}", listener.local_addr()?),
     };
     let settings = bed.settings(&client.url).into_iter().map(|(key, value)| (key.into(), value.into()));
-    let config = Config::read(Source::parse("worker.enabled = false", settings)?)?;
+    let config = Config::read(Source::parse("worker.enabled = false\ndatabase.query_timeout = \"0s\"", settings)?)?;
     let app = App::with_program(config, PathBuf::from("nothing is decoded here"), None)?;
     seed::fill(&bed, &app.db).await?;
     let stop = CancellationToken::new();

@@ -8,7 +8,7 @@ use darkroom::{
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, MySqlConnection};
 use uuid::Uuid;
 
-use super::bed::Bed;
+use super::bed::{Bed, DATABASE};
 
 /// Photos of an album.
 pub const PHOTOS: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];

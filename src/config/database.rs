@@ -52,8 +52,6 @@ pub struct Reader {
     pub place: Place,
     /// Who signs in there: the same user, with tokens for that host.
     pub login: Login,
-    /// For so long after a write by an invite its reads stay with the writer.
-    pub pin: Duration,
 }
 
 /// Who signs in.
@@ -197,13 +195,6 @@ impl Database {
         let migrate_login = Self::read_migrate_login(s, kind, &terms, &place).unwrap_or_else(|| login.clone());
         let reader = Reader::read(s, &terms, &login, port);
         let pool = Pool::read(s);
-        if let Some(reader) = &reader {
-            s.check(
-                reader.pin >= pool.transaction_timeout,
-                "database.reader_pin",
-                "must be at least database.transaction_timeout, plus what the replica may lag behind",
-            );
-        }
         let iam = [&login, &migrate_login].iter().any(|login| matches!(login.auth, Auth::Iam(_)));
         let tls = Tls::read(s, &place, reader.as_ref(), iam);
         let name = s.get("database.name", "darkroom".to_owned());
@@ -309,7 +300,6 @@ impl Keys {
 
 impl Reader {
     fn read(s: &mut Source, terms: &Terms, login: &Login, port: u16) -> Option<Self> {
-        let pin = s.duration("database.reader_pin", "10s");
         let sign_for: Option<String> = s.optional("database.reader_sign_for_host");
         let port = s.optional("database.reader_port").unwrap_or(port);
         let host: String = s.optional("database.reader_host")?;
@@ -317,7 +307,7 @@ impl Reader {
             Auth::Iam(_) => terms.iam(s, sign_for.as_ref().unwrap_or(&host), port),
             same => same.clone(),
         };
-        Some(Self { place: Place::Tcp(host, port), login: Login { auth, ..login.clone() }, pin })
+        Some(Self { place: Place::Tcp(host, port), login: Login { auth, ..login.clone() } })
     }
 }
 
@@ -350,7 +340,7 @@ impl Pool {
             connect_timeout: s.duration("database.connect_timeout", "5s"),
             query_timeout: s.duration("database.query_timeout", "5s"),
             transaction_timeout: s.duration("database.transaction_timeout", "8s"),
-            idle_timeout: s.duration("database.idle_timeout", "10m"),
+            idle_timeout: s.duration("database.idle_timeout", "1m"),
             max_lifetime: s.duration("database.max_lifetime", "30m"),
         };
         s.check(this.max_connections >= 2, "database.max_connections", "must be at least 2");
@@ -436,7 +426,6 @@ mod tests {
             (format!("user = 'x'\nsecret_id = 'y'\n{RDS}"), "database.secret_id"),
             ("user = 'x'\nauth = 'kerberos'".to_owned(), "database.auth"),
             ("user = 'x'\nmigrate_password = 'y'".to_owned(), "database.migrate_password"),
-            ("user = 'x'\nreader_host = 'r'\nreader_pin = '1s'".to_owned(), "database.reader_pin"),
             ("user = 'x'\ntls_ca = '/nowhere.pem'".to_owned(), "database.tls_ca"),
             ("user = 'x'\nmax_connections = 1".to_owned(), "database.max_connections"),
             ("user = 'x'\nacquire_timeout = '0s'".to_owned(), "database.acquire_timeout"),

@@ -61,9 +61,12 @@ impl Source {
     /// # Errors
     /// The text isn't TOML, or a variable isn't UTF-8.
     pub fn parse(text: &str, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
-        let table = text
-            .parse()
-            .map_err(|error: toml::de::Error| Mistakes(vec![error.to_string().trim().replace('\n', " ")]))?;
+        let table = text.parse().map_err(|error: toml::de::Error| {
+            // Its Display shows the line, which may hold a secret.
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            Mistakes(vec![format!("line {line}: {}", error.message())])
+        })?;
         let mut settings = BTreeMap::new();
         for (name, value) in env {
             let Some(name) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };

@@ -110,17 +110,6 @@ pub async fn list(
     Ok(rows.into_iter().map(Album::from).collect())
 }
 
-/// The number of an album's latest event; none for an album that is not there.
-///
-/// # Errors
-/// The database's.
-pub async fn last_seq(executor: impl MySqlExecutor<'_>, id: AlbumId) -> Result<Option<u64>> {
-    Ok(sqlx::query_scalar("SELECT last_seq FROM albums WHERE id = ?")
-        .bind(id.as_uuid())
-        .fetch_optional(executor)
-        .await?)
-}
-
 /// Locks an album that is not deleted for the rest of the transaction and reads it.
 ///
 /// # Errors

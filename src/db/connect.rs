@@ -1,6 +1,6 @@
 //! Opens connections: the login of the moment, verified TLS, keepalive, and the settings of the session.
 
-use std::{borrow::Cow, io, net::SocketAddr, os::fd::BorrowedFd, time::Duration};
+use std::{io, net::SocketAddr, os::fd::BorrowedFd, sync::Once, time::Duration};
 
 use rustix::net::{AddressFamily, SocketAddrAny, getpeername, sockopt};
 use secrecy::ExposeSecret;
@@ -24,7 +24,9 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// The same for what was sent and not acknowledged, which keepalive does not look at; in milliseconds.
 const UNACKNOWLEDGED: u32 = 14_000;
 /// The server drops a session that we have forgotten so much later than we drop an idle one, in seconds.
-const FORGOTTEN: u64 = 60;
+const FORGOTTEN: u64 = 30;
+/// Longest wait for a lock where statements have no limit, in seconds: an ALTER that waits keeps everybody else waiting.
+const LOCKS: u64 = 30;
 
 /// Opens connections to one server.
 pub(super) struct Connector {
@@ -84,7 +86,12 @@ impl Connector {
     async fn open(&self, credential: &Credential) -> Result<MySqlConnection> {
         let mut connection = self.options(credential).connect().await?;
         if let Place::Tcp(_, port) = self.place {
-            keep_alive(port).map_err(sqlx::Error::Io)?;
+            let probing = tokio::task::spawn_blocking(move || keep_alive(port)).await;
+            // Without it a connection is as good as any, but for a host that vanishes.
+            if let Some(error) = probing.map_err(io::Error::other).flatten().err() {
+                static TOLD: Once = Once::new();
+                TOLD.call_once(|| tracing::warn!(%error, "connections to the database go without keepalive"));
+            }
         }
         connection.execute(AssertSqlSafe(self.settings.clone())).await?;
         Ok(connection)
@@ -116,6 +123,10 @@ impl Connector {
                 options.socket(path).ssl_mode(MySqlSslMode::Preferred)
             }
             Place::Socket(path) => options.socket(path).ssl_mode(mode),
+            // Without a verified certificate the name must not lead anywhere else.
+            Place::Tcp(host, port) if host == "localhost" && self.tls.mode != TlsMode::VerifyIdentity => {
+                options.host("127.0.0.1").port(*port).ssl_mode(mode)
+            }
             Place::Tcp(host, port) => options.host(host).port(*port).ssl_mode(mode),
         }
     }
@@ -123,21 +134,20 @@ impl Connector {
 
 /// One statement for both kinds of server, which each skip the other's comments.
 ///
-/// READ COMMITTED, because gap locks of the default level bring deadlocks between workers and buy us nothing. The
-/// server's own limits end what goes on after we have given up: MySQL's is for SELECT, so waits for locks have theirs.
+/// READ COMMITTED, because gap locks of the default level bring deadlocks between workers and buy us nothing.
+///
+/// The server's limits are below ours, so that it is the one to give up: then the connection is fine, and nothing goes on
+/// that nobody waits for. MySQL's limit is for SELECT only, and MariaDB alone ends a transaction whose client fell silent.
 fn session_settings(limits: &config::Pool) -> String {
     let forgotten = limits.idle_timeout.as_secs() + FORGOTTEN;
-    let (milliseconds, seconds) = (limits.query_timeout.as_millis(), limits.query_timeout.as_secs_f64());
-    let locks = if limits.query_timeout.is_zero() {
-        Cow::Borrowed("")
-    } else {
-        let seconds = limits.query_timeout.as_secs().max(1);
-        format!(", innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}").into()
-    };
+    let statement = limits.query_timeout * 9 / 10;
+    let locks = if limits.query_timeout.is_zero() { LOCKS } else { (limits.query_timeout.as_secs() / 2).max(1) };
     format!(
-        "SET SESSION wait_timeout = {forgotten}{locks} \
-         /*!50720 , transaction_isolation = 'READ-COMMITTED', max_execution_time = {milliseconds} */ \
-         /*M!100108 , tx_isolation = 'READ-COMMITTED', max_statement_time = {seconds:.3} */"
+        "SET SESSION wait_timeout = {forgotten}, innodb_lock_wait_timeout = {locks}, lock_wait_timeout = {locks} \
+         /*!50720 , transaction_isolation = 'READ-COMMITTED', max_execution_time = {} */ \
+         /*M!100108 , tx_isolation = 'READ-COMMITTED', max_statement_time = {:.3}, idle_transaction_timeout = {FORGOTTEN} */",
+        statement.as_millis(),
+        statement.as_secs_f64()
     )
 }
 

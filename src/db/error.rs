@@ -43,13 +43,13 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => true,
-            // Too many connections; a refused login, which credentials that are rotated bring about; a lock that
+            // Too many connections, or none from this host; a refused login, which credentials that are rotated bring about; a lock that
             // did not come free, a deadlock; a statement that had its time (MySQL's number and MariaDB's), or was killed.
             sqlx::Error::Database(_) => {
                 verdict(&error) != Verdict::Sound
                     || matches!(
                         number(&error),
-                        Some(1040 | 1045 | 1203 | 1205 | 1213 | 1226 | 1317 | 1698 | 1969 | 3024)
+                        Some(1040 | 1045 | 1129 | 1130 | 1203 | 1205 | 1213 | 1226 | 1317 | 1698 | 1969 | 3024)
                     )
             }
             _ => false,

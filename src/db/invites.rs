@@ -1,7 +1,5 @@
 //! Invites.
 
-use std::time::Duration;
-
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, MySqlExecutor};
@@ -94,7 +92,7 @@ struct GuestRow {
     role: String,
     token_hash: Vec<u8>,
     photos_used: u32,
-    wrote_ago: Option<i64>,
+    wrote_at: Option<DateTime<Utc>>,
     #[sqlx(flatten)]
     album: super::albums::Row,
 }
@@ -108,8 +106,8 @@ pub struct Opened {
     pub album: Album,
     /// Photos that were added with the invite.
     pub photos_used: u32,
-    /// How long ago something was last written with it that no event tells of, by the server's clock.
-    pub wrote_ago: Option<Duration>,
+    /// When something last changed with it that no event tells of.
+    pub wrote_at: Option<DateTime<Utc>>,
 }
 
 /// What a token opens; none when it is unknown, revoked or expired, or its album is deleted.
@@ -124,8 +122,7 @@ pub async fn authenticate(
     let hash = token.hash();
     let row: Option<GuestRow> = sqlx::query_as(
         "SELECT i.id AS invite_id, i.role, i.token_hash, i.photos_used, a.id, a.title, a.review, a.closed, a.photo_count, a.last_seq,
-                a.version, a.created_at, a.updated_at,
-                TIMESTAMPDIFF(MICROSECOND, i.wrote_at, UTC_TIMESTAMP(6)) AS wrote_ago
+                a.version, a.created_at, a.updated_at, i.wrote_at
          FROM invites i JOIN albums a ON a.id = i.album_id
          WHERE i.token_hash = ? AND i.revoked_at IS NULL AND (i.expires_at IS NULL OR i.expires_at > ?) AND a.deleted_at IS NULL",
     )
@@ -141,8 +138,7 @@ pub async fn authenticate(
     let role = InviteRole::parse(&row.role).ok_or(Error::Corrupt("invites"))?;
     let album = Album::from(row.album);
     let guest = Guest { invite_id: row.invite_id.into(), album_id: album.id, role };
-    let wrote_ago = row.wrote_ago.map(|micros| Duration::from_micros(micros.try_into().unwrap_or(0)));
-    Ok(Some(Opened { guest, album, photos_used: row.photos_used, wrote_ago }))
+    Ok(Some(Opened { guest, album, photos_used: row.photos_used, wrote_at: row.wrote_at }))
 }
 
 /// An album's invites that are not revoked, newest first, from `before` on.
@@ -192,7 +188,7 @@ pub async fn revoke(
 /// The database's.
 pub async fn use_one(session: &mut Session, id: InviteId) -> Result<bool> {
     let done = sqlx::query(
-        "UPDATE invites SET photos_used = photos_used + 1, wrote_at = UTC_TIMESTAMP(3)
+        "UPDATE invites SET photos_used = photos_used + 1, wrote_at = UTC_TIMESTAMP(6)
          WHERE id = ? AND revoked_at IS NULL AND (max_photos IS NULL OR photos_used < max_photos)",
     )
     .bind(id.as_uuid())
@@ -201,16 +197,26 @@ pub async fn use_one(session: &mut Session, id: InviteId) -> Result<bool> {
     Ok(done.rows_affected() == 1)
 }
 
-/// Notes that something was written with an invite that no event tells of.
+/// Notes that something changed with an invite that no event tells of.
 ///
 /// # Errors
 /// The database's.
-pub async fn note_write(session: &mut Session, id: InviteId) -> Result<()> {
-    sqlx::query("UPDATE invites SET wrote_at = UTC_TIMESTAMP(3) WHERE id = ?")
+pub(super) async fn note_change(session: &mut Session, id: InviteId) -> Result<()> {
+    sqlx::query("UPDATE invites SET wrote_at = UTC_TIMESTAMP(6) WHERE id = ?")
         .bind(id.as_uuid())
         .execute(session)
         .await?;
     Ok(())
+}
+
+/// What a server has reached of an invite and its album: the number of the album's latest event, and when something last
+/// changed with the invite. None when it does not know the invite.
+///
+/// # Errors
+/// The database's.
+pub async fn reached(executor: impl MySqlExecutor<'_>, id: InviteId) -> Result<Option<(u64, Option<DateTime<Utc>>)>> {
+    let query = "SELECT a.last_seq, i.wrote_at FROM invites i JOIN albums a ON a.id = i.album_id WHERE i.id = ?";
+    Ok(sqlx::query_as(query).bind(id.as_uuid()).fetch_optional(executor).await?)
 }
 
 /// Gives one back, for an upload that never came.
@@ -218,7 +224,7 @@ pub async fn note_write(session: &mut Session, id: InviteId) -> Result<()> {
 /// # Errors
 /// The database's.
 pub async fn give_back(session: &mut Session, id: InviteId) -> Result<()> {
-    sqlx::query("UPDATE invites SET photos_used = photos_used - 1 WHERE id = ? AND photos_used > 0")
+    sqlx::query("UPDATE invites SET photos_used = photos_used - 1, wrote_at = UTC_TIMESTAMP(6) WHERE id = ? AND photos_used > 0")
         .bind(id.as_uuid())
         .execute(session)
         .await?;

@@ -37,9 +37,11 @@ pub async fn run(db: &Db) -> anyhow::Result<Level> {
     anyhow::ensure!(got == Some(1), "another process has been migrating for over {LOCK_SECONDS} s");
     let mut migrator = Migrator { migrations: MIGRATOR.migrations.clone(), ..Migrator::DEFAULT };
     migrator.set_locking(false);
-    let outcome = migrator.run_direct(None, session.connection(), false).await;
-    sqlx::query("DO RELEASE_LOCK('darkroom.migrations')").execute(&mut session).await?;
-    outcome?;
+    // Whatever becomes of it, nobody uses this connection again.
+    session.condemn();
+    migrator.run_direct(None, session.connection(), false).await?;
+    // Closing the connection would do it too, some time later.
+    sqlx::query("DO RELEASE_LOCK('darkroom.migrations')").execute(session.connection()).await?;
     Ok(level(session.connection()).await?)
 }
 

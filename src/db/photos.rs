@@ -291,10 +291,18 @@ pub async fn set_uploaded(session: &mut Session, photo: &Photo, digest: &Sha256)
         sqlx::query("UPDATE IGNORE photos SET dedup = ? WHERE id = ? AND dedup IS NULL")
             .bind(&digest.0[..])
             .bind(photo.id.as_uuid())
-            .execute(session)
+            .execute(&mut *session)
             .await?;
     }
-    Ok(())
+    note_change(session, photo).await
+}
+
+/// No event tells the uploader of a photo that is declared anew or whose bytes have come.
+async fn note_change(session: &mut Session, photo: &Photo) -> Result<()> {
+    match photo.uploader.invite_id {
+        Some(invite_id) => super::invites::note_change(session, invite_id).await,
+        None => Ok(()),
+    }
 }
 
 /// Writes what became of a locked photo: its state, and what is known of it.
@@ -348,9 +356,9 @@ pub async fn declare_again(session: &mut Session, photo: &Photo, upload_ends: Da
         .bind(upload_ends)
         .bind(photo.id.as_uuid())
         .bind(PhotoState::AwaitingUpload.as_str())
-        .execute(session)
+        .execute(&mut *session)
         .await?;
-    Ok(())
+    note_change(session, photo).await
 }
 
 /// Gives up waiting for the bytes of a locked photo; the same bytes may then be declared anew.

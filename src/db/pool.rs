@@ -10,14 +10,14 @@ mod meters;
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use deadpool::managed::{self, Metrics, Object, PoolConfig, QueueMode, RecycleError, RecycleResult};
 use sqlx::{Connection, MySqlConnection};
 use tokio::{
-    sync::{Semaphore, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -39,6 +39,8 @@ const TRUST_IDLE: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(1);
 /// How often connections are looked over that nobody uses.
 const REAP: Duration = Duration::from_secs(15);
+/// What stood in the way of a connection that came too late is told so long to those who wait in vain.
+const STILL_TRUE: Duration = Duration::from_secs(10);
 /// The wait between two tries to connect to a server that is not there: at least, and that much more at random.
 const CONNECT_PAUSE: (u64, u64) = (50, 150);
 
@@ -49,15 +51,23 @@ pub(super) struct Live {
     opened: Instant,
     expires: Instant,
     released: Instant,
+    /// One of `max_connections`, from before it is opened until it is closed.
+    place: OwnedSemaphorePermit,
 }
 
+/// deadpool's manager.
+struct Manager(Arc<Shared>);
+
 /// What opens connections and judges those that come back.
-struct Manager {
-    connector: Arc<Connector>,
+struct Shared {
+    connector: Connector,
+    /// Places for connections, open or being opened.
+    places: Arc<Semaphore>,
     /// Opened for somebody who did not wait.
-    spares: Arc<Mutex<Vec<Live>>>,
-    /// Connections that are being opened at a time.
-    opening: Arc<Semaphore>,
+    spares: Mutex<Vec<Live>>,
+    spared: Notify,
+    /// Why connections could not be opened that nobody waited for to the end.
+    late: Mutex<Option<(Instant, String)>>,
     max_lifetime: Duration,
     doubts: Mutex<Doubts>,
     creation: Timer,
@@ -91,14 +101,16 @@ impl Pool {
     /// A pool that connects when it is first used.
     pub(super) fn new(name: &'static str, connector: Connector, limits: config::Pool) -> Self {
         let (size, meters) = (limits.max_connections, Meters::new(name));
-        let manager = Manager {
-            connector: Arc::new(connector),
-            spares: Arc::default(),
-            opening: Arc::new(Semaphore::new(size)),
+        let manager = Manager(Arc::new(Shared {
+            connector,
+            places: Arc::new(Semaphore::new(size)),
+            spares: Mutex::default(),
+            spared: Notify::new(),
+            late: Mutex::default(),
             max_lifetime: limits.max_lifetime,
             doubts: Mutex::new(Doubts { lost: None, demoted: None }),
             creation: meters.creation.clone(),
-        };
+        }));
         // The last one used comes first, so that those that a quiet time does not need grow idle and are closed.
         let config = PoolConfig { queue_mode: QueueMode::Lifo, ..PoolConfig::new(size) };
         let inner = managed::Pool::builder(manager).config(config).build().expect("no timeouts, so no runtime needed");
@@ -135,12 +147,20 @@ impl Pool {
 
     fn too_late(&self, last: Option<Error>) -> Error {
         self.meters.timed_out();
-        last.unwrap_or(Error::Unavailable(sqlx::Error::PoolTimedOut))
+        let late = || {
+            let (at, why) = self.shared().late.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+            (at.elapsed() < STILL_TRUE).then(|| Error::Unavailable(Error::timed_out(why)))
+        };
+        last.or_else(late).unwrap_or(Error::Unavailable(sqlx::Error::PoolTimedOut))
     }
 
     /// What opens its connections.
     pub(super) fn connector(&self) -> &Connector {
-        &self.inner.manager().connector
+        &self.shared().connector
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.inner.manager().0
     }
 
     /// Its name in metrics: `writer` or `reader`.
@@ -152,12 +172,28 @@ impl Pool {
     pub(super) fn state(&self) -> PoolState {
         let status = self.inner.status();
         let active = status.size.saturating_sub(status.available);
-        PoolState { active, idle: status.available, pending: status.waiting, max: status.max_size }
+        let idle = status.available + self.shared().spares().len();
+        PoolState { active, idle, pending: status.waiting, max: status.max_size }
     }
 
     /// Sets the metrics that are levels.
     pub(super) fn measure(&self) {
         meters::levels(self.name, self.state());
+    }
+
+    /// Has older connections closed if the server takes no writes (any more): one that only reads would not notice. For
+    /// a pool whose server is to take them.
+    pub(super) async fn doubt_if_read_only(&self) {
+        let asked = Instant::now();
+        let look = async {
+            let mut session = self.session().await?;
+            let query = "SELECT CAST(@@global.read_only OR @@global.innodb_read_only AS SIGNED)";
+            Ok::<i64, Error>(sqlx::query_scalar(query).fetch_one(&mut session).await?)
+        };
+        // Where nobody answers there is nothing to doubt.
+        if matches!(look.await, Ok(1)) {
+            self.shared().doubts().demoted = Some(asked);
+        }
     }
 
     /// Closes what nobody uses, for ever.
@@ -168,7 +204,7 @@ impl Pool {
             let idle = self.limits.idle_timeout;
             let old = self.inner.retain(|live, _| live.released + idle > now && live.expires > now).removed;
             let spares: Vec<Live> =
-                self.inner.manager().spares().extract_if(.., |live| live.released + TRUST_IDLE <= now).collect();
+                self.shared().spares().extract_if(.., |live| live.released + TRUST_IDLE <= now).collect();
             part_from(old.into_iter().chain(spares)).await;
         }
     }
@@ -177,7 +213,7 @@ impl Pool {
     pub(super) async fn close(&self) {
         let idle = self.inner.retain(|_, _| false).removed;
         self.inner.close();
-        let spares = std::mem::take(&mut *self.inner.manager().spares());
+        let spares = std::mem::take(&mut *self.shared().spares());
         part_from(idle.into_iter().chain(spares)).await;
     }
 }
@@ -190,19 +226,85 @@ async fn part_from(connections: impl Iterator<Item = Live>) {
     }
 }
 
-impl Manager {
-    fn spares(&self) -> std::sync::MutexGuard<'_, Vec<Live>> {
+impl Shared {
+    fn spares(&self) -> MutexGuard<'_, Vec<Live>> {
         self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn doubts(&self) -> std::sync::MutexGuard<'_, Doubts> {
+    fn doubts(&self) -> MutexGuard<'_, Doubts> {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lives are told apart by a tenth, so that a pool that was filled at once is not emptied at once.
-    fn expiry(&self) -> Instant {
+    /// The next spare, as soon as there is one.
+    async fn spare(&self) -> Live {
+        loop {
+            let spared = self.spared.notified();
+            if let Some(live) = self.spares().pop() {
+                return live;
+            }
+            spared.await;
+        }
+    }
+
+    async fn open(&self, place: OwnedSemaphorePermit) -> Result<Live> {
+        let begun = Instant::now();
+        let connection = self.connector.connect().await?;
+        self.creation.record(begun.elapsed());
+        let opened = Instant::now();
+        // Lives are told apart by a tenth, so that a pool that was filled at once is not emptied at once.
         let tenth = u64::try_from(self.max_lifetime.as_millis() / 10).unwrap_or(u64::MAX);
-        Instant::now() + self.max_lifetime - Duration::from_millis(rand_below(tenth))
+        let expires = opened + self.max_lifetime - Duration::from_millis(rand_below(tenth));
+        Ok(Live { connection, state: State::fresh(), opened, expires, released: opened, place })
+    }
+
+    /// Opens a connection for somebody, unless they have gone before it begins; once it has begun it comes to its end.
+    async fn open_for(&self, mut tell: oneshot::Sender<Result<Live>>) {
+        let mut spare = None;
+        let place = tokio::select! {
+            biased;
+            () = tell.closed() => return,
+            live = self.spare() => {
+                spare = Some(live);
+                None
+            }
+            place = self.places.clone().acquire_owned() => place.ok(),
+        };
+        let outcome = match (spare, place) {
+            (Some(mut live), _) => match self.trust(&mut live).await {
+                Ok(()) => Ok(live),
+                // In its own place.
+                Err(_) => self.open(live.place).await,
+            },
+            (None, Some(place)) => self.open(place).await,
+            (None, None) => Err(Error::Unavailable(sqlx::Error::PoolClosed)),
+        };
+        match tell.send(outcome) {
+            Ok(()) => {}
+            Err(Ok(live)) => {
+                self.spares().push(live);
+                self.spared.notify_one();
+            }
+            Err(Err(error)) => {
+                *self.late.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error.to_string()));
+            }
+        }
+    }
+
+    /// Whether a connection may be used again; asks the server where that isn't plain.
+    async fn trust(&self, live: &mut Live) -> Result<(), RecycleError<Error>> {
+        let (now, doubts) = (Instant::now(), *self.doubts());
+        if live.expires <= now || doubts.demoted.is_some_and(|since| live.opened <= since) {
+            return Err(RecycleError::message("its time is over"));
+        }
+        let doubtful = doubts.lost.is_some_and(|since| live.released <= since);
+        if !doubtful && now.duration_since(live.released) <= TRUST_IDLE {
+            return Ok(());
+        }
+        match timeout(PING, live.connection.ping()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(RecycleError::Backend(error.into())),
+            Err(_) => Err(RecycleError::message("it does not answer")),
+        }
     }
 }
 
@@ -213,44 +315,13 @@ impl managed::Manager for Manager {
     /// In a task of its own, so that a login that takes long comes to its end although nobody waits for it any more.
     async fn create(&self) -> Result<Live> {
         let (tell, told) = oneshot::channel();
-        let (connector, spares, opening) = (self.connector.clone(), self.spares.clone(), self.opening.clone());
-        let (expires, creation) = (self.expiry(), self.creation.clone());
-        tokio::spawn(async move {
-            let spares = || spares.lock().unwrap_or_else(PoisonError::into_inner);
-            let _slot = opening.acquire().await;
-            let spare = spares().pop();
-            let outcome = if let Some(live) = spare {
-                Ok(live)
-            } else {
-                let begun = Instant::now();
-                connector.connect().await.map(|connection| {
-                    creation.record(begun.elapsed());
-                    let (state, opened) = (State::fresh(), Instant::now());
-                    Live { connection, state, opened, expires, released: opened }
-                })
-            };
-            if let Err(Ok(live)) = tell.send(outcome) {
-                spares().push(live);
-            }
-        });
+        let shared = self.0.clone();
+        tokio::spawn(async move { shared.open_for(tell).await });
         told.await.unwrap_or(Err(Error::Unavailable(sqlx::Error::WorkerCrashed)))
     }
 
     async fn recycle(&self, live: &mut Live, _: &Metrics) -> RecycleResult<Error> {
-        let (now, doubts) = (Instant::now(), *self.doubts());
-        if live.expires <= now || doubts.demoted.is_some_and(|since| live.opened <= since) {
-            return Err(RecycleError::message("its time is over"));
-        }
-        let doubtful = doubts.lost.is_some_and(|since| live.released <= since);
-        if doubtful || now.duration_since(live.released) > TRUST_IDLE {
-            let answered = timeout(PING, live.connection.ping()).await;
-            return match answered {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(RecycleError::Backend(error.into())),
-                Err(_) => Err(RecycleError::message("it does not answer")),
-            };
-        }
-        Ok(())
+        self.0.trust(live).await
     }
 }
 
@@ -275,12 +346,15 @@ impl Drop for Lent {
         let now = Instant::now();
         let (verdict, interrupted) = (object.state.verdict(), object.state.was_interrupted());
         if verdict == Verdict::Sound {
-            object.released = now;
+            // One that was borrowed and not used is no younger for that.
+            if object.state.was_answered() {
+                object.released = now;
+            }
             return;
         }
         // A request whose client has gone says nothing about the server.
         if let (false, Some(pool)) = (interrupted, Object::pool(&object)) {
-            let mut doubts = pool.manager().doubts();
+            let mut doubts = pool.manager().0.doubts();
             match verdict {
                 Verdict::Demoted => doubts.demoted = Some(now),
                 _ => doubts.lost = Some(now),

@@ -1,10 +1,11 @@
 //! Reads: tried on another connection when theirs is lost, and for guests from a replica where there is one.
 //!
-//! A replica lags behind, so a guest's read comes from it only if nobody can tell the difference:
-//! - An invite that has written a short while ago reads what it wrote from the writer. When it wrote stands in its own
-//!   row, which is read from the writer with each request, so every instance of the service knows.
-//! - Nothing is older than the events that anybody was told of: the number of the album's latest event comes from the
-//!   writer with the same row, and a replica that has not reached it is passed over.
+//! A replica lags behind, so a guest's read comes from it only if nobody can tell the difference. Each request of a guest
+//! looks its invite up on the writer, because a revocation counts at once; the same row tells the number of the album's
+//! latest event, and when something last changed with the invite that no event tells of (a photo was declared, uploaded
+//! or has expired). A replica that has not reached both is passed over. So a caller reads its own writes, nobody is shown
+//! less than an event has told, and nobody goes back in time, on however many instances and however far the replica is
+//! behind.
 //!
 //! Hosts read from the writer: they write, review, and are few.
 
@@ -13,67 +14,95 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use chrono::{DateTime, Utc};
+use tokio::time::{Instant, timeout};
 
-use super::{AsDbError, Db, Error, Result, albums, pool::Pool, session::Session};
-use crate::{domain::AlbumId, telemetry::metrics};
+use super::{AsDbError, Db, Error, Result, invites, pool::Pool, session::Session};
+use crate::{domain::InviteId, telemetry::metrics};
 
 /// A replica that failed is left alone for so long.
 const REST: Duration = Duration::from_secs(5);
+/// A replica that has not told by then what it has reached is left alone too: the writer could have answered long ago.
+const LOOK: Duration = Duration::from_millis(300);
 
-/// How fresh a guest's read has to be.
+/// How fresh a guest's read has to be, as the writer has just said.
 #[derive(Debug, Clone, Copy)]
 pub struct Freshness {
-    /// The album.
-    pub album_id: AlbumId,
-    /// The number of its latest event, as the writer has just said.
+    /// The guest's invite.
+    pub invite_id: InviteId,
+    /// The number of its album's latest event.
     pub last_seq: u64,
-    /// How long ago the invite wrote, by the writer's clock; none for never.
-    pub wrote_ago: Option<Duration>,
+    /// When something last changed with the invite that no event tells of.
+    pub wrote_at: Option<DateTime<Utc>>,
 }
 
 /// A server that may be behind.
 pub(super) struct Replica {
     pub(super) pool: Arc<Pool>,
-    pin: Duration,
-    rests_until: Mutex<Option<Instant>>,
+    /// Until when it is left alone, and whether it has answered since its last failure.
+    rest: Mutex<Rest>,
+}
+
+#[derive(Default)]
+struct Rest {
+    until: Option<Instant>,
+    failing: bool,
 }
 
 impl Replica {
-    pub(super) fn new(pool: Pool, pin: Duration) -> Self {
-        Self { pool: Arc::new(pool), pin, rests_until: Mutex::default() }
+    pub(super) fn new(pool: Pool) -> Self {
+        Self { pool: Arc::new(pool), rest: Mutex::default() }
     }
 
-    fn rests(&self) -> bool {
-        self.rests_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
-    }
-
-    fn rest(&self, error: &Error) {
-        let mut until = self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
-        if until.is_none_or(|until| until <= Instant::now()) {
-            tracing::warn!(%error, "the reader fails; reads go to the writer");
+    /// Whether it may be asked. After a rest one caller goes first; the others wait for what it finds.
+    fn may_be_asked(&self) -> bool {
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if rest.until.is_some_and(|until| now < until) {
+            return false;
         }
-        *until = Some(Instant::now() + REST);
+        rest.until = rest.failing.then_some(now + REST);
+        true
+    }
+
+    fn answered(&self) {
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut *rest).failing {
+            tracing::info!("the reader answers again");
+        }
+    }
+
+    fn failed(&self, why: &dyn std::fmt::Display) {
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut rest.failing, true) {
+            tracing::warn!(error = %why, "the reader fails; reads go to the writer");
+        }
+        rest.until = Some(Instant::now() + REST);
     }
 
     /// A session that is fresh enough, or the word for why there is none.
     async fn session(&self, wanted: &Freshness) -> Result<Session, &'static str> {
-        if wanted.wrote_ago.is_some_and(|ago| ago < self.pin) {
-            return Err("pinned");
-        }
-        if self.rests() {
+        if !self.may_be_asked() {
             return Err("failing");
         }
-        let looked = async {
+        let looked = timeout(LOOK, async {
             let mut session = self.pool.session().await?;
-            let seq = albums::last_seq(&mut session, wanted.album_id).await?;
-            Ok::<_, Error>((session, seq))
-        };
+            let reached = invites::reached(&mut session, wanted.invite_id).await?;
+            Ok::<_, Error>((session, reached))
+        });
         match looked.await {
-            Ok((session, Some(seq))) if seq >= wanted.last_seq => Ok(session),
-            Ok(_) => Err("behind"),
-            Err(error) => {
-                self.rest(&error);
+            Ok(Ok((session, reached))) => {
+                self.answered();
+                let fresh =
+                    reached.is_some_and(|(seq, wrote_at)| seq >= wanted.last_seq && wrote_at >= wanted.wrote_at);
+                if fresh { Ok(session) } else { Err("behind") }
+            }
+            Ok(Err(error)) => {
+                self.failed(&error);
+                Err("failing")
+            }
+            Err(_) => {
+                self.failed(&format_args!("no answer within {LOOK:?}"));
                 Err("failing")
             }
         }
@@ -112,7 +141,11 @@ impl Db {
         let (Some(replica), Some(wanted)) = (&self.reader, wanted) else { return self.read(work).await };
         let why = match replica.session(&wanted).await {
             Ok(session) => match work(session).await {
-                Err(error) if matches!(error.as_db_error(), Some(Error::Unavailable(_))) => "failing",
+                // Whatever stands in its way there: a right that is missing, a migration that is still to come.
+                Err(error) if error.as_db_error().is_some() => {
+                    replica.failed(&error.as_db_error().map_or_else(String::new, ToString::to_string));
+                    "failing"
+                }
                 outcome => {
                     metrics::DB_READS.with(&[("from", "reader".to_owned())]).increment(1);
                     return outcome;

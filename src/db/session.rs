@@ -40,17 +40,29 @@ pub struct Session {
 pub(super) struct State {
     /// A statement is under way.
     busy: bool,
+    /// A statement has been answered since the connection was lent.
+    answered: bool,
     verdict: Verdict,
 }
 
 impl State {
     pub(super) const fn fresh() -> Self {
-        Self { busy: false, verdict: Verdict::Sound }
+        Self { busy: false, answered: false, verdict: Verdict::Sound }
     }
 
     /// What is to be done with the connection; one that is given back in the middle of a statement is lost.
     pub(super) fn verdict(&self) -> Verdict {
         if self.busy && self.verdict == Verdict::Sound { Verdict::Lost } else { self.verdict }
+    }
+
+    /// Begins anew with the next borrower.
+    pub(super) fn lend(&mut self) {
+        self.answered = false;
+    }
+
+    /// Whether the server has been heard of since then.
+    pub(super) fn was_answered(&self) -> bool {
+        self.answered
     }
 
     /// Whether the connection was dropped under way rather than failed.
@@ -60,7 +72,8 @@ impl State {
 }
 
 impl Session {
-    pub(super) fn new(lent: Lent, query_timeout: Duration) -> Self {
+    pub(super) fn new(mut lent: Lent, query_timeout: Duration) -> Self {
+        lent.state.lend();
         Self { lent, query_timeout, ends: None }
     }
 
@@ -132,6 +145,7 @@ impl Watch<'_> {
     /// Notes how the statement ended.
     fn ended(&mut self, error: Option<&sqlx::Error>) {
         self.state.busy = false;
+        self.state.answered = true;
         if let Some(error) = error {
             self.state.verdict = verdict(error);
         }

@@ -58,8 +58,8 @@ async fn open(app: &AppState, token: &InviteToken) -> Result<Opened> {
 }
 
 fn freshness(opened: &Opened) -> Freshness {
-    let Opened { album, wrote_ago, .. } = opened;
-    Freshness { album_id: album.id, last_seq: album.last_seq, wrote_ago: *wrote_ago }
+    let Opened { guest, album, wrote_at, .. } = opened;
+    Freshness { invite_id: guest.invite_id, last_seq: album.last_seq, wrote_at: *wrote_at }
 }
 
 /// Who asks, and how fresh an answer has to be for a guest.

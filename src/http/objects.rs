@@ -118,9 +118,6 @@ async fn accept(app: &App, id: PhotoId, bound: &Bound, received: Received) -> Re
             }
             received.keep(app.storage.files(), id).await.map_err(disk)?;
             db::photos::set_uploaded(tx.session(), &photo, &received.sha256).await?;
-            if let Some(invite_id) = photo.uploader.invite_id {
-                db::invites::note_write(tx.session(), invite_id).await?;
-            }
             tx.enqueue(Kind::Develop, id.as_uuid()).await?;
             Ok(tx.done(()))
         })

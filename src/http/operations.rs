@@ -130,10 +130,10 @@ async fn look_at_database(app: &App) -> Dependency {
 async fn look_at_pools(app: &App) -> Vec<(&'static str, Dependency)> {
     let mut rows = Vec::new();
     let started = Instant::now();
-    let answer = tokio::time::timeout(LOOK, app.db.reader_session()).await;
-    let outcome = match answer {
+    let looked = tokio::time::timeout(LOOK, app.db.look_at_reader()).await;
+    let outcome = match looked {
         Ok(None) => None,
-        Ok(Some(session)) => Some(session.map(|_| "answers".to_owned()).map_err(|error| error.to_string())),
+        Ok(Some(answer)) => Some(answer.map(|()| "answers".to_owned()).map_err(|error| error.to_string())),
         Err(_) => Some(Err(format!("no answer within {LOOK:?}"))),
     };
     rows.extend(outcome.map(|outcome| ("reader", Dependency::looked(started, outcome))));

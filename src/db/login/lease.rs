@@ -23,6 +23,10 @@ use crate::{
     telemetry::metrics,
 };
 
+/// A failed renewal is not tried again for so long, whoever asks.
+const FAILURES: Duration = Duration::from_millis(500);
+/// The background task looks at the wall clock so often: its own clock stands still while a machine is suspended.
+const TURN: Duration = Duration::from_secs(30);
 /// Refusals bring one renewal in this time.
 const REFUSALS: Duration = Duration::from_secs(1);
 /// The pause after a first failed renewal; it doubles up to the cap. A part of it is random.
@@ -33,6 +37,9 @@ const PAUSE_CAP: Duration = Duration::from_secs(30);
 pub(super) enum Issuer {
     Iam(iam::Signer),
     Secret(secret::Reader),
+    /// Counts who asks; stands in for AWS, which can't be made to fail at will.
+    #[cfg(test)]
+    Counting(tests::Counting),
 }
 
 /// A credential, new from its issuer.
@@ -86,6 +93,7 @@ struct Failure {
 struct Current {
     credential: Arc<Credential>,
     issued_at: SystemTime,
+    renew_at: SystemTime,
     good_until: SystemTime,
     origin: String,
 }
@@ -99,12 +107,16 @@ impl Current {
         self.good_until.duration_since(SystemTime::now()).unwrap_or_default()
     }
 
-    /// Two thirds of its time, less up to a tenth at random, so that many instances do not renew at once.
     fn renewal_in(&self) -> Duration {
-        let life = self.good_until.duration_since(self.issued_at).unwrap_or_default();
-        let tenth = u64::try_from(life.as_millis() / 10).unwrap_or(u64::MAX);
-        (life * 2 / 3).saturating_sub(Duration::from_millis(rand_below(tenth))).saturating_sub(self.age())
+        self.renew_at.duration_since(SystemTime::now()).unwrap_or_default()
     }
+}
+
+/// When two thirds of its time are over, less up to a tenth at random, so that many instances do not renew at once.
+fn renewal(issued_at: SystemTime, good_until: SystemTime) -> SystemTime {
+    let life = good_until.duration_since(issued_at).unwrap_or_default();
+    let tenth = u64::try_from(life.as_millis() / 10).unwrap_or(u64::MAX);
+    issued_at + (life * 2 / 3).saturating_sub(Duration::from_millis(rand_below(tenth)))
 }
 
 impl Issuer {
@@ -112,6 +124,8 @@ impl Issuer {
         match self {
             Self::Iam(_) => "iam",
             Self::Secret(_) => "secrets-manager",
+            #[cfg(test)]
+            Self::Counting(_) => "counting",
         }
     }
 
@@ -119,6 +133,8 @@ impl Issuer {
         match self {
             Self::Iam(signer) => signer.sign().await,
             Self::Secret(reader) => reader.read().await,
+            #[cfg(test)]
+            Self::Counting(counting) => counting.issue().await,
         }
     }
 }
@@ -158,9 +174,15 @@ impl Lease {
         let mut failures = 0;
         loop {
             let before = self.held().generation;
-            let due = self.held().current.as_ref().map_or(Duration::ZERO, Current::renewal_in);
             let backoff = if failures == 0 { Duration::ZERO } else { pause(failures) };
-            tokio::time::sleep(due.max(backoff)).await;
+            tokio::time::sleep(backoff).await;
+            loop {
+                let left = self.held().current.as_ref().map_or(Duration::ZERO, Current::renewal_in);
+                if left.is_zero() {
+                    break;
+                }
+                tokio::time::sleep(left.min(TURN)).await;
+            }
             let renewed = self.renew(|held| held.generation > before).await;
             failures = if renewed.is_ok() { 0 } else { failures + 1 };
         }
@@ -182,6 +204,8 @@ impl Lease {
         match &self.issuer {
             Issuer::Iam(signer) => Some(signer.identity().await),
             Issuer::Secret(_) => None,
+            #[cfg(test)]
+            Issuer::Counting(_) => None,
         }
     }
 
@@ -192,15 +216,14 @@ impl Lease {
 
     /// Asks the issuer, unless somebody else has just done so and what they got will do.
     async fn renew(&self, will_do: impl Fn(&Held) -> bool) -> Result<Arc<Credential>> {
-        let asked = Instant::now();
         let _turn = self.renewing.lock().await;
         {
             let held = self.held();
             if let Some(current) = held.current.as_ref().filter(|_| will_do(&held)) {
                 return Ok(current.credential.clone());
             }
-            // Those who waited for a renewal that failed don't ask again one after the other.
-            if let Some(failure) = held.failing.as_ref().filter(|failure| failure.at >= asked) {
+            // Neither those who waited for a renewal that failed nor those who come just after it ask one after the other.
+            if let Some(failure) = held.failing.as_ref().filter(|failure| failure.at.elapsed() < FAILURES) {
                 return Err(Error::NoLogin(failure.why.clone()));
             }
         }
@@ -225,7 +248,8 @@ impl Lease {
         held.generation += 1;
         let Issued { user, secret, is_token, good_until, origin } = issued;
         let credential = Arc::new(Credential { user, secret: Some(secret), is_token, generation: held.generation });
-        held.current = Some(Current { credential: credential.clone(), issued_at, good_until, origin });
+        let renew_at = renewal(issued_at, good_until);
+        held.current = Some(Current { credential: credential.clone(), issued_at, renew_at, good_until, origin });
         if held.failing.take().is_some() {
             tracing::info!(pool = self.pool, auth = self.issuer.kind(), "the database login is renewed again");
         }
@@ -256,4 +280,113 @@ impl Lease {
 fn pause(failures: u32) -> Duration {
     let whole = PAUSE.saturating_mul(1 << failures.min(10)).min(PAUSE_CAP) / 2;
     whole + Duration::from_millis(rand_below(u64::try_from(whole.as_millis()).unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    /// An issuer that takes a moment, and fails when it is told to.
+    pub(in crate::db::login) struct Counting {
+        asked: Arc<AtomicUsize>,
+        failing: Arc<AtomicBool>,
+        life: Duration,
+    }
+
+    impl Counting {
+        pub(super) async fn issue(&self) -> Result<Issued, String> {
+            let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if self.failing.load(Ordering::SeqCst) {
+                return Err(format!("failure {number}"));
+            }
+            Ok(Issued {
+                user: "app".to_owned(),
+                secret: format!("token {number}").into(),
+                is_token: true,
+                good_until: SystemTime::now() + self.life,
+                origin: "a test".to_owned(),
+            })
+        }
+    }
+
+    fn lease(life: Duration) -> (Lease, Arc<AtomicUsize>, Arc<AtomicBool>) {
+        let (asked, failing) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let counting = Counting { asked: asked.clone(), failing: failing.clone(), life };
+        (Lease::new(Issuer::Counting(counting), "test"), asked, failing)
+    }
+
+    #[tokio::test]
+    async fn many_who_come_at_once_ask_once() {
+        let (lease, asked, _) = lease(Duration::from_mins(1));
+        let got = join_all((0..50).map(|_| lease.current())).await;
+        assert!(got.iter().all(|got| got.as_ref().unwrap().generation == 1));
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn many_who_are_refused_at_once_bring_one_renewal_and_a_refused_fresh_one_none() {
+        let (lease, asked, _) = lease(Duration::from_mins(1));
+        let first = lease.current().await.unwrap();
+        let got = join_all((0..50).map(|_| lease.after_refusal(first.generation))).await;
+        assert!(got.iter().all(|got| got.as_ref().unwrap().generation == 2));
+        let again = join_all((0..50).map(|_| lease.after_refusal(2))).await;
+        assert!(again.iter().all(Option::is_none), "no storm for a user whom nobody knows");
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_to_all_who_come_soon_and_leaves_what_is_good() {
+        let (lease, asked, failing) = lease(Duration::from_mins(1));
+        failing.store(true, Ordering::SeqCst);
+        let got = join_all((0..50).map(|_| lease.current())).await;
+        assert!(got.iter().all(|got| matches!(got, Err(Error::NoLogin(why)) if why == "failure 1")));
+        assert!(lease.current().await.is_err());
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert_eq!(lease.state().failing.as_deref(), Some("failure 1"));
+
+        failing.store(false, Ordering::SeqCst);
+        tokio::time::sleep(FAILURES).await;
+        let first = lease.current().await.unwrap();
+        failing.store(true, Ordering::SeqCst);
+        assert!(lease.after_refusal(first.generation).await.is_none());
+        assert_eq!(lease.current().await.unwrap().generation, first.generation, "it is still good");
+        assert!(lease.state().failing.is_some());
+    }
+
+    #[tokio::test]
+    async fn one_who_goes_while_waiting_keeps_nobody_else() {
+        let (lease, asked, _) = lease(Duration::from_mins(1));
+        let gone = tokio::time::timeout(Duration::from_millis(1), lease.current()).await;
+        assert!(gone.is_err());
+        assert!(lease.current().await.is_ok());
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_over_is_not_given_out() {
+        let (lease, asked, _) = lease(Duration::ZERO);
+        let generations = [lease.current().await.unwrap().generation, lease.current().await.unwrap().generation];
+        assert_eq!((generations, asked.load(Ordering::SeqCst)), ([1, 2], 2));
+    }
+
+    #[test]
+    fn the_renewal_is_when_two_thirds_are_over_or_up_to_a_tenth_sooner() {
+        let (start, life) = (SystemTime::now(), Duration::from_secs(870));
+        for _ in 0..100 {
+            let after = renewal(start, start + life).duration_since(start).unwrap();
+            assert!((Duration::from_secs(493)..=Duration::from_secs(580)).contains(&after), "{after:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_prints_the_secret() {
+        let secret = Some("token 1".into());
+        let credential = Credential { user: "app".to_owned(), secret, is_token: true, generation: 1 };
+        assert_eq!(format!("{credential:?}"), r#"Credential { user: "app", generation: 1, .. }"#);
+    }
 }

@@ -143,9 +143,6 @@ async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared) -> 
                 photo.bytes = declared.bytes;
                 declared.content_type.as_str().clone_into(&mut photo.content_type);
                 db::photos::declare_again(tx.session(), &photo, upload_ends).await?;
-                if let Some(invite_id) = photo.uploader.invite_id {
-                    db::invites::note_write(tx.session(), invite_id).await?;
-                }
                 return Ok(tx.done(answer(StatusCode::OK, photo, true)));
             }
             if !awaits && here.access.sees(&photo) {

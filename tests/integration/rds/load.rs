@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use crate::support::{Client, bed::Database};
 
 /// Those who ask at a time.
-const CLIENTS: usize = 6;
+pub const CLIENTS: usize = 6;
 /// The pause of each between two requests.
 const PAUSE: Duration = Duration::from_millis(15);
 

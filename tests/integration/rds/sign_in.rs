@@ -18,6 +18,8 @@ use crate::support::{
 
 /// Connections that live so short that new ones sign in all the time.
 const SHORT_LIVED: &[(&str, &str)] = &[("MAX_LIFETIME", "500ms")];
+/// Whatever the libraries say, too.
+const TRACE: [&str; 2] = ["DARKROOM_LOG_LEVEL", "trace,aws_sigv4=trace"];
 const RENEWALS: &str = r#"darkroom_db_token_renewals_total{pool="writer"}"#;
 const REFUSALS: &str = r#"darkroom_db_token_refusals_total{pool="writer"}"#;
 const FAILURES: &str = r#"darkroom_db_token_failures_total{pool="writer"}"#;
@@ -25,7 +27,8 @@ const FAILURES: &str = r#"darkroom_db_token_failures_total{pool="writer"}"#;
 /// No secret, and nothing that a token holds.
 #[track_caller]
 fn expect_no_secret(text: &str, key: &Key) {
-    let token = key.session_token.as_deref().unwrap_or("X-Amz-Security-Token");
+    // The middle of it, which looks the same wherever it is written and however it is encoded.
+    let token = key.session_token.as_deref().map_or("X-Amz-Security-Token", |token| &token[20..60]);
     for secret in [key.secret.as_str(), token, "X-Amz-Signature"] {
         assert_eq!(text.lines().find(|line| line.contains(secret)), None, "{secret} is told");
     }
@@ -38,7 +41,7 @@ async fn a_photo_goes_all_its_way_with_plain_and_with_session_tokens() {
         rds.iam().allow(&key, &[user]);
         let mut environment = key.environment();
         // All that the libraries below would tell of the way to the token.
-        environment.push(("DARKROOM_LOG_LEVEL".into(), "trace".into()));
+        environment.push(TRACE.map(str::to_owned).into());
         let service = Service::start(rds, user, &environment).await;
         let host = service.user("alice");
         let album = host.album("wedding").await;
@@ -89,7 +92,7 @@ async fn many_who_come_at_once_bring_one_token() {
     let answers = join_all((0..40).map(|_| host.get("/v1/albums"))).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
     assert!(rds.iam().verdicts("many").len() > 1, "several connections");
-    assert_eq!(service.metric(RENEWALS).await, 1.0);
+    assert!(service.metric(RENEWALS).await < 1.5, "one token");
 }
 
 #[tokio::test]
@@ -113,7 +116,8 @@ async fn under_load_with_tokens_that_live_3_s_no_request_fails_for_30_s() {
     // A lease is renewed when between 17/30 and 20/30 of its time are over.
     let most = TIME.as_secs_f64() / (LEASE.as_secs_f64() * 17.0 / 30.0) + 2.0;
     assert!(tokens <= most, "{tokens} tokens");
-    assert!(logins.len() as f64 > 1.5 * tokens, "{} logins with {tokens} tokens show nothing", logins.len());
+    let signed_in = f64::from(u32::try_from(logins.len()).unwrap());
+    assert!(signed_in > 1.5 * tokens, "{} logins with {tokens} tokens show nothing", logins.len());
     eprintln!("{} requests, {} logins, {tokens} tokens", outcome.requests.len(), logins.len());
 }
 
@@ -124,6 +128,7 @@ async fn credentials_that_change_under_way_are_noticed_at_the_first_refusal() {
     let imds = Imds::start(&first, TimeDelta::hours(6)).await;
     let mut more = imds.environment();
     more.extend(pairs(SHORT_LIVED));
+    more.push(TRACE.map(str::to_owned).into());
     let service = Service::start(rds, "rotated", &more).await;
     let load = Load::start(&service.user("alice"));
     eventually("signed in", async || (rds.iam().verdicts("rotated").len() > 3).then_some(())).await;
@@ -135,7 +140,7 @@ async fn credentials_that_change_under_way_are_noticed_at_the_first_refusal() {
     let before = rds.iam().verdicts("rotated").len();
     eventually("signed in again", async || (rds.iam().verdicts("rotated").len() > before + 3).then_some(())).await;
     let outcome = load.stop().await;
-    assert_eq!(outcome.failed().len(), 0, "of {} requests: {}", outcome.requests.len(), service.process.log());
+    assert_eq!(outcome.failed().len(), 0, "of {} requests", outcome.requests.len());
     let tokens = service.metric(RENEWALS).await;
     assert!((2.0..=3.0).contains(&tokens), "{tokens} tokens");
     expect_no_secret(&service.process.log(), &first);
@@ -149,6 +154,7 @@ async fn while_tokens_cannot_be_renewed_the_last_one_serves_and_operators_are_to
     let imds = Imds::start(&key, TimeDelta::hours(6)).await;
     let mut more = imds.environment();
     more.extend(pairs(SHORT_LIVED));
+    more.push(TRACE.map(str::to_owned).into());
     more.extend(pairs(&[("TOKEN_LEASE", "30s")]));
     let service = Service::start(rds, "stuck", &more).await;
     let host = service.user("alice");
@@ -230,6 +236,7 @@ async fn a_rotated_secret_is_read_again_when_the_old_password_is_refused() {
     let mut more = key.environment();
     more.extend(aws.environment());
     more.extend(pairs(SHORT_LIVED));
+    more.push(TRACE.map(str::to_owned).into());
     more.extend(pairs(&[("AUTH", "secrets-manager"), ("SECRET_ID", "darkroom/db"), ("USER", "")]));
     let service = Service::start_on(database, &settings(rds, "", &more)).await;
     let load = Load::start(&service.user("alice"));
@@ -239,7 +246,7 @@ async fn a_rotated_secret_is_read_again_when_the_old_password_is_refused() {
     rds.run("ALTER USER 'rotating'@'%' IDENTIFIED BY 'second-password'").await;
     eventually("refused, and read again", async || (service.metric(RENEWALS).await >= 2.0).then_some(())).await;
     let outcome = load.stop().await;
-    assert_eq!(outcome.failed().len(), 0, "of {} requests: {}", outcome.requests.len(), service.process.log());
+    assert_eq!(outcome.failed().len(), 0, "of {} requests", outcome.requests.len());
     assert_eq!(aws.calls().iter().filter(|call| *call == "GetSecretValue").count(), 2);
     for password in ["first-password", "second-password"] {
         assert!(!service.process.log().contains(password));
