@@ -231,6 +231,7 @@ async fn a_rotated_secret_is_read_again_when_the_old_password_is_refused() {
     aws.allow(&key);
     let database = rds.database().await;
     rds.create_password_user("rotating", "first-password", &granted("darkroom_app", &database.name)).await;
+    rds.forget_verified_passwords("rotating", "first-password").await;
     let secret = |password: &str| format!(r#"{{"engine":"mysql","username":"rotating","password":"{password}"}}"#);
     aws.put_secret("darkroom/db", &secret("first-password"));
     let mut more = key.environment();

@@ -206,15 +206,18 @@ impl Rds {
         self.run(&format!("GRANT {privilege} TO '{name}'@'%'")).await;
     }
 
-    /// Makes a user with a password. MySQL's default plugin remembers what it has verified, and went on letting in with
-    /// a password that had been changed; this one of its plugins does not.
+    /// Makes a user with a password.
     pub async fn create_password_user(&self, name: &str, password: &str, privilege: &str) {
-        let plugin = match self.flavour {
-            Flavour::MySql => "WITH sha256_password",
-            Flavour::MariaDb => "",
-        };
-        self.run(&format!("CREATE USER '{name}'@'%' IDENTIFIED {plugin} BY '{password}' REQUIRE SSL")).await;
+        self.run(&format!("CREATE USER '{name}'@'%' IDENTIFIED BY '{password}' REQUIRE SSL")).await;
         self.run(&format!("GRANT {privilege} TO '{name}'@'%'")).await;
+    }
+
+    /// Has the server remember no password of a user that it has verified: MySQL's default plugin went on letting in with
+    /// one that had been changed.
+    pub async fn forget_verified_passwords(&self, name: &str, password: &str) {
+        if self.flavour == Flavour::MySql {
+            self.run(&format!("ALTER USER '{name}'@'%' IDENTIFIED WITH sha256_password BY '{password}'")).await;
+        }
     }
 
     /// Runs a statement as root.
