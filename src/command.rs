@@ -17,7 +17,7 @@ pub use jobs::{JobsCommand, jobs};
 
 use crate::{
     app::{App, AppState},
-    config::{Config, Mistakes},
+    config::{Config, Front, Mistakes},
     db, http, net, telemetry, worker,
 };
 
@@ -101,8 +101,13 @@ pub async fn run(
     let deadline = app.config.http.drain_timeout;
     // Operators may look until the very end.
     let looking = CancellationToken::new();
-    let operations =
-        tokio::spawn(net::serve(operations, http::operations::router(app.clone()), looking.clone(), Duration::ZERO));
+    let operations = tokio::spawn(net::serve(
+        operations,
+        Front::default(),
+        http::operations::router(app.clone()),
+        looking.clone(),
+        Duration::ZERO,
+    ));
     let background = [
         tokio::spawn(http::events::poll_followed(app.clone())),
         tokio::spawn(refresh_keys(app.clone())),
@@ -110,7 +115,13 @@ pub async fn run(
         tokio::spawn(upkeep()),
     ];
     if let Some(listener) = listener {
-        tasks.spawn(net::serve(listener, http::router(app.clone()), app.draining.clone(), deadline));
+        tasks.spawn(net::serve(
+            listener,
+            app.config.http.front.clone(),
+            http::router(app.clone()),
+            app.draining.clone(),
+            deadline,
+        ));
     }
     if works {
         worker::start(&app, &tasks);

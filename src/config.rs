@@ -6,12 +6,14 @@
 //! A secret `x` may be given as `x_file`, the path of a file that holds it.
 
 pub mod database;
+mod front;
 mod sections;
 mod source;
 
 use std::{collections::BTreeMap, path::Path};
 
 pub use database::Database;
+pub use front::{Front, Proxy};
 pub use sections::{
     Announce, Http, Identity, Imaging, Jwks, Log, LogFormat, Operations, Storage, Sweep, Uploads, Worker,
 };

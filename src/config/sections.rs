@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::source::Source;
+use super::{front::Front, source::Source};
 
 /// The smallest signing secret: 128 bits, as RFC 2104 advises for keys of HMAC at the least.
 const LEAST_SECRET_CHARS: usize = 32;
@@ -32,6 +32,8 @@ pub struct Http {
     pub cors_origins: Vec<String>,
     /// Longest time between the stop signal and the end.
     pub drain_timeout: Duration,
+    /// What stands in front of the listener.
+    pub front: Front,
 }
 
 impl Http {
@@ -49,6 +51,7 @@ impl Http {
             max_body_bytes: s.get("http.max_body_bytes", 65_536),
             cors_origins: s.get("http.cors_origins", Vec::new()),
             drain_timeout: s.duration("http.drain_timeout", "25s"),
+            front: Front::read(s),
         };
         let origins = this
             .cors_origins

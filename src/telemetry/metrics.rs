@@ -101,6 +101,8 @@ impl Summary {
 }
 
 registry! {
+    /// Connections that were not served, by reason.
+    CONNECTIONS_REFUSED: Count("darkroom_connections_refused_total", Count);
     /// Requests answered, by route template, method and status.
     HTTP_REQUESTS: Count("darkroom_http_requests_total", Count);
     /// Time from the head of a request to the head of its answer, by route template and method.

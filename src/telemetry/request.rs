@@ -12,6 +12,7 @@ use tracing::{Instrument, info, info_span};
 use uuid::Uuid;
 
 use super::metrics;
+use crate::net::Peer;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that is taken over from a client.
@@ -63,7 +64,8 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
         .get::<MatchedPath>()
         .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
     let method = request.method().clone();
-    let span = info_span!("request", request_id = %id);
+    let client = request.extensions().get::<Peer>().map(|peer| peer.client(request.headers()).to_string());
+    let span = info_span!("request", request_id = %id, client);
     let (started, under_way) = (Instant::now(), InFlight::begin());
     async move {
         let mut response = next.run(request).await;

@@ -24,6 +24,7 @@ mod idempotency;
 mod identity;
 mod invites;
 mod json;
+mod listener;
 mod openapi;
 mod photos;
 mod rds;

@@ -1,0 +1,65 @@
+//! The part of `[http]` that says what stands in front of the main listener, and so whom it believes about its clients.
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::source::Source;
+
+/// What stands in front.
+#[derive(Debug, Clone, Default)]
+pub struct Front {
+    /// Whose PROXY headers are read.
+    pub proxy: Proxy,
+    /// VPC endpoints that connections may come through; any when empty.
+    pub vpc_endpoints: Vec<String>,
+    /// Proxies in front that add to `Forwarded` or `X-Forwarded-For`.
+    pub trusted_hops: usize,
+}
+
+/// Whose PROXY headers (version 2) are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Proxy {
+    /// Nobody's: connections begin with a request.
+    #[default]
+    Off,
+    /// Everybody's: each connection begins with a header.
+    Required,
+    /// Those of peers in these networks, which have to send one; of others connections begin with a request.
+    From(Vec<IpNet>),
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Given {
+    Word(Word),
+    Networks(Vec<IpNet>),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Off,
+    Required,
+}
+
+impl Front {
+    pub(super) fn read(s: &mut Source) -> Self {
+        let proxy = match s.get("http.proxy_protocol", Given::Word(Word::Off)) {
+            Given::Word(Word::Off) => Proxy::Off,
+            Given::Word(Word::Required) => Proxy::Required,
+            Given::Networks(networks) => Proxy::From(networks),
+        };
+        s.check(
+            !matches!(&proxy, Proxy::From(networks) if networks.is_empty()),
+            "http.proxy_protocol",
+            "must be \"off\", \"required\", or networks such as [\"10.0.0.0/16\"]",
+        );
+        let vpc_endpoints: Vec<String> = s.get("http.proxy_vpc_endpoints", Vec::new());
+        s.check(
+            vpc_endpoints.is_empty() || proxy != Proxy::Off,
+            "http.proxy_vpc_endpoints",
+            "needs http.proxy_protocol: endpoints are told in its headers",
+        );
+        Self { proxy, vpc_endpoints, trusted_hops: s.get("http.trusted_hops", 0) }
+    }
+}
