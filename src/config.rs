@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, path::Path};
 pub use database::Database;
 pub use front::{Front, Proxy};
 pub use sections::{
-    Announce, Http, Identity, Imaging, Jwks, Log, LogFormat, Operations, Storage, Sweep, Uploads, Worker,
+    Announce, Compat, Http, Identity, Imaging, Jwks, Log, LogFormat, Operations, Storage, Sweep, Uploads, Worker,
 };
 pub use source::{Mistakes, Source};
 
@@ -42,6 +42,8 @@ pub struct Config {
     pub sweep: Sweep,
     /// Where events are announced.
     pub announce: Announce,
+    /// What those knew who come from the Java service.
+    pub compat: Compat,
     /// What is logged, and how.
     pub log: Log,
     /// Each key with its value, secrets masked, for `/info`.
@@ -66,7 +68,7 @@ impl Config {
         let (http, operations, identity) = (Http::read(s), Operations::read(s), Identity::read(s));
         let (database, storage, uploads) = (Database::read(s), Storage::read(s), Uploads::read(s));
         let (imaging, worker, sweep) = (Imaging::read(s), Worker::read(s), Sweep::read(s));
-        let (announce, log) = (Announce::read(s), Log::read(s));
+        let (announce, compat, log) = (Announce::read(s), Compat::read(s), Log::read(s));
         let effective = source.finish()?;
         Ok(Self {
             http,
@@ -79,6 +81,7 @@ impl Config {
             worker,
             sweep,
             announce,
+            compat,
             log,
             effective,
         })

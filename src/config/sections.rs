@@ -358,6 +358,19 @@ fn webhook_key(secret: &SecretString) -> Option<SecretSlice<u8>> {
     }
 }
 
+/// `[compat]`: what those knew who come from the Java service.
+#[derive(Debug, Clone)]
+pub struct Compat {
+    /// Whether Spring Actuator's paths are answered on the operations listener.
+    pub actuator: bool,
+}
+
+impl Compat {
+    pub(super) fn read(s: &mut Source) -> Self {
+        Self { actuator: s.get("compat.actuator", false) }
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{
-    health,
+    actuator, health,
     problem::{self, HttpError, Result},
     reply::Reply,
 };
@@ -34,7 +34,9 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The routes of the operations listener.
 pub fn router(app: AppState) -> Router {
+    let compat = if app.config.compat.actuator { actuator::router() } else { Router::new() };
     Router::new()
+        .merge(compat)
         .route("/health", get(details))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
@@ -55,8 +57,9 @@ struct Details {
     dependencies: BTreeMap<&'static str, Dependency>,
 }
 
+/// What is known of one dependency.
 #[derive(Serialize)]
-struct Dependency {
+pub(super) struct Dependency {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_ms: Option<f64>,
@@ -68,6 +71,10 @@ struct Dependency {
 }
 
 impl Dependency {
+    pub(super) fn is_well(&self) -> bool {
+        self.status == "ok"
+    }
+
     fn looked(started: Instant, outcome: std::result::Result<String, String>) -> Self {
         let latency_ms = Some((started.elapsed().as_secs_f64() * 1e6).round() / 1e3);
         let (status, detail) = match outcome {
@@ -99,12 +106,17 @@ impl Dependency {
 }
 
 /// Looks at each dependency now.
-async fn details(State(app): State<AppState>) -> impl IntoResponse {
-    let (database, storage) = tokio::join!(look_at_database(&app), look_at_storage(&app));
+pub(super) async fn look(app: &App) -> BTreeMap<&'static str, Dependency> {
+    let (database, storage) = tokio::join!(look_at_database(app), look_at_storage(app));
     let mut dependencies =
-        BTreeMap::from([("database", database), ("storage", storage), ("identity", look_at_keys(&app))]);
-    dependencies.extend(look_at_pools(&app).await);
-    let ok = dependencies.values().all(|dependency| dependency.status == "ok");
+        BTreeMap::from([("database", database), ("storage", storage), ("identity", look_at_keys(app))]);
+    dependencies.extend(look_at_pools(app).await);
+    dependencies
+}
+
+async fn details(State(app): State<AppState>) -> impl IntoResponse {
+    let dependencies = look(&app).await;
+    let ok = dependencies.values().all(Dependency::is_well);
     let status = if ok { "ok" } else { "degraded" };
     (
         if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE },
@@ -166,7 +178,7 @@ fn look_at_keys(app: &App) -> Dependency {
     Dependency { status, latency_ms: None, age_seconds: state.age.map(|age| age.as_secs()), detail }
 }
 
-async fn metrics_text(State(app): State<AppState>) -> impl IntoResponse {
+pub(super) async fn metrics_text(State(app): State<AppState>) -> impl IntoResponse {
     app.db.measure();
     ([(header::CONTENT_TYPE, HeaderValue::from_static(TEXT))], metrics::install().render())
 }

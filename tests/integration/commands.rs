@@ -296,6 +296,41 @@ async fn logs_are_json_lines_with_request_and_route_and_hold_no_secret() {
 }
 
 #[tokio::test]
+async fn actuators_paths_are_answered_when_they_are_wanted() {
+    let server = idle_server().await;
+    let silent = format!("{}/actuator/health", server.operations);
+    assert_eq!(reqwest::get(silent).await.unwrap().status(), 404, "not unless they are");
+    let process = Process::start(&server, "serve", &[("DARKROOM_COMPAT_ACTUATOR", "true")]).await;
+    let get = async |path: &str| {
+        let answer = reqwest::get(format!("{}/actuator{path}", process.operations)).await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap_or_default())
+    };
+    let (status, health) = get("/health").await;
+    assert_eq!((status, &health["status"]), (200, &json!("UP")), "{health}");
+    for component in ["database", "storage", "identity"] {
+        assert_eq!(health["components"][component]["status"], "UP", "{health}");
+    }
+    for path in ["/health/liveness", "/health/readiness"] {
+        assert_eq!(get(path).await, (200, json!({ "status": "UP" })), "{path}");
+    }
+    assert_eq!(get("/info").await.1["build"]["name"], "darkroom");
+    for name in get("").await.1["_links"].as_object().unwrap().keys() {
+        let answer = reqwest::get(format!("{}/actuator/{name}", process.operations)).await.unwrap();
+        assert_eq!(answer.status(), 200, "{name}");
+    }
+    let text = reqwest::get(format!("{}/actuator/prometheus", process.operations)).await.unwrap().text().await.unwrap();
+    assert!(text.contains("hikaricp_connections_max{pool=\"writer\"} 16"), "{text}");
+
+    let nowhere = [("DARKROOM_COMPAT_ACTUATOR", "true"), ("DARKROOM_DATABASE_SOCKET", "/nowhere.sock")];
+    let failing = Process::start(&server, "serve", &nowhere).await;
+    let answer = reqwest::get(format!("{}/actuator/health", failing.operations)).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let health: Value = answer.json().await.unwrap();
+    assert_eq!((&health["status"], &health["components"]["database"]["status"]), (&json!("DOWN"), &json!("DOWN")));
+    assert_eq!(health["components"]["storage"]["status"], "UP");
+}
+
+#[tokio::test]
 async fn each_metric_has_its_help_and_type() {
     let server = idle_server().await;
     let process = Process::start(&server, "serve", &[]).await;
