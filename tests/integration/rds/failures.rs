@@ -85,6 +85,14 @@ async fn through_restarts_freezes_and_failovers_nothing_that_was_answered_is_los
     };
 
     let (load, begun) = run_in().await;
+    writer.stop().await;
+    writer.restart().await;
+    let over = Instant::now();
+    let restarted = run_out(load).await;
+    table.row("restart", &restarted, begun, over);
+    restarted.expect_kept(&service.beside.database).await;
+
+    let (load, begun) = run_in().await;
     writer.kill().await;
     writer.restart().await;
     let over = Instant::now();

@@ -232,7 +232,12 @@ impl Rds {
         self.server.take().expect("a running server").kill().await;
     }
 
-    /// Starts it again after a [`Rds::kill`], on the same data and the same port.
+    /// Ends the server as an operator does: it says goodbye to whoever is connected.
+    pub async fn stop(&mut self) {
+        self.server.take().expect("a running server").stop().await;
+    }
+
+    /// Starts it again after a [`Rds::kill`] or [`Rds::stop`], on the same data and the same port.
     pub async fn restart(&mut self) {
         assert!(self.server.is_none(), "the server runs");
         self.server = Some(start(&self.lock, self.port, self.role, &self.account).await);
