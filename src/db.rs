@@ -166,7 +166,8 @@ impl Db {
         let role = async {
             loop {
                 tokio::time::sleep(ROLE).await;
-                self.writer.doubt_if_read_only().await;
+                // A reader that is asked now and then has a connection open for the first guest of a quiet time.
+                let _answers = tokio::join!(self.writer.doubt_if_read_only(), self.look_at_reader());
             }
         };
         tokio::join!(futures_util::future::join_all(keepers), role);

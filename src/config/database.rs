@@ -26,8 +26,8 @@ pub struct Database {
     pub name: String,
     /// Who signs in to serve and to work.
     pub login: Login,
-    /// Who signs in to migrate; the same as `login` unless another was given.
-    pub migrate_login: Login,
+    /// Who signs in to migrate, if not the same.
+    pub migrate_login: Option<Login>,
     /// A server that guests' lists and single reads may come from.
     pub reader: Option<Reader>,
     /// How the server's certificate is verified.
@@ -181,7 +181,8 @@ impl Database {
     #[must_use]
     pub fn for_migrations(&self) -> Self {
         let pool = Pool { query_timeout: Duration::ZERO, ..self.pool.clone() };
-        Self { login: self.migrate_login.clone(), reader: None, pool, ..self.clone() }
+        let login = self.migrate_login.as_ref().unwrap_or(&self.login).clone();
+        Self { login, migrate_login: None, reader: None, pool, ..self.clone() }
     }
 
     pub(super) fn read(s: &mut Source) -> Self {
@@ -192,10 +193,11 @@ impl Database {
         let kind = s.get("database.auth", AuthKind::Password);
         let login = Keys { user: "database.user", password: "database.password", secret: "database.secret_id" };
         let login = login.read(s, kind, &terms, &place);
-        let migrate_login = Self::read_migrate_login(s, kind, &terms, &place).unwrap_or_else(|| login.clone());
+        let migrate_login = Self::read_migrate_login(s, kind, &terms, &place);
         let reader = Reader::read(s, &terms, &login, port);
         let pool = Pool::read(s);
-        let iam = [&login, &migrate_login].iter().any(|login| matches!(login.auth, Auth::Iam(_)));
+        let iam =
+            [Some(&login), migrate_login.as_ref()].iter().flatten().any(|login| matches!(login.auth, Auth::Iam(_)));
         let tls = Tls::read(s, &place, reader.as_ref(), iam);
         let name = s.get("database.name", "darkroom".to_owned());
         Self { place, name, login, migrate_login, reader, tls, pool }
@@ -447,7 +449,7 @@ mod tests {
             "user = 'app'\nauth = 'iam'\nmigrate_auth = 'secrets-manager'\nmigrate_secret_id = '{secret}'\n{RDS}"
         );
         assert!(
-            matches!(read(&mixed).unwrap().migrate_login.auth, Auth::Secret(secret) if secret.region == "eu-west-1")
+            matches!(read(&mixed).unwrap().for_migrations().login.auth, Auth::Secret(secret) if secret.region == "eu-west-1")
         );
     }
 }

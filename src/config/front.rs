@@ -1,5 +1,7 @@
 //! The part of `[http]` that says what stands in front of the main listener, and so whom it believes about its clients.
 
+use std::fmt;
+
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -28,11 +30,21 @@ pub enum Proxy {
     From(Vec<IpNet>),
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(untagged)]
 enum Given {
     Word(Word),
     Networks(Vec<IpNet>),
+}
+
+/// As an operator finds it in `/info`.
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Word(word) => word.fmt(f),
+            Self::Networks(networks) => networks.fmt(f),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]

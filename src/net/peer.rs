@@ -13,8 +13,6 @@ use super::proxy::{self, HeaderError};
 pub struct Peer {
     /// Its address: by the PROXY header, where one is believed.
     pub address: SocketAddr,
-    /// The VPC endpoint that the connection came through, if the header told one.
-    pub vpc_endpoint: Option<String>,
     trusted_hops: usize,
 }
 
@@ -28,7 +26,7 @@ impl Peer {
         address: SocketAddr,
         front: &Front,
     ) -> Result<Self, Refusal> {
-        let mut peer = Self { address, vpc_endpoint: None, trusted_hops: front.trusted_hops };
+        let mut peer = Self { address, trusted_hops: front.trusted_hops };
         let speaks_for_others = match &front.proxy {
             Proxy::Off => false,
             Proxy::Required => true,
@@ -46,7 +44,6 @@ impl Peer {
             return Err(Refusal::VpcEndpoint);
         }
         peer.address = told.client.unwrap_or(address);
-        peer.vpc_endpoint = told.vpc_endpoint;
         Ok(peer)
     }
 
@@ -105,7 +102,7 @@ mod tests {
     use super::*;
 
     fn client(hops: usize, lines: &[(&'static str, &'static str)]) -> String {
-        let peer = Peer { address: "10.0.0.9:4000".parse().unwrap(), vpc_endpoint: None, trusted_hops: hops };
+        let peer = Peer { address: "10.0.0.9:4000".parse().unwrap(), trusted_hops: hops };
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(*name, value.parse().unwrap());

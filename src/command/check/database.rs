@@ -20,7 +20,7 @@ const SKEW: chrono::TimeDelta = chrono::TimeDelta::seconds(30);
 pub(super) async fn check(config: &Database, table: &mut Table) {
     let reachable = way(&config.place, &config.tls, "database", table).await;
     sign_in(config, "database", reachable, table).await;
-    if config.migrate_login.user != config.login.user {
+    if config.migrate_login.is_some() {
         let started = Instant::now();
         let there = config.for_migrations();
         let opened = Db::new(&there).connect().await;
@@ -34,7 +34,7 @@ pub(super) async fn check(config: &Database, table: &mut Table) {
         let there = Database {
             place: reader.place.clone(),
             login: reader.login.clone(),
-            migrate_login: reader.login.clone(),
+            migrate_login: None,
             reader: None,
             ..config.clone()
         };

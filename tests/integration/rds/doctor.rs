@@ -102,4 +102,6 @@ async fn one_user_migrates_and_the_other_serves_with_what_the_sql_grants_them() 
     assert!(code == 0 && said.contains(" 0 pending"), "{said}{complaints}");
     let (code, table, complaints) = run(darkroom(&["check"], &both)).await;
     assert_eq!(code, 0, "{table}{complaints}");
+    let (line, _) = row(&table, "migrate.login");
+    assert!(line.contains(" ok ") && line.contains("user `app_ddl`"), "{line}");
 }
