@@ -22,6 +22,8 @@ use crate::{
 
 /// Workers that only announce. One album has one announcement at a time, so they wait for different albums.
 const ANNOUNCERS: usize = 2;
+/// How often an idle worker looks for a job that no bell rings for, soon after others.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The longest pause of a worker whose database does not answer.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -59,10 +61,19 @@ pub fn start(app: &AppState, tasks: &TaskTracker) {
 }
 
 async fn work(app: AppState, lane: Lane) {
+    // No bell rings for a job that another transaction held locked for a moment, that failed, or whose lease was lost: for
+    // two leases' time after a bell or a job it is looked for every second, however seldom else.
+    let mut lively = Instant::now();
     while !app.draining.is_cancelled() {
         let rest = match step_in(&app, lane).await {
+            Ok(Outcome::Idle) if lively.elapsed() <= app.config.worker.lease * 2 => {
+                LOOK_AGAIN.min(app.config.worker.poll_interval)
+            }
             Ok(Outcome::Idle) => app.config.worker.poll_interval,
-            Ok(_) => continue,
+            Ok(_) => {
+                lively = Instant::now();
+                continue;
+            }
             Err(error) => {
                 tracing::warn!(%error, "the next job can't be claimed");
                 PAUSE
@@ -70,7 +81,7 @@ async fn work(app: AppState, lane: Lane) {
         };
         tokio::select! {
             () = app.draining.cancelled() => {}
-            () = app.db.signals().next_job(lane) => {}
+            () = app.db.signals().next_job(lane) => lively = Instant::now(),
             () = tokio::time::sleep(rest) => {}
         }
     }
