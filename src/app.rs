@@ -1,16 +1,24 @@
 //! Builds what a command needs, and owns the state that handlers and workers share.
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 use anyhow::Context;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     announce::Announcer,
-    config::Config,
+    config::{Config, Limits},
     db::Db,
+    http::{admission::Admission, dependencies::Dependencies, rates::Rates},
     identity::Verifier,
-    imaging::{Limits, Recipe},
+    imaging::{self, Recipe},
+    net::Tls,
     storage::Storage,
     telemetry::{self, LogLevel},
     worker::sandbox::{Sandbox, SandboxConfig},
@@ -40,8 +48,22 @@ pub struct App {
     pub announcer: Announcer,
     /// Changes the log level; none in tests, where one process has many apps.
     pub log_level: Option<LogLevel>,
-    /// Cancelled when the process has been told to stop: no new work, no more waiting.
+    /// What the main listener shows who it is with.
+    pub tls: Option<Tls>,
+    /// What this process takes on, as of now.
+    pub limits: watch::Sender<Limits>,
+    /// How many requests are worked on at a time.
+    pub admission: Admission,
+    /// How what the service depends on is doing.
+    pub dependencies: Dependencies,
+    /// How often each caller asks.
+    pub rates: Rates,
+    /// Each setting in force with its value, secrets masked.
+    pub effective: Mutex<BTreeMap<String, String>>,
+    /// Cancelled when the process has been told to stop: no new jobs, no more waiting for events.
     pub draining: CancellationToken,
+    /// Cancelled when the lame-duck time is over: no more requests.
+    pub closing: CancellationToken,
     /// When this app was built.
     pub started: Instant,
 }
@@ -50,7 +72,7 @@ impl App {
     /// Builds the state. Nothing is connected yet but the storage folder is opened.
     ///
     /// # Errors
-    /// The storage folder can't be used.
+    /// The storage folder or the listener's certificate can't be used.
     pub fn build(config: Config, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
         let program = std::env::current_exe().context("the path of this program can't be found")?;
         Self::with_program(config, program, log_level)
@@ -59,7 +81,7 @@ impl App {
     /// The same with another program that decodes, as the tests do.
     ///
     /// # Errors
-    /// The storage folder can't be used.
+    /// As [`App::build`].
     pub fn with_program(config: Config, program: PathBuf, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
         // Before the pools, which keep what they measure with.
         let _ = telemetry::metrics::install();
@@ -73,7 +95,14 @@ impl App {
             storage,
             sandbox,
             log_level,
+            tls: config.http.tls.as_ref().map(Tls::open).transpose()?,
+            limits: watch::Sender::new(config.limits.clone()),
+            admission: Admission::new(&config.limits, config.database.pool.max_connections),
+            dependencies: Dependencies::default(),
+            rates: Rates::new(&config.limits),
+            effective: Mutex::new(config.effective.clone()),
             draining: CancellationToken::new(),
+            closing: CancellationToken::new(),
             started: Instant::now(),
             config,
         }))
@@ -96,6 +125,9 @@ fn sandbox_config(config: &Config) -> SandboxConfig {
             webp_quality: imaging.webp_quality,
             ..Recipe::default()
         },
-        limits: Limits { max_pixels: u64::from(imaging.max_megapixels) * 1_000_000, ..Limits::default() },
+        limits: imaging::Limits {
+            max_pixels: u64::from(imaging.max_megapixels) * 1_000_000,
+            ..imaging::Limits::default()
+        },
     }
 }

@@ -2,27 +2,25 @@
 
 mod check;
 mod jobs;
+mod manager;
+mod reload;
+mod run;
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use anyhow::Context;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use check::check;
 pub use jobs::{JobsCommand, jobs};
+pub use run::{run, stop_signal};
 
 use crate::{
     app::{App, AppState},
-    config::{Config, Front, Mistakes},
-    db, http, net, telemetry, worker,
+    config::{Config, Mistakes},
+    db, http,
+    net::{self, Socket},
+    telemetry,
 };
-
-/// What is left of the drain's time for the last steps.
-const LAST_STEPS: Duration = Duration::from_secs(3);
 
 /// Reads the configuration and starts logging.
 ///
@@ -42,16 +40,19 @@ pub fn is_usage(error: &anyhow::Error) -> bool {
 
 /// `darkroom serve`: the API, and a worker unless switched off.
 ///
+/// Sockets of systemd go before `http.listen` and `operations.listen`, in this order.
+///
 /// # Errors
 /// An address is taken, the storage folder can't be used, or a critical task ended.
 pub async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
     let (config, level) = configure(file)?;
-    let listener = net::bind(config.http.listen).await?;
-    let operations = net::bind(config.operations.listen).await?;
+    let mut inherited = net::inherited()?.into_iter();
+    let listener = or_bind(inherited.next(), config.http.listen).await?;
+    let operations = or_bind(inherited.next(), config.operations.listen).await?;
     let works = config.worker.enabled;
     let app = App::build(config, Some(level))?;
     tracing::info!(listen = %listener.local_addr()?, operations = %operations.local_addr()?, version = env!("CARGO_PKG_VERSION"), "ready");
-    run(app, Some(listener), operations, works, stop_signal()?).await
+    run_as_service(app, file, Some(listener), operations, works).await
 }
 
 /// `darkroom work`: a worker alone.
@@ -63,7 +64,29 @@ pub async fn work(file: Option<&Path>) -> anyhow::Result<()> {
     let operations = net::bind(config.operations.listen).await?;
     let app = App::build(config, Some(level))?;
     tracing::info!(operations = %operations.local_addr()?, version = env!("CARGO_PKG_VERSION"), "working");
-    run(app, None, operations, true, stop_signal()?).await
+    run_as_service(app, file, None, operations, true).await
+}
+
+async fn or_bind(inherited: Option<Socket>, address: std::net::SocketAddr) -> anyhow::Result<Socket> {
+    match inherited {
+        Some(socket) => Ok(socket),
+        None => net::bind(address).await,
+    }
+}
+
+/// Under a service manager or a shell: SIGHUP reloads.
+async fn run_as_service(
+    app: AppState,
+    file: Option<&Path>,
+    listener: Option<Socket>,
+    operations: Socket,
+    works: bool,
+) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let reloads = tokio::spawn(reload::on_hangup(app.clone(), file.map(Path::to_owned))?);
+    let ended = run(app, listener, operations, works, stop).await;
+    reloads.abort();
+    ended
 }
 
 /// `darkroom migrate`: brings the schema up to date, or only tells whether it is.
@@ -83,107 +106,6 @@ pub async fn migrate(file: Option<&Path>, check_only: bool) -> anyhow::Result<bo
         println!("pending: {version}");
     }
     Ok(level.pending.is_empty())
-}
-
-/// Runs everything until told to stop, then drains.
-///
-/// # Errors
-/// A critical task ended by itself.
-pub async fn run(
-    app: AppState,
-    listener: Option<TcpListener>,
-    operations: TcpListener,
-    works: bool,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let _ = telemetry::metrics::install();
-    let tasks = TaskTracker::new();
-    let deadline = app.config.http.drain_timeout;
-    // Operators may look until the very end.
-    let looking = CancellationToken::new();
-    let operations = tokio::spawn(net::serve(
-        operations,
-        Front::default(),
-        http::operations::router(app.clone()),
-        looking.clone(),
-        Duration::ZERO,
-    ));
-    let background = [
-        tokio::spawn(http::events::poll_followed(app.clone())),
-        tokio::spawn(refresh_keys(app.clone())),
-        tokio::spawn(app.db.clone().keep()),
-        tokio::spawn(upkeep()),
-    ];
-    if let Some(listener) = listener {
-        tasks.spawn(net::serve(
-            listener,
-            app.config.http.front.clone(),
-            http::router(app.clone()),
-            app.draining.clone(),
-            deadline,
-        ));
-    }
-    if works {
-        worker::start(&app, &tasks);
-    }
-    tasks.close();
-    let ended = tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        () = tasks.wait() => Err(anyhow::anyhow!("a critical task ended by itself")),
-    };
-    tracing::info!("stopping: what is under way ends first");
-    app.draining.cancel();
-    if tokio::time::timeout(deadline + LAST_STEPS, tasks.wait()).await.is_err() {
-        tracing::warn!("jobs that were still under way come back when their leases end");
-    }
-    background.iter().for_each(tokio::task::JoinHandle::abort);
-    looking.cancel();
-    let _ = operations.await;
-    // A statement that waits for a lock, or for a server that is gone, may take longer than we have.
-    if tokio::time::timeout(LAST_STEPS, app.db.close()).await.is_err() {
-        tracing::warn!("statements that were still under way are left to the database");
-    }
-    tracing::info!("stopped");
-    ended
-}
-
-/// Cancelled by SIGINT or SIGTERM; a second one ends the process at once.
-///
-/// # Errors
-/// Signals can't be caught.
-pub fn stop_signal() -> anyhow::Result<CancellationToken> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let token = CancellationToken::new();
-    let told = token.clone();
-    tokio::spawn(async move {
-        for again in [false, true] {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if again {
-                tracing::warn!("told twice: ending at once");
-                std::process::exit(1);
-            }
-            told.cancel();
-        }
-    });
-    Ok(token)
-}
-
-async fn refresh_keys(app: AppState) {
-    loop {
-        app.verifier.refresh().await;
-        tokio::time::sleep(app.config.identity.refresh).await;
-    }
-}
-
-/// Old samples of summaries are let go.
-async fn upkeep() {
-    loop {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        telemetry::metrics::install().run_upkeep();
-    }
 }
 
 /// `darkroom openapi`: the document as pretty JSON.

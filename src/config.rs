@@ -7,6 +7,8 @@
 
 pub mod database;
 mod front;
+mod http;
+mod limits;
 mod sections;
 mod source;
 
@@ -14,8 +16,10 @@ use std::{collections::BTreeMap, path::Path};
 
 pub use database::Database;
 pub use front::{Front, Proxy};
+pub use http::{Http, Tls};
+pub use limits::{Limits, Rate};
 pub use sections::{
-    Announce, Compat, Http, Identity, Imaging, Jwks, Log, LogFormat, Operations, Storage, Sweep, Uploads, Worker,
+    Announce, Compat, Identity, Imaging, Jwks, Log, LogFormat, Operations, Storage, Sweep, Uploads, Worker,
 };
 pub use source::{Mistakes, Source};
 
@@ -24,6 +28,8 @@ pub use source::{Mistakes, Source};
 pub struct Config {
     /// The main listener.
     pub http: Http,
+    /// What one process takes on.
+    pub limits: Limits,
     /// The operations listener.
     pub operations: Operations,
     /// Who may sign in.
@@ -65,13 +71,15 @@ impl Config {
     /// Every mistake, by name.
     pub fn read(mut source: Source) -> Result<Self, Mistakes> {
         let s = &mut source;
-        let (http, operations, identity) = (Http::read(s), Operations::read(s), Identity::read(s));
+        let (http, limits) = (Http::read(s), Limits::read(s));
+        let (operations, identity) = (Operations::read(s), Identity::read(s));
         let (database, storage, uploads) = (Database::read(s), Storage::read(s), Uploads::read(s));
         let (imaging, worker, sweep) = (Imaging::read(s), Worker::read(s), Sweep::read(s));
         let (announce, compat, log) = (Announce::read(s), Compat::read(s), Log::read(s));
         let effective = source.finish()?;
         Ok(Self {
             http,
+            limits,
             operations,
             identity,
             database,

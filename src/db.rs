@@ -107,6 +107,11 @@ impl Db {
         .await
     }
 
+    /// The shortest wait for a session of the writer since the last call, if there was any.
+    pub fn shortest_wait(&self) -> Option<Duration> {
+        self.writer.shortest_wait()
+    }
+
     /// What commits announce.
     #[must_use]
     pub fn signals(&self) -> &Arc<Signals> {

@@ -12,13 +12,14 @@ use std::{
 };
 
 use sqlx::mysql::MySqlConnectOptions;
-use tokio::net::TcpListener;
 
 use crate::{
     app::App,
     command,
     config::{Config, Source, database::Place},
-    db, net, telemetry,
+    db,
+    net::{self, Socket},
+    telemetry,
 };
 use database::{DirLock, PrivateServer, ServerChoice};
 use identity::Identity;
@@ -70,8 +71,8 @@ async fn serve(
     server: MySqlConnectOptions,
     config: Config,
     level: telemetry::LogLevel,
-    listener: TcpListener,
-    operations: TcpListener,
+    listener: Socket,
+    operations: Socket,
     identity: &Identity,
     lock: &DirLock,
     stop: tokio_util::sync::CancellationToken,
@@ -89,12 +90,7 @@ async fn serve(
 }
 
 /// The configuration of a development service; `DARKROOM_*` variables still go before it.
-fn configure(
-    dir: &Path,
-    listener: &TcpListener,
-    operations: &TcpListener,
-    identity: &Identity,
-) -> anyhow::Result<Config> {
+fn configure(dir: &Path, listener: &Socket, operations: &Socket, identity: &Identity) -> anyhow::Result<Config> {
     let text = |value: &str| toml::Value::String(value.to_owned());
     let path = |path: PathBuf| toml::Value::String(path.to_string_lossy().into_owned());
     let listen = listener.local_addr()?;
@@ -109,6 +105,8 @@ fn configure(
                 ("listen", text(&listen.to_string())),
                 ("public_url", text(&format!("http://{listen}"))),
                 ("cors_origins", origins),
+                // Nobody stands in front who would have to learn of the end.
+                ("lame_duck", text("0s")),
             ]),
         ),
         ("operations".to_owned(), section(vec![("listen", text(&operations.local_addr()?.to_string()))])),

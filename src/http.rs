@@ -2,7 +2,9 @@
 #![expect(clippy::missing_errors_doc, reason = "a handler's errors are the problems that the OpenAPI document lists")]
 
 mod actuator;
+pub mod admission;
 pub mod albums;
+pub mod dependencies;
 mod etag;
 pub mod events;
 pub mod extract;
@@ -15,6 +17,7 @@ pub mod operations;
 pub mod page;
 pub mod photos;
 pub mod problem;
+pub mod rates;
 mod reply;
 
 use std::{any::Any, time::Duration};
@@ -35,11 +38,13 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{app::AppState, config, telemetry};
+use crate::{app::AppState, config, deadline, telemetry};
 use problem::HttpError;
 
 /// How long a browser may keep the answer of a CORS preflight.
 const PREFLIGHT_AGE: Duration = Duration::from_hours(1);
+/// API Gateway gives up on a request after 29 s.
+const GATEWAY: Duration = Duration::from_secs(28);
 
 #[derive(OpenApi)]
 #[openapi(
@@ -75,19 +80,27 @@ fn contract() -> OpenApiRouter<AppState> {
         .routes(routes!(photos::original))
         .routes(routes!(objects::rendition))
         .routes(routes!(objects::original))
-        .routes(routes!(health::live))
-        .routes(routes!(health::ready))
 }
 
-/// The routes that hold for longer than a request usually may, by their own rules.
-fn unhurried() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(events::list)).routes(routes!(objects::upload))
+/// The route that waits for events. A wait costs nothing, so nobody is turned away.
+fn waiting() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(events::list))
+}
+
+/// The route that waits for its clients' bytes.
+fn uploading() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(objects::upload))
+}
+
+/// The routes of balancers, which are never turned away.
+fn checked() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(health::live)).routes(routes!(health::ready))
 }
 
 /// The OpenAPI 3.1 document.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let mut api = contract().merge(unhurried()).into_openapi();
+    let mut api = contract().merge(waiting()).merge(uploading()).merge(checked()).into_openapi();
     name_operations(&mut api);
     env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
     api
@@ -113,10 +126,16 @@ fn docs() -> SwaggerUi {
 /// Everything that the main listener answers.
 #[expect(clippy::needless_pass_by_value, reason = "the router keeps its state")]
 pub fn router(app: AppState) -> Router {
-    let timeout = from_fn_with_state(app.clone(), within_time);
-    let (routes, _) = contract().layer(timeout).merge(unhurried()).split_for_parts();
+    let shared = || app.clone();
+    let (routes, _) = contract()
+        .layer(from_fn_with_state(shared(), admission::admit))
+        .layer(from_fn_with_state(app.config.http.request_timeout, within_time))
+        .merge(waiting().layer(from_fn_with_state(GATEWAY, within_time)))
+        .merge(uploading().layer(from_fn_with_state(shared(), admission::admit_upload)))
+        .layer(from_fn_with_state(shared(), rates::by_address))
+        .merge(checked())
+        .split_for_parts();
     let answer = |error: fn() -> HttpError| move || async move { error() };
-    let shared = app.clone();
     routes
         .merge(docs())
         .route("/join", get(join))
@@ -127,7 +146,7 @@ pub fn router(app: AppState) -> Router {
         .layer(from_fn(problem::finish))
         .layer(cors(&app.config.http))
         .layer(from_fn(telemetry::observe))
-        .with_state(shared)
+        .with_state(shared())
 }
 
 /// The guests' page that invite links lead to. It needs no outside host; the invite stays behind the `#`.
@@ -142,9 +161,8 @@ async fn join() -> impl IntoResponse {
 }
 
 /// A request that takes too long is given up, and with it what it has under way: transactions roll back.
-async fn within_time(State(app): State<AppState>, request: Request, next: Next) -> Response {
-    let limit = app.config.http.request_timeout;
-    match tokio::time::timeout(limit, next.run(request)).await {
+async fn within_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match deadline::within(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
             HttpError::Unavailable("it took too long", anyhow::anyhow!("no answer within {limit:?}")).into_response()

@@ -20,6 +20,7 @@
 //! | [`db`] | the pool, transactions, all SQL |
 //! | [`imaging`] | bytes in, renditions out; knows nobody |
 //! | [`domain`] | the words of the product and their rules; knows nobody |
+//! | `deadline` | the time that a request has, for all that waits in its name |
 //! | [`telemetry`] | logs, metrics, request ids |
 //! | [`config`] | what an operator can set |
 //!
@@ -32,6 +33,7 @@ pub mod client;
 pub mod command;
 pub mod config;
 pub mod db;
+mod deadline;
 pub mod dev;
 pub mod domain;
 pub mod http;

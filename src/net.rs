@@ -1,104 +1,110 @@
-//! Listeners: they ask who comes, take connections until the drain begins, and end within its deadline whatever a client does.
+//! Listeners: they ask who comes, take connections until the drain closes them, cut clients that keep the service waiting,
+//! and end within their deadline whatever a client does.
 
+mod connection;
+mod pace;
 mod peer;
 mod proxy;
+mod socket;
+mod tls;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use axum::{Router, extract::Request};
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
-    service::TowerToHyperService,
+use axum::Router;
+use futures_util::FutureExt;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
 };
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use pace::TooSlow;
 pub use peer::{Peer, Refusal};
 pub use proxy::HeaderError;
+pub use socket::{Socket, bind, inherited};
+pub use tls::Tls;
 
-use crate::{config::Front, telemetry::metrics};
+use crate::{
+    config::{Front, Limits},
+    telemetry::metrics,
+};
+use connection::Doorway;
 
-/// A connection without a request is kept for longer than the 350 s after which a Network Load Balancer forgets it:
-/// who closes first makes the other's next request fail.
-const IDLE: Duration = Duration::from_secs(400);
-/// What one connection may hold of a request before its handler takes it, in bytes. Uploads stream through it.
-const READ_BUFFER: usize = 64 * 1024;
-/// Longest time for a PROXY header, which a balancer sends at once.
-const HEADER: Duration = Duration::from_secs(5);
 /// The pause after a failed accept, e.g. without file descriptors: it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often a full house is told of in the log.
+const TELL_FULL: Duration = Duration::from_secs(10);
 
-/// Binds an address.
-///
-/// # Errors
-/// Names the address, and says so when something else listens there.
-pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("{address} is taken: another program listens there; choose another port")
-        }
-        _ => anyhow::anyhow!("{address} can't be listened on: {error}"),
-    })
+/// The two steps of a drain.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    /// The lame-duck time begins: requests are taken, and each answer asks the client to come back elsewhere.
+    pub draining: CancellationToken,
+    /// The listener closes; what is under way ends.
+    pub closing: CancellationToken,
+    /// Longest time for that.
+    pub deadline: Duration,
 }
 
-/// Serves a router until `draining` is cancelled; then lets what is under way end, for `deadline` at most.
-pub async fn serve(
-    listener: TcpListener,
-    front: Front,
-    router: Router,
-    draining: CancellationToken,
-    deadline: Duration,
-) {
-    let front = Arc::new(front);
-    let graceful = GracefulShutdown::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = draining.cancelled() => break,
-        };
-        match accepted {
-            Ok((stream, address)) => answer(stream, address, front.clone(), router.clone(), &graceful),
-            Err(error) => {
-                tracing::warn!(%error, "a connection can't be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
-    if tokio::time::timeout(deadline, graceful.shutdown()).await.is_err() {
-        tracing::warn!(?deadline, "requests that were still under way are cut");
-    }
+/// A listener, and how it meets those who come.
+#[derive(Debug)]
+pub struct Listener {
+    /// Where they come in.
+    pub socket: Socket,
+    /// What stands in front.
+    pub front: Front,
+    /// What it takes on, as of now.
+    pub limits: watch::Receiver<Limits>,
+    /// What it shows who it is with.
+    pub tls: Option<Tls>,
 }
 
-fn answer(mut stream: TcpStream, address: SocketAddr, front: Arc<Front>, router: Router, graceful: &GracefulShutdown) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection ended before it began");
-        return;
-    }
-    let watcher = graceful.watcher();
-    tokio::spawn(async move {
-        let met = tokio::time::timeout(HEADER, Peer::meet(&mut stream, address, &front)).await;
-        let peer = match met.unwrap_or(Err(Refusal::Late)) {
-            Ok(peer) => peer,
-            Err(why) => {
-                metrics::CONNECTIONS_REFUSED.with(&[("reason", why.to_string())]).increment(1);
-                tracing::debug!(%address, %why, "a connection is not served");
+impl Listener {
+    /// Serves a router until the drain is over.
+    pub async fn serve(self, router: Router, drain: Drain) {
+        let Self { socket, front, limits, tls } = self;
+        let connections = TaskTracker::new();
+        // Cancelled when the time for what is under way is over.
+        let cut = CancellationToken::new();
+        let doorway = Arc::new(Doorway { front, limits, tls, router, drain: drain.clone(), cut: cut.clone() });
+        let mut told_full: Option<Instant> = None;
+        let mut take = |stream, address| {
+            let most = doorway.limits.borrow().connections;
+            if connections.len() < most {
+                connections.spawn(connection::serve(doorway.clone(), stream, address));
                 return;
             }
+            metrics::CONNECTIONS_REFUSED.with(&[("reason", "full".to_owned())]).increment(1);
+            if told_full.is_none_or(|at| at.elapsed() > TELL_FULL) {
+                tracing::warn!(most, "connections are closed at once: there are as many as limits.connections allows");
+                told_full = Some(Instant::now());
+            }
         };
-        let service = tower::service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer.clone());
-            router.clone().oneshot(request)
-        });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(READ_BUFFER);
-        builder.http2().timer(TokioTimer::new());
-        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        if let Err(error) = watcher.watch(connection.into_owned()).await {
-            tracing::debug!(error, "a connection broke");
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.listener.accept() => accepted,
+                () = drain.closing.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, address)) => take(stream, address),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection can't be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
-    });
+        if !socket.is_inherited {
+            // Who is in the kernel's queue has been told that they are connected; closing would reset them.
+            while let Some(Ok((stream, address))) = socket.listener.accept().now_or_never() {
+                take(stream, address);
+            }
+        }
+        drop(socket);
+        connections.close();
+        if timeout(drain.deadline, connections.wait()).await.is_err() {
+            tracing::warn!(connections = connections.len(), deadline = ?drain.deadline, "connections are cut: their requests took longer than the drain may");
+            cut.cancel();
+            connections.wait().await;
+        }
+    }
 }

@@ -12,61 +12,10 @@ use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{front::Front, source::Source};
+use super::source::Source;
 
 /// The smallest signing secret: 128 bits, as RFC 2104 advises for keys of HMAC at the least.
 const LEAST_SECRET_CHARS: usize = 32;
-
-/// `[http]`: the main listener.
-#[derive(Debug, Clone)]
-pub struct Http {
-    /// Address and port.
-    pub listen: SocketAddr,
-    /// How clients reach the service from outside; signed URLs and invite links start with it.
-    pub public_url: Url,
-    /// Longest time for a request that neither uploads nor waits.
-    pub request_timeout: Duration,
-    /// Largest JSON body, in bytes.
-    pub max_body_bytes: usize,
-    /// Origins of web pages that may call the API; `*` for any.
-    pub cors_origins: Vec<String>,
-    /// Longest time between the stop signal and the end.
-    pub drain_timeout: Duration,
-    /// What stands in front of the listener.
-    pub front: Front,
-}
-
-impl Http {
-    pub(super) fn read(s: &mut Source) -> Self {
-        let stand_in = Url::parse("http://localhost").expect("a constant");
-        let public_url: Url = s.require("http.public_url", stand_in);
-        let plain = matches!(public_url.scheme(), "http" | "https")
-            && public_url.query().is_none()
-            && public_url.fragment().is_none();
-        s.check(plain, "http.public_url", "must be an http or https URL without query or fragment");
-        let this = Self {
-            listen: s.get("http.listen", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))),
-            public_url,
-            request_timeout: s.duration("http.request_timeout", "10s"),
-            max_body_bytes: s.get("http.max_body_bytes", 65_536),
-            cors_origins: s.get("http.cors_origins", Vec::new()),
-            drain_timeout: s.duration("http.drain_timeout", "25s"),
-            front: Front::read(s),
-        };
-        let origins = this
-            .cors_origins
-            .iter()
-            .all(|o| o == "*" || Url::parse(o).is_ok_and(|u| u.origin().ascii_serialization() == *o));
-        s.check(origins, "http.cors_origins", "each must be `*` or an origin such as \"https://photos.example\"");
-        this
-    }
-
-    /// An address under the public URL.
-    #[must_use]
-    pub fn public(&self, path: &str) -> String {
-        format!("{}{path}", self.public_url.as_str().trim_end_matches('/'))
-    }
-}
 
 /// `[operations]`: the listener of the operators.
 #[derive(Debug, Clone)]

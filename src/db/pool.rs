@@ -10,7 +10,10 @@ mod meters;
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,7 +31,7 @@ use super::{
     rand_below,
     session::{Session, State},
 };
-use crate::config::database as config;
+use crate::{config::database as config, deadline};
 pub use meters::PoolState;
 use meters::{Meters, Timer};
 
@@ -95,7 +98,12 @@ pub struct Pool {
     limits: config::Pool,
     name: &'static str,
     meters: Meters,
+    /// The shortest wait for a session since somebody asked, in microseconds.
+    shortest: AtomicU64,
 }
+
+/// Nobody has asked for a session.
+const NOBODY: u64 = u64::MAX;
 
 impl Pool {
     /// A pool that connects when it is first used.
@@ -114,7 +122,7 @@ impl Pool {
         // The last one used comes first, so that those that a quiet time does not need grow idle and are closed.
         let config = PoolConfig { queue_mode: QueueMode::Lifo, ..PoolConfig::new(size) };
         let inner = managed::Pool::builder(manager).config(config).build().expect("no timeouts, so no runtime needed");
-        Self { inner, limits, name, meters }
+        Self { inner, limits, name, meters, shortest: AtomicU64::new(NOBODY) }
     }
 
     /// A session. While the server is not there it is tried again until the time for it is up.
@@ -123,7 +131,7 @@ impl Pool {
     /// [`Error::Unavailable`] when there is none in time, with what stood in the way.
     pub(super) async fn session(&self) -> Result<Session> {
         let begun = Instant::now();
-        let until = begun + self.limits.acquire_timeout;
+        let until = deadline::ends().into_iter().fold(begun + self.limits.acquire_timeout, Instant::min);
         let mut last = None;
         let outcome = loop {
             match timeout_at(until, self.inner.get()).await {
@@ -139,7 +147,9 @@ impl Pool {
             }
             tokio::time::sleep(pause).await;
         };
-        self.meters.acquire.record(begun.elapsed());
+        let waited = begun.elapsed();
+        self.meters.acquire.record(waited);
+        self.shortest.fetch_min(u64::try_from(waited.as_micros()).unwrap_or(NOBODY), Ordering::Relaxed);
         let object = outcome?;
         let lent = Lent { object: Some(object), since: Instant::now(), usage: self.meters.usage.clone() };
         Ok(Session::new(lent, self.limits.query_timeout))
@@ -152,6 +162,14 @@ impl Pool {
             (at.elapsed() < STILL_TRUE).then(|| Error::Unavailable(Error::timed_out(why)))
         };
         last.or_else(late).unwrap_or(Error::Unavailable(sqlx::Error::PoolTimedOut))
+    }
+
+    /// The shortest wait for a session since the last call; none when nobody has had one to wait for.
+    pub(super) fn shortest_wait(&self) -> Option<Duration> {
+        match self.shortest.swap(NOBODY, Ordering::Relaxed) {
+            NOBODY => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
     }
 
     /// What opens its connections.

@@ -23,6 +23,7 @@ use super::{
     error::{Error, Verdict, verdict},
     pool::{Lent, Live},
 };
+use crate::deadline;
 
 /// A step of a statement's answer, as sqlx has it.
 type Step = Result<sqlx::Either<MySqlQueryResult, MySqlRow>, sqlx::Error>;
@@ -101,7 +102,7 @@ impl Session {
     fn begin(&mut self) -> (&mut MySqlConnection, Watch<'_>) {
         let (now, limit) = (Instant::now(), self.query_timeout);
         let by_query = (!limit.is_zero()).then(|| now + limit);
-        let until = [by_query, self.ends].into_iter().flatten().min();
+        let until = [by_query, self.ends, deadline::ends()].into_iter().flatten().min();
         let Live { connection, state, .. } = &mut *self.lent;
         state.busy = true;
         (connection, Watch { state, until: until.map(|until| Box::pin(sleep_until(until))), begun: now })

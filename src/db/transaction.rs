@@ -9,7 +9,7 @@ use super::{
     session::Session,
     signals::{self, Signals},
 };
-use crate::domain::AlbumId;
+use crate::{deadline, domain::AlbumId};
 
 /// The longest pause before a first second try, in milliseconds; it doubles with each one up to the cap.
 const PAUSE: u64 = 20;
@@ -127,7 +127,7 @@ impl Db {
         E: From<Error> + AsDbError,
         F: Future<Output = Result<Done<T>, E>>,
     {
-        let ends = Instant::now() + self.transaction_timeout;
+        let ends = deadline::ends().into_iter().fold(Instant::now() + self.transaction_timeout, Instant::min);
         let mut longest = PAUSE;
         loop {
             // The pool has tried for as long as it may.

@@ -15,7 +15,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{operations, reply::Reply};
+use super::{dependencies::Dependency, health::Status, operations, reply::Reply};
 use crate::app::AppState;
 
 /// A health, as Spring tells it.
@@ -31,7 +31,7 @@ struct Health {
 #[derive(Serialize)]
 struct Component {
     status: &'static str,
-    details: operations::Dependency,
+    details: Dependency,
 }
 
 /// The routes.
@@ -40,7 +40,7 @@ pub fn router() -> Router<AppState> {
         .route("/actuator", get(links))
         .route("/actuator/health", get(health))
         .route("/actuator/health/liveness", get(up))
-        .route("/actuator/health/readiness", get(up))
+        .route("/actuator/health/readiness", get(ready))
         .route("/actuator/info", get(info))
         .route("/actuator/prometheus", get(operations::metrics_text))
 }
@@ -57,18 +57,24 @@ async fn links() -> impl IntoResponse {
 
 /// Each dependency, looked at now, as `/health` does.
 async fn health(State(app): State<AppState>) -> Response {
-    let dependencies = operations::look(&app).await;
-    let well = dependencies.values().all(operations::Dependency::is_well);
-    let component =
-        |(name, details): (_, operations::Dependency)| (name, Component { status: word(details.is_well()), details });
+    let dependencies = app.dependencies.now(&app).await;
+    let well = dependencies.values().all(Dependency::is_well);
+    let component = |(name, details): (_, Dependency)| (name, Component { status: word(details.is_well()), details });
     let components = dependencies.into_iter().map(component).collect();
     let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Reply(Health { status: word(well), components, groups: &["liveness", "readiness"] })).into_response()
 }
 
-/// Live, and ready: as `/health/live` and `/health/ready`, which stay green while the process drains.
+/// As `/health/live`.
 async fn up() -> impl IntoResponse {
     Reply(Health { status: word(true), components: BTreeMap::new(), groups: &[] })
+}
+
+/// As `/health/ready`.
+async fn ready(State(app): State<AppState>) -> impl IntoResponse {
+    let (code, _) = Status::of_readiness(&app).await;
+    let status = if code.is_success() { "UP" } else { "OUT_OF_SERVICE" };
+    (code, Reply(Health { status, components: BTreeMap::new(), groups: &[] }))
 }
 
 async fn info() -> Reply<Value> {

@@ -77,6 +77,9 @@ pub async fn list(
         return Err(HttpError::field("wait", format!("must be 0 to {LONGEST_WAIT}")));
     }
     let deadline = Instant::now() + Duration::from_secs(wait.unsigned_abs());
+    // A drain does not wait for those who wait. Who comes while it has begun is not sent away at once, to come back at
+    // once, but when the listener closes.
+    let drained = if app.draining.is_cancelled() { &app.closing } else { &app.draining };
     // Followed before the first look, so that nothing is missed in between.
     let mut follower = (wait > 0).then(|| app.db.signals().follow(here.album.id, here.album.last_seq));
     let mut list = EventList { items: Vec::new(), last: after };
@@ -89,8 +92,7 @@ pub async fn list(
         let Some(follower) = &mut follower else { break };
         tokio::select! {
             changed = timeout_at(deadline, follower.changed()) => if changed.is_err() { break },
-            // A drain does not wait for those who wait.
-            () = app.draining.cancelled() => break,
+            () = drained.cancelled() => break,
         }
     }
     Ok(Reply(list))

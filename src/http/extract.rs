@@ -9,7 +9,7 @@ use axum::{
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::problem::{HttpError, Result};
-use crate::app::AppState;
+use crate::{app::AppState, net::TooSlow};
 
 /// The largest accepted `Idempotency-Key`, in bytes.
 const MAX_KEY_BYTES: usize = 255;
@@ -55,6 +55,7 @@ async fn read(request: Request, limit: usize) -> Result<Bytes> {
     match Limited::new(request.into_body(), limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(HttpError::TooLarge(limit as u64)),
+        Err(error) if TooSlow::is_behind(&*error) => Err(HttpError::TooSlow),
         Err(_) => Err(HttpError::BadRequest("the body was cut off".into())),
     }
 }

@@ -6,12 +6,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{problem::Problem, reply::Reply};
-use crate::app::AppState;
+use crate::app::{App, AppState};
 
 /// A state in a word.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Status {
-    /// `ok`, or `draining`.
+    /// `ok`, `draining` or `database failing`.
     status: &'static str,
 }
 
@@ -21,9 +21,26 @@ pub async fn live() -> Reply<Status> {
     Reply(Status { status: "ok" })
 }
 
-/// The process takes requests. While it drains it still does, and says so.
+/// The process takes requests. While it drains it still does, and says so: with 200 as long as its listener is open,
+/// unless `http.unready_at_once`, and with 503 then. With `http.ready_needs_database` it is 503 too while the database
+/// does not answer.
 #[utoipa::path(get, path = "/health/ready", tag = "health", responses((status = 200, body = Status), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn ready(State(app): State<AppState>) -> (StatusCode, Reply<Status>) {
-    let status = if app.draining.is_cancelled() { "draining" } else { "ok" };
-    (StatusCode::OK, Reply(Status { status }))
+    let (code, status) = Status::of_readiness(&app).await;
+    (code, Reply(status))
+}
+
+impl Status {
+    pub(super) async fn of_readiness(app: &App) -> (StatusCode, Self) {
+        let (draining, http) = (app.draining.is_cancelled(), &app.config.http);
+        if draining {
+            let closed = app.closing.is_cancelled() || http.unready_at_once;
+            let code = if closed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+            return (code, Self { status: "draining" });
+        }
+        if http.ready_needs_database && !app.dependencies.now(app).await["database"].is_well() {
+            return (StatusCode::SERVICE_UNAVAILABLE, Self { status: "database failing" });
+        }
+        (StatusCode::OK, Self { status: "ok" })
+    }
 }

@@ -44,10 +44,13 @@ impl Credentials {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(NO_TOKEN);
         }
-        match InviteToken::presented(token.trim()) {
-            Some(invite) => Ok(Self::Invite(invite)),
-            None => Ok(Self::User(app.verifier.verify(token.trim()).await.map_err(denied)?)),
+        if let Some(invite) = InviteToken::presented(token.trim()) {
+            app.rates.invite(&invite)?;
+            return Ok(Self::Invite(invite));
         }
+        let user = app.verifier.verify(token.trim()).await.map_err(denied)?;
+        app.rates.user(&user)?;
+        Ok(Self::User(user))
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     db::{self, jobs::Kind},
     domain::{PhotoId, PhotoState, Sha256},
     imaging::MediaType,
+    net::TooSlow,
     storage::{Received, UrlError},
 };
 
@@ -83,7 +84,9 @@ async fn receive(app: &App, body: Body, bound: &Bound) -> Result<Received> {
         let next = tokio::time::timeout(app.config.uploads.idle_timeout, stream.next()).await;
         let chunk = match next.map_err(|_| HttpError::BadRequest("the upload stalled".into()))? {
             None => break,
-            Some(chunk) => chunk.map_err(|_| HttpError::BadRequest("the upload was cut off".into()))?,
+            Some(Ok(chunk)) => chunk,
+            Some(Err(error)) if TooSlow::is_behind(&error) => return Err(HttpError::TooSlow),
+            Some(Err(_)) => return Err(HttpError::BadRequest("the upload was cut off".into())),
         };
         if incoming.bytes() + chunk.len() as u64 > bound.bytes {
             return Err(HttpError::TooLarge(bound.bytes));

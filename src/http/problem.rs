@@ -2,6 +2,8 @@
 //!
 //! What went wrong inside goes to the log, once, here; the client gets a sentence without SQL, paths or keys.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     extract::Request,
@@ -66,6 +68,15 @@ pub enum HttpError {
     /// 415.
     #[error("{0}")]
     UnsupportedMediaType(String),
+    /// 408: the body came too slowly.
+    #[error("the body comes too slowly")]
+    TooSlow,
+    /// 429: the caller asks too often, and may ask again after this long.
+    #[error("this is too often; come back later")]
+    TooMany(Duration),
+    /// 503: there is more to do than can be done.
+    #[error("there is too much to do right now; come back in a moment")]
+    Overloaded,
     /// 422: rules of fields, query parameters or headers.
     #[error("the request breaks a rule")]
     Unprocessable(Vec<FieldError>),
@@ -98,6 +109,9 @@ impl HttpError {
             Self::UnsupportedMediaType(_) => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type")
             }
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow", "Request timeout"),
+            Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "Too many requests"),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
             Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "Unprocessable"),
             Self::Unavailable(..) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
@@ -107,8 +121,9 @@ impl HttpError {
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Busy(_) => Some(1),
+            Self::TooMany(wait) => Some(wait.as_secs() + 1),
             // Jitter, so that a crowd that was turned away does not come back as one.
-            Self::Unavailable(..) => Some(1 + db::rand_below(4)),
+            Self::Unavailable(..) | Self::Overloaded => Some(1 + db::rand_below(4)),
             _ => None,
         }
     }
@@ -252,6 +267,9 @@ mod tests {
             (HttpError::TooLarge(1), 413),
             (HttpError::UnsupportedMediaType("x".into()), 415),
             (HttpError::field("a", "b"), 422),
+            (HttpError::TooSlow, 408),
+            (HttpError::TooMany(Duration::from_millis(20)), 429),
+            (HttpError::Overloaded, 503),
             (HttpError::Internal(secret()), 500),
             (HttpError::Unavailable("x", secret()), 503),
             (HttpError::from(db::Error::from(unavailable)), 503),
@@ -265,7 +283,7 @@ mod tests {
             assert_eq!(response.headers().contains_key(header::WWW_AUTHENTICATE), status == 401);
             assert_eq!(
                 response.headers().contains_key(header::RETRY_AFTER),
-                status == 503 || problem.type_.ends_with("busy")
+                status == 503 || status == 429 || problem.type_.ends_with("busy")
             );
         }
     }

@@ -103,12 +103,20 @@ impl Summary {
 registry! {
     /// Connections that were not served, by reason.
     CONNECTIONS_REFUSED: Count("darkroom_connections_refused_total", Count);
+    /// Connections that were cut because their client kept them waiting, by what did not come or go.
+    CONNECTIONS_CUT: Count("darkroom_connections_cut_total", Count);
     /// Requests answered, by route template, method and status.
     HTTP_REQUESTS: Count("darkroom_http_requests_total", Count);
     /// Time from the head of a request to the head of its answer, by route template and method.
     HTTP_SECONDS: Summary("darkroom_http_request_seconds", Seconds);
     /// Requests under way.
     HTTP_IN_FLIGHT: Level("darkroom_http_requests_in_flight", Count);
+    /// Requests that are worked on at a time, at most, as of now.
+    HTTP_LIMIT: Level("darkroom_http_requests_limit", Count);
+    /// Requests that were turned away because there were more than can be worked on.
+    HTTP_SHED: Count("darkroom_http_requests_shed_total", Count);
+    /// Requests that were turned away because their caller asks too often, by what tells callers apart.
+    HTTP_LIMITED: Count("darkroom_http_requests_limited_total", Count);
     /// Database connections in use, by pool.
     POOL_ACTIVE: Level("darkroom_db_connections_active", Count);
     /// Database connections that wait to be used, by pool.

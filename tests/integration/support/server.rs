@@ -121,6 +121,7 @@ impl Drop for TestServer {
     fn drop(&mut self) {
         self.stop.cancel();
         self.app.draining.cancel();
+        self.app.closing.cancel();
     }
 }
 
@@ -128,7 +129,10 @@ impl Drop for TestServer {
 fn common(folder: &Path, url: &str, identity: &Identity, database: &Database) -> Vec<(&'static str, String)> {
     vec![
         ("http.public_url", url.to_owned()),
+        ("http.lame_duck", "0s".to_owned()),
         ("http.drain_timeout", "10s".to_owned()),
+        ("limits.user_per_second", "0".to_owned()),
+        ("limits.invite_per_second", "0".to_owned()),
         ("identity.issuer", ISSUER.to_owned()),
         ("identity.audience", AUDIENCE.to_owned()),
         ("identity.jwks", identity.jwks_path().display().to_string()),
@@ -148,7 +152,8 @@ fn settings_text(folder: &Path, url: &str, identity: &Identity, database: &Datab
     let overridden = |key: &str| more.lines().any(|line| line.trim_start().starts_with(key));
     let common = common(folder, url, identity, database);
     let kept = common.into_iter().filter(|(key, _)| !overridden(key));
-    let lines: Vec<String> = kept.map(|(key, value)| format!("{key} = {}\n", toml::Value::String(value))).collect();
+    let literal = |text: String| text.parse().map_or(toml::Value::String(text), toml::Value::Integer);
+    let lines: Vec<String> = kept.map(|(key, value)| format!("{key} = {}\n", literal(value))).collect();
     lines.concat() + more
 }
 

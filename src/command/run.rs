@@ -1,0 +1,144 @@
+//! The life of a service: it runs until told to stop, and drains.
+
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::manager;
+use crate::{
+    app::AppState,
+    config::Front,
+    http,
+    net::{Drain, Listener, Socket},
+    telemetry, worker,
+};
+
+/// What is left of the drain's time for the last steps.
+const LAST_STEPS: Duration = Duration::from_secs(3);
+
+/// Runs everything until told to stop, then drains: for the lame-duck time requests are still taken, then what is under
+/// way ends, within the drain's deadline.
+///
+/// # Errors
+/// A critical task ended by itself.
+pub async fn run(
+    app: AppState,
+    listener: Option<Socket>,
+    operations: Socket,
+    works: bool,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let _ = telemetry::metrics::install();
+    raise_descriptor_limit();
+    let tasks = TaskTracker::new();
+    let drain =
+        Drain { draining: app.draining.clone(), closing: app.closing.clone(), deadline: app.config.http.drain_timeout };
+    // Operators may look until the very end.
+    let looking = CancellationToken::new();
+    let looked_at = Listener {
+        socket: operations,
+        front: Front::default(),
+        limits: watch::Sender::new(app.config.limits.clone()).subscribe(),
+        tls: None,
+    };
+    let until_the_end = Drain { draining: looking.clone(), closing: looking.clone(), deadline: Duration::ZERO };
+    let operations = tokio::spawn(looked_at.serve(http::operations::router(app.clone()), until_the_end));
+    let background = [
+        tokio::spawn(http::events::poll_followed(app.clone())),
+        tokio::spawn(http::admission::adapt(app.clone())),
+        tokio::spawn(http::rates::keep(app.clone())),
+        tokio::spawn(refresh_keys(app.clone())),
+        tokio::spawn(app.db.clone().keep()),
+        tokio::spawn(upkeep()),
+        tokio::spawn(manager::heartbeat()),
+    ];
+    let lame_duck = listener.as_ref().map_or(Duration::ZERO, |_| app.config.http.lame_duck);
+    if let Some(socket) = listener {
+        let (front, limits, tls) = (app.config.http.front.clone(), app.limits.subscribe(), app.tls.clone());
+        let listener = Listener { socket, front, limits, tls };
+        tasks.spawn(listener.serve(http::router(app.clone()), drain.clone()));
+    }
+    if works {
+        worker::start(&app, &tasks);
+    }
+    tasks.close();
+    manager::ready();
+    let ended = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        () = tasks.wait() => Err(anyhow::anyhow!("a critical task ended by itself")),
+    };
+    tracing::info!(?lame_duck, "stopping: requests are still taken for a while, then what is under way ends");
+    manager::stopping(lame_duck + drain.deadline + 3 * LAST_STEPS);
+    app.draining.cancel();
+    tokio::select! {
+        () = tokio::time::sleep(lame_duck) => {}
+        () = tasks.wait() => {}
+    }
+    app.closing.cancel();
+    manager::status("draining: what is under way ends");
+    if tokio::time::timeout(drain.deadline + LAST_STEPS, tasks.wait()).await.is_err() {
+        tracing::warn!("jobs that were still under way come back when their leases end");
+    }
+    background.iter().for_each(tokio::task::JoinHandle::abort);
+    looking.cancel();
+    let _ = operations.await;
+    // A statement that waits for a lock, or for a server that is gone, may take longer than we have.
+    if tokio::time::timeout(LAST_STEPS, app.db.close()).await.is_err() {
+        tracing::warn!("statements that were still under way are left to the database");
+    }
+    tracing::info!("stopped");
+    ended
+}
+
+/// Cancelled by SIGINT or SIGTERM; a second one ends the process at once.
+///
+/// # Errors
+/// Signals can't be caught.
+pub fn stop_signal() -> anyhow::Result<CancellationToken> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let token = CancellationToken::new();
+    let told = token.clone();
+    tokio::spawn(async move {
+        for again in [false, true] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if again {
+                tracing::warn!("told twice: ending at once");
+                std::process::exit(1);
+            }
+            told.cancel();
+        }
+    });
+    Ok(token)
+}
+
+/// Each connection takes a descriptor, and the limit that a process starts with is that of `select`, 1024.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+async fn refresh_keys(app: AppState) {
+    loop {
+        app.verifier.refresh().await;
+        tokio::time::sleep(app.config.identity.refresh).await;
+    }
+}
+
+/// Old samples of summaries are let go.
+async fn upkeep() {
+    loop {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        telemetry::metrics::install().run_upkeep();
+    }
+}

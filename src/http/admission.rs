@@ -1,0 +1,266 @@
+//! How many requests are worked on at a time, and what happens to the others.
+//!
+//! A service that takes on more than it can do does less: requests wait for a database connection until their clients
+//! have given up, and are then answered for nobody. So requests wait at the door instead, not for long, and what does not
+//! get its turn is turned away at once, which costs next to nothing.
+//!
+//! How many may come in is found by measuring the waits behind the door, those for a connection of the pool and those of
+//! the runtime's tasks for a processor. As in CoDel (RFC 8289) the shortest wait of an interval tells: a burst leaves
+//! somebody who did not wait, an overload does not. While that wait is over the target the number goes down by a
+//! tenth each interval; while it is not, and the number is what holds requests up, it grows by as much. It never goes below
+//! what the pool's connections can take, so the database is never idle while somebody waits at the door.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep, timeout},
+};
+
+use super::problem::HttpError;
+use crate::{app::AppState, config::Limits, telemetry::metrics};
+
+/// How often the waits are looked at.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// How often in it the runtime is tried.
+const TRIES: u32 = 5;
+/// A queue at the door that was never gone for so long is no burst any more.
+const STANDS: Duration = Duration::from_secs(1);
+/// The longest wait at the door in a burst: what a crowd that comes at once, or a database that has to be signed in to
+/// first, may take.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// And in a queue that stands, in targets: the next moment will not be better, so nobody is kept for nothing.
+const SHORT_PATIENCE: u32 = 10;
+
+/// Places that can become more or fewer while some are taken.
+#[derive(Debug)]
+struct Places {
+    free: Arc<Semaphore>,
+    size: AtomicUsize,
+    /// Places that go away when they are given back.
+    surplus: AtomicUsize,
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    permit: Option<OwnedSemaphorePermit>,
+    places: Arc<Places>,
+}
+
+impl Places {
+    fn new(size: usize) -> Arc<Self> {
+        let free = Arc::new(Semaphore::new(size));
+        Arc::new(Self { free, size: AtomicUsize::new(size), surplus: AtomicUsize::new(0) })
+    }
+
+    fn size(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Called by one task at a time.
+    fn resize(&self, size: usize) {
+        let old = self.size.swap(size, Ordering::Relaxed);
+        if size > old {
+            let more = size - old;
+            let kept =
+                self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(more)));
+            self.free.add_permits(more - kept.unwrap_or(0).min(more));
+        } else {
+            let gone = self.free.forget_permits(old - size);
+            self.surplus.fetch_add(old - size - gone, Ordering::Relaxed);
+        }
+    }
+
+    fn take(self: &Arc<Self>) -> Option<Place> {
+        let permit = self.free.clone().try_acquire_owned().ok()?;
+        Some(Place { permit: Some(permit), places: self.clone() })
+    }
+
+    async fn wait(self: &Arc<Self>, patience: Duration) -> Option<Place> {
+        let permit = timeout(patience, self.free.clone().acquire_owned()).await.ok()?.ok()?;
+        Some(Place { permit: Some(permit), places: self.clone() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let surplus = &self.places.surplus;
+        let goes = surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+        if let Some(permit) = self.permit.take().filter(|_| goes) {
+            permit.forget();
+        }
+    }
+}
+
+/// The door.
+#[derive(Debug)]
+pub struct Admission {
+    requests: Arc<Places>,
+    uploads: Arc<Places>,
+    /// The least number of requests at a time.
+    least: usize,
+    seen: Mutex<Seen>,
+    arrived: Notify,
+}
+
+/// What the door has seen.
+#[derive(Debug)]
+struct Seen {
+    inside: usize,
+    /// The most inside in this interval.
+    peak: usize,
+    /// When somebody came in without a wait.
+    open_at: Instant,
+}
+
+/// A request that has come in.
+struct Inside<'a> {
+    admission: &'a Admission,
+    _place: Place,
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.admission.seen().inside -= 1;
+    }
+}
+
+impl Admission {
+    /// A door that begins with all that `limits` allows; `connections` is the most of the database's.
+    #[must_use]
+    pub fn new(limits: &Limits, connections: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let least = connections.max(2 * cores).min(limits.requests);
+        Self {
+            requests: Places::new(limits.requests),
+            uploads: Places::new(limits.uploads),
+            least,
+            seen: Mutex::new(Seen { inside: 0, peak: 0, open_at: Instant::now() }),
+            arrived: Notify::new(),
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn enter(&self, target: Duration) -> Option<Inside<'_>> {
+        let place = if let Some(place) = self.requests.take() {
+            self.seen().open_at = Instant::now();
+            place
+        } else {
+            let stands = self.seen().open_at.elapsed() > STANDS;
+            self.requests.wait(if stands { SHORT_PATIENCE * target } else { PATIENCE }).await?
+        };
+        let mut seen = self.seen();
+        seen.inside += 1;
+        seen.peak = seen.peak.max(seen.inside);
+        drop(seen);
+        self.arrived.notify_one();
+        Some(Inside { admission: self, _place: place })
+    }
+
+    /// The next number of requests at a time, after an interval with this shortest wait.
+    fn next_size(&self, peak: usize, shortest: Duration, limits: &Limits) -> usize {
+        let size = self.requests.size();
+        let most = limits.requests.max(self.least);
+        if shortest > limits.queueing_target && peak > self.least {
+            (peak.min(size) * 9 / 10).clamp(self.least, most)
+        } else if peak >= size {
+            (size + size / 10 + 1).min(most)
+        } else {
+            size.min(most)
+        }
+    }
+}
+
+/// Looks at the waits and moves the limits, for ever. Nothing is looked at while nobody is inside.
+pub async fn adapt(app: AppState) {
+    let admission = &app.admission;
+    loop {
+        let mut shortest = Duration::MAX;
+        for _ in 0..TRIES {
+            let due = Instant::now() + INTERVAL / TRIES;
+            sleep(INTERVAL / TRIES).await;
+            shortest = shortest.min(due.elapsed());
+        }
+        if let Some(waited) = app.db.shortest_wait() {
+            shortest = shortest.max(waited);
+        }
+        let limits = app.limits.borrow().clone();
+        let (peak, inside) = {
+            let mut seen = admission.seen();
+            let inside = seen.inside;
+            (std::mem::replace(&mut seen.peak, inside), inside)
+        };
+        let size = admission.next_size(peak, shortest, &limits);
+        if size != admission.requests.size() {
+            admission.requests.resize(size);
+        }
+        if limits.uploads != admission.uploads.size() {
+            admission.uploads.resize(limits.uploads);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a count for a graph")]
+        metrics::HTTP_LIMIT.set(size as f64);
+        if inside == 0 {
+            admission.arrived.notified().await;
+        }
+    }
+}
+
+/// Lets a request in, or turns it away.
+pub async fn admit(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    let target = app.limits.borrow().queueing_target;
+    match app.admission.enter(target).await {
+        Some(_inside) => next.run(request).await,
+        None => turned_away(),
+    }
+}
+
+/// Lets an upload in, or turns it away. Uploads take long and little: they wait for their clients.
+pub async fn admit_upload(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    match app.admission.uploads.take() {
+        Some(_place) => next.run(request).await,
+        None => turned_away(),
+    }
+}
+
+fn turned_away() -> Response {
+    metrics::HTTP_SHED.increment(1);
+    HttpError::Overloaded.into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_become_fewer_while_they_are_taken() {
+        let places = Places::new(3);
+        let mut taken: Vec<Place> = (0..3).map(|_| places.take().unwrap()).collect();
+        places.resize(1);
+        assert!(places.take().is_none());
+        taken.truncate(1);
+        assert!(places.take().is_none(), "two were given back, and two were too many");
+        places.resize(2);
+        taken.push(places.take().unwrap());
+        assert!(places.take().is_none());
+        places.resize(1);
+        places.resize(4);
+        taken.clear();
+        let all: Vec<Place> = std::iter::from_fn(|| places.take()).collect();
+        assert_eq!(all.len(), 4);
+    }
+}
