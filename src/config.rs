@@ -3,7 +3,8 @@
 //! A variable overrides the file: `http.listen` is `DARKROOM_HTTP_LISTEN`. Every key, its default and its
 //! meaning stand in `deploy/darkroom.toml`, which a test holds against this code. Reading reports ALL mistakes
 //! at once, by name, before anything is bound or connected; unknown keys and variables are mistakes too.
-//! A secret `x` may be given as `x_file`, the path of a file that holds it.
+//! A secret `x` may be given as `x_file`, the path of a file that holds it, or as a credential of systemd with the key as
+//! its name.
 
 pub mod database;
 mod front;
@@ -151,6 +152,39 @@ mod tests {
         assert!(read(LEAST, &both).unwrap_err().to_string().contains("both"));
         std::fs::remove_file(&file).unwrap();
         assert!(read(LEAST, &both[..1]).unwrap_err().to_string().contains("DARKROOM_DATABASE_PASSWORD_FILE"));
+    }
+
+    #[test]
+    fn a_secret_may_be_a_credential_of_systemd() {
+        let folder = std::env::temp_dir().join(format!("darkroom-credentials-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir(&folder).unwrap();
+        let with = |more: &[(&str, &str)]| {
+            read(LEAST, &[&[("CREDENTIALS_DIRECTORY", folder.to_str().unwrap())], more].concat())
+        };
+        let password = |config: Config| match config.database.login.auth {
+            database::Auth::Password(password) => {
+                password.map(|it| secrecy::ExposeSecret::expose_secret(&it).to_owned())
+            }
+            _ => None,
+        };
+        // An installation without secrets of its own, and somebody else's credential.
+        std::fs::write(folder.join("tls-key"), "not ours").unwrap();
+        assert_eq!(password(with(&[]).unwrap()), None);
+        // `LoadCredential=database.password:FILE`, then `LoadCredential=darkroom:FOLDER`, which puts a word before.
+        std::fs::write(folder.join("database.password"), "one by one\n").unwrap();
+        assert_eq!(password(with(&[]).unwrap()).as_deref(), Some("one by one"));
+        std::fs::rename(folder.join("database.password"), folder.join("darkroom_database.password")).unwrap();
+        let config = with(&[]).unwrap();
+        assert_eq!(config.effective["database.password"], "***");
+        assert_eq!(password(config).as_deref(), Some("one by one"));
+        for name in ["DARKROOM_DATABASE_PASSWORD", "DARKROOM_DATABASE_PASSWORD_FILE"] {
+            let both = with(&[(name, "x")]).unwrap_err().to_string();
+            assert!(both.contains(name) && both.contains("both") && !both.contains("one by one"), "{both}");
+        }
+        std::fs::write(folder.join("darkroom_databse.password"), "misspelt").unwrap();
+        let unknown = with(&[]).unwrap_err().to_string();
+        assert!(unknown.contains("darkroom_databse.password") && !unknown.contains("misspelt"), "{unknown}");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     /// The sample lists each key once, commented out where it has a default, with that default as its value.

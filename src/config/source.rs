@@ -15,6 +15,10 @@ use toml::{Table, Value};
 /// Variables with the prefix that aren't settings: of the client, of `dev`'s database server and of the tests.
 const NOT_SETTINGS: [&str; 6] = ["CONFIG", "URL", "TOKEN", "MYSQLD", "MARIADBD", "TEST_DB"];
 const PREFIX: &str = "DARKROOM_";
+/// Where systemd puts a service's credentials, see systemd.exec(5).
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+/// What systemd puts before the name of each file of the folder in `LoadCredential=darkroom:FOLDER`.
+const CREDENTIAL_PREFIX: &str = "darkroom_";
 
 /// All that is wrong with a configuration, a line each.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +37,8 @@ impl fmt::Display for Mistakes {
 pub struct Source {
     table: Table,
     env: BTreeMap<String, String>,
+    credentials: Option<PathBuf>,
+    secrets: BTreeSet<String>,
     known: BTreeSet<String>,
     effective: BTreeMap<String, String>,
     mistakes: Vec<String>,
@@ -67,8 +73,12 @@ impl Source {
             let line = before.matches('\n').count() + 1;
             Mistakes(vec![format!("line {line}: {}", error.message())])
         })?;
-        let mut settings = BTreeMap::new();
+        let (mut settings, mut credentials) = (BTreeMap::new(), None);
         for (name, value) in env {
+            if name == CREDENTIALS {
+                credentials = Some(PathBuf::from(value));
+                continue;
+            }
             let Some(name) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
             if NOT_SETTINGS.contains(&name) {
                 continue;
@@ -76,7 +86,15 @@ impl Source {
             let value = value.into_string().map_err(|_| Mistakes(vec![format!("{PREFIX}{name} is not UTF-8")]))?;
             settings.insert(name.to_owned(), value);
         }
-        Ok(Self { table, env: settings, known: BTreeSet::new(), effective: BTreeMap::new(), mistakes: Vec::new() })
+        Ok(Self {
+            table,
+            env: settings,
+            credentials,
+            secrets: BTreeSet::new(),
+            known: BTreeSet::new(),
+            effective: BTreeMap::new(),
+            mistakes: Vec::new(),
+        })
     }
 
     /// A setting with a default.
@@ -127,7 +145,8 @@ impl Source {
         })
     }
 
-    /// Secrets: `key` is a text or a list of texts, `key_file` a file with one a line.
+    /// Secrets: `key` is a text or a list of texts, `key_file` a file with one a line. With neither, a credential of
+    /// systemd with the key as its name is such a file.
     pub fn secrets(&mut self, key: &str) -> Vec<SecretString> {
         match self.secret_texts(key) {
             Ok(texts) if texts.is_empty() => Vec::new(),
@@ -144,8 +163,14 @@ impl Source {
 
     fn secret_texts(&mut self, key: &str) -> Result<Vec<String>, String> {
         let file_key = format!("{key}_file");
-        match (self.raw(key), self.raw(&file_key)) {
-            (None, None) => Ok(Vec::new()),
+        self.secrets.insert(key.to_owned());
+        let credential = self.credential(key);
+        let given = (self.raw(key), self.raw(&file_key));
+        if let ((Some((name, _)), _) | (_, Some((name, _))), Some(path)) = (&given, &credential) {
+            return Err(format!("{name} and the credential {} are both given", path.display()));
+        }
+        match given {
+            (None, None) => credential.map_or(Ok(Vec::new()), |path| read_secrets(&path)),
             (Some(_), Some(_)) => Err(format!("{key} and {file_key} are both given")),
             (Some((_, Raw::Text(text) | Raw::Toml(Value::String(text)))), None) => Ok(vec![text]),
             (Some((name, Raw::Toml(value))), None) => {
@@ -153,9 +178,7 @@ impl Source {
             }
             (None, Some((name, raw))) => {
                 let path: PathBuf = parse_value(raw).map_err(|why| format!("{name}: {why}"))?;
-                let text =
-                    std::fs::read_to_string(&path).map_err(|why| format!("{name}: {}: {why}", path.display()))?;
-                Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+                read_secrets(&path).map_err(|why| format!("{name}: {why}"))
             }
         }
     }
@@ -165,6 +188,24 @@ impl Source {
         let mut all = self.secrets(key);
         self.check(all.len() <= 1, key, "must be one secret");
         all.pop()
+    }
+
+    /// The credential with the key as its name, if there is one.
+    fn credential(&self, key: &str) -> Option<PathBuf> {
+        let folder = self.credentials.as_ref()?;
+        [format!("{CREDENTIAL_PREFIX}{key}"), key.to_owned()]
+            .iter()
+            .map(|name| folder.join(name))
+            .find(|path| path.try_exists().unwrap_or(true))
+    }
+
+    /// Credentials that are meant for us and are no secret that was asked for. What else is in the folder may be somebody's.
+    fn unknown_credentials(&self) -> Vec<String> {
+        let names = self.credentials.iter().filter_map(|folder| folder.read_dir().ok()).flatten();
+        let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names
+            .filter(|name| name.strip_prefix(CREDENTIAL_PREFIX).is_some_and(|key| !self.secrets.contains(key)))
+            .collect()
     }
 
     /// Notes a mistake unless the condition holds.
@@ -188,6 +229,8 @@ impl Source {
         }
         unknown.retain(|key| !self.known.contains(key));
         self.mistakes.extend(unknown.into_iter().map(|key| format!("{key} is not a setting")));
+        let credentials = self.unknown_credentials();
+        self.mistakes.extend(credentials.into_iter().map(|name| format!("the credential {name} is no secret setting")));
         let variables: BTreeSet<String> = self.known.iter().map(|key| variable(key)).collect();
         for name in self.env.keys().map(|name| format!("{PREFIX}{name}")) {
             if !variables.contains(&name) {
@@ -229,6 +272,12 @@ fn parse_value<T: DeserializeOwned>(raw: Raw) -> Result<T, String> {
             Value::String(text).try_into().or_else(|error| Value::Array(list).try_into().map_err(|_| explain(error)))
         }
     }
+}
+
+/// One secret a line.
+fn read_secrets(path: &Path) -> Result<Vec<String>, String> {
+    let text = std::fs::read_to_string(path).map_err(|why| format!("{}: {why}", path.display()))?;
+    Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
 fn variable(key: &str) -> String {

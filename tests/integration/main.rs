@@ -22,6 +22,7 @@ mod faults;
 mod flow;
 mod idempotency;
 mod identity;
+mod install;
 mod invites;
 mod json;
 mod listener;
