@@ -13,6 +13,7 @@ mod albums;
 mod announce;
 mod bad_photos;
 mod bed;
+mod cloudwatch;
 mod commands;
 mod database;
 mod dev;
