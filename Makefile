@@ -11,7 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: help run test check bench clean packages
+.PHONY: help run test check bench package clean packages
 .SILENT: help run test packages
 
 help:
@@ -19,6 +19,7 @@ help:
 	echo "make test    all tests, on the database server that is found (TEST_DB=mysql or mariadb: on that one; TEST_ARGS=...)"
 	echo "make check   format, lints, documentation, licences"
 	echo "make bench   the benches, as tables (BENCH_ARGS=...)"
+	echo "make package a .deb and an .rpm, in $(TARGET)/package"
 	echo "make clean   remove what was built; photos and databases stay"
 
 # The shell becomes darkroom, so that a Ctrl-C reaches nobody else; make waits for its clean end and says nothing.
@@ -49,6 +50,12 @@ check: packages $(DENY)
 
 bench: packages
 	cargo bench $(BENCH_ARGS)
+
+# rpmbuild comes with what the tests need.
+package:
+	tests/bed/install-packages test
+	cargo build --release --locked
+	deploy/package/make-packages --binary $(TARGET)/release/darkroom --out $(TARGET)/package
 
 clean:
 	cargo clean

@@ -5,6 +5,7 @@ mod jobs;
 mod manager;
 mod reload;
 mod run;
+mod manual;
 
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use anyhow::Context;
 pub use check::check;
 pub use jobs::{JobsCommand, jobs};
 pub use run::{run, stop_signal};
+pub use manual::manual;
 
 use crate::{
     app::{App, AppState},

@@ -2,7 +2,7 @@
 
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use darkroom::{
     client,
     command::{self, JobsCommand},
@@ -72,6 +72,9 @@ enum Command {
     /// What the decoding processes run
     #[command(name = "__develop", hide = true)]
     Develop,
+    /// Write man pages and completions, for the packages
+    #[command(name = "__manual", hide = true)]
+    Manual { folder: PathBuf },
 }
 
 #[derive(clap::Args)]
@@ -141,6 +144,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Upload(upload) => client::upload(upload.into()).await,
         Command::Token { data, subject } => print(&Identity::read(&data.join("identity"))?.token(&subject)?),
         Command::Jobs { command } => command::jobs(file, command).await,
+        Command::Manual { folder } => Ok(command::manual(Cli::command(), &folder).map(|()| true)?),
         Command::Develop => unreachable!("handled before the runtime starts"),
     }
 }

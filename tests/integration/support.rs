@@ -12,6 +12,7 @@ pub mod pictures;
 pub mod process;
 pub mod rds;
 pub mod server;
+pub mod spare;
 pub mod switch;
 pub mod webhook;
 pub mod whole;
