@@ -3,9 +3,9 @@
 mod check;
 mod jobs;
 mod manager;
+mod manual;
 mod reload;
 mod run;
-mod manual;
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use anyhow::Context;
 
 pub use check::check;
 pub use jobs::{JobsCommand, jobs};
-pub use run::{run, stop_signal};
 pub use manual::manual;
+pub use run::{run, stop_signal};
 
 use crate::{
     app::{App, AppState},
