@@ -20,7 +20,7 @@ use crate::{
     imaging::{self, Recipe},
     net::Tls,
     storage::Storage,
-    telemetry::{self, LogLevel},
+    telemetry::{self, LogLevel, Slow},
     worker::sandbox::{Sandbox, SandboxConfig},
 };
 
@@ -46,6 +46,8 @@ pub struct App {
     pub sandbox: Sandbox,
     /// Where events go.
     pub announcer: Announcer,
+    /// The last requests that were slow or failed.
+    pub slow: Arc<Slow>,
     /// Changes the log level; none in tests, where one process has many apps.
     pub log_level: Option<LogLevel>,
     /// What the main listener shows who it is with.
@@ -94,6 +96,7 @@ impl App {
             db,
             storage,
             sandbox,
+            slow: Arc::new(Slow::new(config.log.slow_request)),
             log_level,
             tls: config.http.tls.as_ref().map(Tls::open).transpose()?,
             limits: watch::Sender::new(config.limits.clone()),

@@ -28,9 +28,9 @@ use crate::{
 ///
 /// # Errors
 /// [`Mistakes`] in the configuration.
-pub fn configure(file: Option<&Path>) -> anyhow::Result<(Config, telemetry::LogLevel)> {
+pub fn configure(file: Option<&Path>, stream: telemetry::Stream) -> anyhow::Result<(Config, telemetry::LogLevel)> {
     let config = Config::load(file)?;
-    let level = telemetry::start_logging(&config.log)?;
+    let level = telemetry::start_logging(&config.log, stream)?;
     Ok((config, level))
 }
 
@@ -47,7 +47,7 @@ pub fn is_usage(error: &anyhow::Error) -> bool {
 /// # Errors
 /// An address is taken, the storage folder can't be used, or a critical task ended.
 pub async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
-    let (config, level) = configure(file)?;
+    let (config, level) = configure(file, telemetry::Stream::Output)?;
     let mut inherited = net::inherited()?.into_iter();
     let listener = or_bind(inherited.next(), config.http.listen).await?;
     let operations = or_bind(inherited.next(), config.operations.listen).await?;
@@ -62,7 +62,7 @@ pub async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
 /// # Errors
 /// As [`serve`].
 pub async fn work(file: Option<&Path>) -> anyhow::Result<()> {
-    let (config, level) = configure(file)?;
+    let (config, level) = configure(file, telemetry::Stream::Output)?;
     let operations = net::bind(config.operations.listen).await?;
     let app = App::build(config, Some(level))?;
     tracing::info!(operations = %operations.local_addr()?, version = env!("CARGO_PKG_VERSION"), "working");
@@ -96,7 +96,7 @@ async fn run_as_service(
 /// # Errors
 /// The database does not answer, or a migration fails.
 pub async fn migrate(file: Option<&Path>, check_only: bool) -> anyhow::Result<bool> {
-    let (config, _) = configure(file)?;
+    let (config, _) = configure(file, telemetry::Stream::Error)?;
     let database = config.database.for_migrations();
     let db = db::Db::new(&database);
     let level =

@@ -10,6 +10,7 @@ pub mod database;
 mod front;
 mod http;
 mod limits;
+mod log;
 mod sections;
 mod source;
 
@@ -19,9 +20,8 @@ pub use database::Database;
 pub use front::{Front, Proxy};
 pub use http::{Http, Tls};
 pub use limits::{Limits, Rate};
-pub use sections::{
-    Announce, Compat, Identity, Imaging, Jwks, Log, LogFormat, Operations, Storage, Sweep, Uploads, Worker,
-};
+pub use log::{Log, LogFormat};
+pub use sections::{Announce, Compat, Identity, Imaging, Jwks, Operations, Storage, Sweep, Uploads, Worker};
 pub use source::{Mistakes, Source};
 
 /// Everything that an operator can set.

@@ -216,6 +216,13 @@ fn any_year(time: DateTime<Utc>) -> NaiveDateTime {
     time.naive_utc()
 }
 
+/// An age for a graph, from microseconds: 0 for what is not there or lies ahead.
+fn seconds(micros: Option<i64>) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "an age for a graph")]
+    let age = micros.unwrap_or(0).max(0) as f64;
+    age / 1e6
+}
+
 /// A random number below `bound`, for jitter.
 pub(crate) fn rand_below(bound: u64) -> u64 {
     let mut bits = [0; 8];

@@ -145,7 +145,7 @@ pub fn router(app: AppState) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(problem::finish))
         .layer(cors(&app.config.http))
-        .layer(from_fn(telemetry::observe))
+        .layer(from_fn_with_state(app.slow.clone(), telemetry::observe))
         .with_state(shared())
 }
 

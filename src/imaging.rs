@@ -1,6 +1,6 @@
 //! Bytes in, renditions out: the only place that opens pictures.
 //!
-//! Pure computation: no files, no network, no clock, and it knows nobody else in the crate. The bytes are a stranger's, and
+//! Pure computation: no files, no network, no clock but to tell where time went, and it knows nobody else in the crate. The bytes are a stranger's, and
 //! a decoder may be written in C, so in the product only the child processes of `worker::sandbox` call [`Developer::develop`];
 //! everyone else may use the plain types.
 //!
@@ -38,6 +38,7 @@ pub use rejection::Rejection;
 use decode::{Decoded, Samples};
 use raster::{Orientation, Raster, Yuv};
 use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
 
 /// A photo's renditions and what is kept of its metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +75,17 @@ pub struct Rendition {
     pub bytes: Vec<u8>,
 }
 
+/// Where the time of a photo went. What is left of it went to colours, turning and metadata.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stages {
+    /// From bytes to samples.
+    pub decode: Duration,
+    /// To the sizes of the renditions.
+    pub resize: Duration,
+    /// From samples to bytes.
+    pub encode: Duration,
+}
+
 /// Why there are no renditions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Failure {
@@ -98,6 +110,7 @@ pub struct Developer {
     decompressor: turbo::Decompressor,
     compressor: turbo::Compressor,
     scaler: scale::Scaler,
+    stages: Stages,
 }
 
 impl Developer {
@@ -108,7 +121,13 @@ impl Developer {
     pub fn new() -> Result<Self, Failure> {
         let decompressor = turbo::Decompressor::new().map_err(Failure::Internal)?;
         let compressor = turbo::Compressor::new().map_err(Failure::Internal)?;
-        Ok(Self { decompressor, compressor, scaler: scale::Scaler::new() })
+        Ok(Self { decompressor, compressor, scaler: scale::Scaler::new(), stages: Stages::default() })
+    }
+
+    /// Where the time of the last photo went that was developed.
+    #[must_use]
+    pub fn stages(&self) -> Stages {
+        self.stages
     }
 
     /// Makes every rendition of a photo. `bytes` is the whole file, `declared` the type that its sender gave.
@@ -129,12 +148,18 @@ impl Developer {
         let facts = layout.exif(bytes).map(exif::read).unwrap_or_default();
         let stored = (probe.width, probe.height);
         let target = scale::fit(stored, longest);
+        // Of a photo that failed half-way.
+        self.scaler.take_spent();
+        let begun = Instant::now();
         let decoded = decode::decode(bytes, &layout, target, limits, &mut self.decompressor)?;
+        self.stages.decode = begun.elapsed();
         let master = self.master(decoded, target, facts.orientation).map_err(Failure::Internal)?;
         let (width, height) = facts.orientation.apply(stored);
-        let (renditions, placeholder) =
+        let (renditions, placeholder, encode) =
             render::renditions(master, (width, height), recipe, &mut self.scaler, &mut self.compressor)
                 .map_err(Failure::Internal)?;
+        self.stages.encode = encode;
+        self.stages.resize = self.scaler.take_spent();
         Ok(Developed {
             media_type: probe.media_type,
             width,

@@ -7,7 +7,11 @@
 mod files;
 mod signing;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -19,6 +23,7 @@ pub use signing::{SignedUrl, Signer, UrlError};
 use crate::{
     config,
     domain::{Photo, PhotoId, Rendition},
+    telemetry::metrics,
 };
 
 /// How long the URL of an original is good for.
@@ -35,6 +40,23 @@ pub struct Upload {
     pub headers: std::collections::BTreeMap<String, String>,
     /// Until when the URL is good.
     pub expires_at: DateTime<Utc>,
+}
+
+/// Measures an operation of storage. That an object is not there is an answer, no failure.
+pub(crate) async fn measured<T>(operation: &'static str, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let begun = Instant::now();
+    let outcome = work.await;
+    let label = [("operation", operation.to_owned())];
+    metrics::STORAGE_SECONDS.with(&label).record(begun.elapsed().as_secs_f64());
+    if outcome.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
+        metrics::STORAGE_FAILURES.with(&label).increment(1);
+    }
+    outcome
+}
+
+/// Counts bytes that an operation has moved.
+pub(crate) fn moved(operation: &'static str, bytes: u64) {
+    metrics::STORAGE_BYTES.with(&[("operation", operation.to_owned())]).increment(bytes);
 }
 
 /// Photos in files, and the key that signs their URLs.

@@ -1,16 +1,28 @@
-//! Logs, metrics and request ids.
+//! Logs, metrics, request ids and traces.
 
 pub mod metrics;
 mod request;
+pub mod scope;
+mod slow;
+mod trace;
+pub mod vitals;
 
 use std::io::IsTerminal;
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
-    EnvFilter, Registry, filter::filter_fn, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    EnvFilter, Registry,
+    filter::filter_fn,
+    fmt::{self, writer::BoxMakeWriter},
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
 };
 
-pub use request::{RequestId, observe};
+pub use request::{Outcome, RequestId, observe};
+pub use scope::Scope;
+pub use slow::{Slow, SlowRequest};
+pub use trace::Trace;
 
 use crate::config::{Log, LogFormat};
 
@@ -39,19 +51,31 @@ fn is_indiscreet(metadata: &Metadata<'_>) -> bool {
     *metadata.level() > Level::INFO && metadata.target().starts_with("aws_")
 }
 
-/// Starts logging to standard error: standard output belongs to the command's own answer.
+/// Where log lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output, which journald and containers collect: of commands that serve.
+    Output,
+    /// Standard error: of commands whose answer is on standard output.
+    Error,
+}
+
+/// Starts logging.
 ///
 /// # Errors
 /// The filter of the configuration is no filter, or logging has been started already.
-pub fn start_logging(config: &Log) -> anyhow::Result<LogLevel> {
+pub fn start_logging(config: &Log, stream: Stream) -> anyhow::Result<LogLevel> {
     let (filter, handle) = reload::Layer::new(Log::filter(&config.level)?);
-    let terminal = std::io::stderr().is_terminal();
+    let (terminal, writer) = match stream {
+        Stream::Output => (std::io::stdout().is_terminal(), BoxMakeWriter::new(std::io::stdout)),
+        Stream::Error => (std::io::stderr().is_terminal(), BoxMakeWriter::new(std::io::stderr)),
+    };
     let json = match config.format {
         LogFormat::Auto => !terminal,
         LogFormat::Json => true,
         LogFormat::Text => false,
     };
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !is_indiscreet(metadata)));
     if json {
         registry.with(lines.json().flatten_event(true).with_current_span(true).with_span_list(false)).try_init()?;

@@ -4,6 +4,7 @@
 
 mod announce;
 pub(crate) mod develop;
+mod levels;
 mod purge;
 pub mod sandbox;
 pub mod sweep;
@@ -49,7 +50,7 @@ enum End {
     Lost,
 }
 
-/// Starts the workers of this process and the sweep's timer; they end once the app drains.
+/// Starts the workers of this process and the timers of the sweep and of levels; they end once the app drains.
 pub fn start(app: &AppState, tasks: &TaskTracker) {
     for _ in 0..app.config.worker.concurrency {
         tasks.spawn(work(app.clone(), Lane::Work));
@@ -58,6 +59,7 @@ pub fn start(app: &AppState, tasks: &TaskTracker) {
         tasks.spawn(work(app.clone(), Lane::Announce));
     }
     tasks.spawn(sweep::timer(app.clone()));
+    tasks.spawn(levels::timer(app.clone()));
 }
 
 async fn work(app: AppState, lane: Lane) {
@@ -113,6 +115,9 @@ async fn step_in(app: &AppState, lane: Lane) -> db::Result<Outcome> {
     };
     metrics::JOB_SECONDS.with(&[("kind", kind.to_owned())]).record(started.elapsed().as_secs_f64());
     metrics::JOBS.with(&[("kind", kind.to_owned()), ("outcome", word.to_owned())]).increment(1);
+    if matches!(outcome, Outcome::Done | Outcome::Failed(Next::Dead)) {
+        metrics::JOB_ATTEMPTS.with(&[("kind", kind.to_owned())]).record(f64::from(claim.attempt));
+    }
     Ok(outcome)
 }
 

@@ -4,7 +4,7 @@ mod database;
 
 use std::{fmt::Display, path::Path, time::Instant};
 
-use crate::{identity::Verifier, storage::Storage};
+use crate::{identity::Verifier, storage::Storage, telemetry::Stream};
 
 /// The table, printed as it grows.
 struct Table {
@@ -70,7 +70,7 @@ impl Table {
 /// # Errors
 /// Mistakes in the configuration.
 pub async fn check(file: Option<&Path>) -> anyhow::Result<bool> {
-    let (config, _) = super::configure(file)?;
+    let (config, _) = super::configure(file, Stream::Error)?;
     let mut table = Table::begin();
     table.row("config", Instant::now(), Ok(format!("{} settings", config.effective.len())));
     let started = Instant::now();

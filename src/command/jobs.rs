@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     db::{self, jobs as table},
+    telemetry::Stream,
     worker,
 };
 
@@ -40,7 +41,7 @@ pub enum JobsCommand {
 /// # Errors
 /// The database's.
 pub async fn jobs(file: Option<&Path>, command: JobsCommand) -> anyhow::Result<bool> {
-    let (config, _) = super::configure(file)?;
+    let (config, _) = super::configure(file, Stream::Error)?;
     let db = db::Db::new(&config.database);
     let mut session = db.session().await.with_context(|| config.database.described())?;
     let found = match command {

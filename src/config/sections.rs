@@ -8,8 +8,6 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::source::Source;
@@ -317,50 +315,5 @@ pub struct Compat {
 impl Compat {
     pub(super) fn read(s: &mut Source) -> Self {
         Self { actuator: s.get("compat.actuator", false) }
-    }
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
-    Auto,
-    /// One JSON object a line.
-    Json,
-    /// For eyes.
-    Text,
-}
-
-/// `[log]`: what is logged, and how.
-#[derive(Debug, Clone)]
-pub struct Log {
-    /// A filter as of `tracing-subscriber`: `info`, `darkroom=debug,info`.
-    pub level: String,
-    /// How lines look.
-    pub format: LogFormat,
-}
-
-impl Log {
-    pub(super) fn read(s: &mut Source) -> Self {
-        let level = s.get("log.level", "info".to_owned());
-        if let Err(error) = Self::filter(&level) {
-            s.check(false, "log.level", error);
-        }
-        Self { level, format: s.get("log.format", LogFormat::Auto) }
-    }
-
-    /// Reads a filter. A word alone has to be a level: `verbose` would be taken for the name of a module, and all else
-    /// would be silent.
-    ///
-    /// # Errors
-    /// The text is no filter.
-    pub fn filter(text: &str) -> anyhow::Result<EnvFilter> {
-        const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
-        for word in text.split(',').map(str::trim).filter(|word| !word.contains(['=', '['])) {
-            let level = LEVELS.contains(&word.to_ascii_lowercase().as_str());
-            anyhow::ensure!(level, "`{word}` is no level: write one of {}, or module=level", LEVELS.join(", "));
-        }
-        Ok(EnvFilter::builder().parse(text)?)
     }
 }

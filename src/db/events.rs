@@ -127,3 +127,19 @@ pub async fn set_announced(executor: impl MySqlExecutor<'_>, album_id: AlbumId, 
         .await?;
     Ok(())
 }
+
+/// The age of the oldest event that is not announced yet, in seconds; 0 when all are. An album with such events has a
+/// job, which is how it is found.
+///
+/// # Errors
+/// The database's.
+pub async fn lag(executor: impl MySqlExecutor<'_>) -> Result<f64> {
+    let age: Option<i64> = sqlx::query_scalar(
+        "SELECT CAST(MAX(TIMESTAMPDIFF(MICROSECOND, e.at, UTC_TIMESTAMP(3))) AS SIGNED) FROM jobs j
+         JOIN albums a ON a.id = j.subject JOIN events e ON e.album_id = a.id AND e.seq = a.announced_seq + 1
+         WHERE j.kind = 'announce'",
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(super::seconds(age))
+}

@@ -272,9 +272,7 @@ pub async fn depth(executor: impl MySqlExecutor<'_>) -> Result<(i64, i64, f64)> 
     )
     .fetch_one(executor)
     .await?;
-    #[expect(clippy::cast_precision_loss, reason = "an age for a graph")]
-    let age = age.unwrap_or(0).max(0) as f64 / 1e6;
-    Ok((live, dead, age))
+    Ok((live, dead, super::seconds(age)))
 }
 
 fn micros(duration: Duration) -> i64 {

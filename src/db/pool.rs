@@ -31,7 +31,7 @@ use super::{
     rand_below,
     session::{Session, State},
 };
-use crate::{config::database as config, deadline};
+use crate::{config::database as config, deadline, telemetry::scope};
 pub use meters::PoolState;
 use meters::{Meters, Timer};
 
@@ -150,6 +150,7 @@ impl Pool {
         let waited = begun.elapsed();
         self.meters.acquire.record(waited);
         self.shortest.fetch_min(u64::try_from(waited.as_micros()).unwrap_or(NOBODY), Ordering::Relaxed);
+        scope::waited_for_database(waited);
         let object = outcome?;
         let lent = Lent { object: Some(object), since: Instant::now(), usage: self.meters.usage.clone() };
         Ok(Session::new(lent, self.limits.query_timeout))

@@ -16,6 +16,7 @@ use crate::{
     db::{self, Freshness, invites::Opened},
     domain::{Access, Album, AlbumId, Caller, InviteToken, User},
     identity::Denied,
+    telemetry::scope,
 };
 
 const NO_TOKEN: HttpError = HttpError::Unauthorized("send `Authorization: Bearer` with a JWT or an invite token");
@@ -49,6 +50,7 @@ impl Credentials {
             return Ok(Self::Invite(invite));
         }
         let user = app.verifier.verify(token.trim()).await.map_err(denied)?;
+        scope::set_principal("user");
         app.rates.user(&user)?;
         Ok(Self::User(user))
     }
@@ -57,7 +59,9 @@ impl Credentials {
 /// Looks an invite up, on the writer: a revocation counts at once.
 async fn open(app: &AppState, token: &InviteToken) -> Result<Opened> {
     let look = |mut session| async move { db::invites::authenticate(&mut session, token, db::now()).await };
-    app.db.read(look).await?.ok_or(BAD_INVITE)
+    let opened = app.db.read(look).await?.ok_or(BAD_INVITE)?;
+    scope::set_principal(opened.guest.role.as_str());
+    Ok(opened)
 }
 
 fn freshness(opened: &Opened) -> Freshness {

@@ -23,7 +23,7 @@ use crate::{
     domain::{PhotoId, PhotoState, Sha256},
     imaging::MediaType,
     net::TooSlow,
-    storage::{Received, UrlError},
+    storage::{self, Received, UrlError},
 };
 
 /// What an upload URL is bound to.
@@ -180,13 +180,14 @@ fn verify(app: &App, method: &str, uri: &OriginalUri) -> Result<crate::storage::
 async fn serve(path: &std::path::Path, mime: &str, cache: &str, request: Request) -> Result<Response> {
     debug_assert!(request.method() == Method::GET || request.method() == Method::HEAD);
     let mime = mime.parse().map_err(|_| HttpError::NotFound)?;
-    let response =
-        ServeFile::new_with_mime(path, &mime).try_call(request).await.map_err(|error| match error.kind() {
-            // Deleted: its URLs outlive a photo.
-            ErrorKind::NotFound => HttpError::NotFound,
-            _ => disk(error),
-        })?;
+    let served = storage::measured("serve", ServeFile::new_with_mime(path, &mime).try_call(request)).await;
+    let response = served.map_err(|error| match error.kind() {
+        // Deleted: its URLs outlive a photo.
+        ErrorKind::NotFound => HttpError::NotFound,
+        _ => disk(error),
+    })?;
     let mut response = response.map(|body| Body::new(body.map_err(axum::Error::new))).into_response();
+    storage::moved("serve", axum::body::HttpBody::size_hint(response.body()).lower());
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_str(cache).expect("a cache rule is ASCII"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

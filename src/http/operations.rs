@@ -6,7 +6,7 @@ use axum::{
     Router,
     extract::State,
     http::{HeaderValue, StatusCode, header},
-    middleware::from_fn,
+    middleware::{from_fn, from_fn_with_state},
     response::IntoResponse,
     routing::get,
 };
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     app::AppState,
-    telemetry::{self, metrics},
+    telemetry::{self, SlowRequest, metrics, vitals},
 };
 
 /// What Prometheus expects.
@@ -37,12 +37,13 @@ pub fn router(app: AppState) -> Router {
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(metrics_text))
+        .route("/slow", get(slow))
         .route("/log-level", get(log_level).put(set_log_level))
         .route("/info", get(info))
         .fallback(|| async { HttpError::NotFound })
         .method_not_allowed_fallback(|| async { HttpError::MethodNotAllowed })
         .layer(from_fn(problem::finish))
-        .layer(from_fn(telemetry::observe))
+        .layer(from_fn_with_state(app.slow.clone(), telemetry::observe))
         .with_state(app)
 }
 
@@ -65,7 +66,18 @@ async fn details(State(app): State<AppState>) -> impl IntoResponse {
 
 pub(super) async fn metrics_text(State(app): State<AppState>) -> impl IntoResponse {
     app.db.measure();
+    vitals::measure();
     ([(header::CONTENT_TYPE, HeaderValue::from_static(TEXT))], metrics::install().render())
+}
+
+#[derive(Serialize)]
+struct SlowBody {
+    items: Vec<SlowRequest>,
+}
+
+/// The last requests that were slow or failed, newest first.
+async fn slow(State(app): State<AppState>) -> Reply<SlowBody> {
+    Reply(SlowBody { items: app.slow.last() })
 }
 
 #[derive(Serialize)]

@@ -14,7 +14,10 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{db, telemetry::RequestId};
+use crate::{
+    db,
+    telemetry::{RequestId, scope},
+};
 
 /// The result of a handler.
 pub type Result<T, E = HttpError> = std::result::Result<T, E>;
@@ -205,11 +208,13 @@ impl IntoResponse for HttpError {
         }
         let errors = match self {
             Self::Unprocessable(errors) => Some(errors),
-            Self::Unavailable(_, source) => {
+            Self::Unavailable(why, source) => {
+                scope::set_failure(why);
                 tracing::warn!(error = format!("{source:#}"), "unavailable");
                 None
             }
             Self::Internal(source) => {
+                scope::set_failure("a mistake of ours; the log has it under this request's id");
                 tracing::error!(error = format!("{source:#}"), "internal error");
                 None
             }

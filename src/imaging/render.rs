@@ -4,23 +4,25 @@ use super::raster::{Orientation, Raster, Yuv};
 use super::scale::{Scaler, fit};
 use super::turbo::Compressor;
 use super::{OutputFormat, Recipe, Rendition};
+use std::time::{Duration, Instant};
 
 /// `ThumbHash` takes pictures of up to 100 pixels a side, but keeps only seven waves in each direction: 32 samples
 /// are plenty for these, and its cosines cost a tenth.
 const PLACEHOLDER_EDGE: u32 = 32;
 
 /// Makes every size of a picture that was `full` pixels large, each from the next larger one, in every format; in the recipe's order.
+/// Answers the placeholder and the time that encoding took, too.
 pub fn renditions(
     master: Yuv,
     full: (u32, u32),
     recipe: &Recipe,
     scaler: &mut Scaler,
     compressor: &mut Compressor,
-) -> Result<(Vec<Rendition>, Vec<u8>), String> {
+) -> Result<(Vec<Rendition>, Vec<u8>, Duration), String> {
     let mut order: Vec<usize> = (0..recipe.sizes.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(recipe.sizes[index].long_edge));
     let mut made: Vec<(usize, Rendition)> = Vec::with_capacity(order.len() * recipe.formats.len());
-    let mut current = master;
+    let (mut current, mut encoding) = (master, Duration::ZERO);
     for index in order {
         let size = &recipe.sizes[index];
         let target = fit(full, size.long_edge);
@@ -29,16 +31,18 @@ pub fn renditions(
         }
         for &format in &recipe.formats {
             let twin = made.iter().find(|(_, it)| it.format == format && (it.width, it.height) == target);
+            let begun = Instant::now();
             let bytes = match twin {
                 Some((_, twin)) => twin.bytes.clone(),
                 None => encode(&current, format, recipe, compressor)?,
             };
+            encoding += begun.elapsed();
             made.push((index, Rendition { size: size.name.clone(), format, width: target.0, height: target.1, bytes }));
         }
     }
     made.sort_by_key(|(index, _)| *index);
     let placeholder = placeholder(&current, scaler, compressor)?;
-    Ok((made.into_iter().map(|(_, rendition)| rendition).collect(), placeholder))
+    Ok((made.into_iter().map(|(_, rendition)| rendition).collect(), placeholder, encoding))
 }
 
 fn encode(

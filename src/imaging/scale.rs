@@ -4,6 +4,7 @@ use super::raster::{Orientation, Raster, Yuv};
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{Filter, FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use std::f64::consts::{FRAC_PI_2, PI};
+use std::time::{Duration, Instant};
 
 /// Width and height of a picture whose long edge may be `long_edge` at most. Never enlarges; no edge is less than 1.
 pub fn fit((width, height): (u32, u32), long_edge: u32) -> (u32, u32) {
@@ -53,12 +54,13 @@ fn lanczos3(x: f64) -> f64 {
 pub struct Scaler {
     resizer: Resizer,
     kernel: Filter,
+    spent: Duration,
 }
 
 impl Scaler {
     pub fn new() -> Self {
         let kernel = Filter::new("Lanczos3 by one polynomial", lanczos3, LOBES).expect("a positive number");
-        Self { resizer: Resizer::new(), kernel }
+        Self { resizer: Resizer::new(), kernel, spent: Duration::ZERO }
     }
 
     /// A picture of `target` size with colour planes of half of it in both directions. The result is to be turned by
@@ -71,6 +73,11 @@ impl Scaler {
         let Some([blue, red]) = &from.chroma else { return Ok(Yuv { luma, chroma: None }) };
         let mut chroma = |plane: &Raster| self.half(plane, target, orientation);
         Ok(Yuv { luma, chroma: Some([chroma(blue)?, chroma(red)?]) })
+    }
+
+    /// The time that was spent since this was asked last.
+    pub fn take_spent(&mut self) -> Duration {
+        std::mem::take(&mut self.spent)
     }
 
     /// A raster of `target` size.
@@ -102,6 +109,7 @@ impl Scaler {
         corner: (f64, f64),
         span: (f64, f64),
     ) -> Result<Raster, String> {
+        let begun = Instant::now();
         let overhang = |start: f64, span: f64, samples: u32| {
             let (before, after) = ((-start).max(0.0).ceil(), (start + span - f64::from(samples)).max(0.0).ceil());
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few samples, and positive")]
@@ -115,13 +123,15 @@ impl Scaler {
         // Rows first, so that the columns have fewer rows to go through. A plane is turned for its columns: the library goes
         // through columns four rows at a time, but through rows 64 samples at a time, which is worth turning it twice.
         let rows = self.pass(from, (from.width, size.1), (0.0, corner.1), (f64::from(from.width), span.1))?;
-        if from.channels > 1 {
-            return self.pass(&rows, size, (corner.0, 0.0), (span.0, f64::from(size.1)));
-        }
-        let turned = rows.transposed();
-        drop(rows);
-        let columns = self.pass(&turned, (size.1, size.0), (0.0, corner.0), (f64::from(size.1), span.0))?;
-        Ok(columns.transposed())
+        let resampled = if from.channels > 1 {
+            self.pass(&rows, size, (corner.0, 0.0), (span.0, f64::from(size.1)))?
+        } else {
+            let turned = rows.transposed();
+            drop(rows);
+            self.pass(&turned, (size.1, size.0), (0.0, corner.0), (f64::from(size.1), span.0))?.transposed()
+        };
+        self.spent += begun.elapsed();
+        Ok(resampled)
     }
 
     /// Resamples a window that lies within the raster.

@@ -12,6 +12,7 @@ use aws_lc_rs::digest;
 use tokio::{fs, io::AsyncWriteExt};
 use uuid::Uuid;
 
+use super::{measured, moved};
 use crate::domain::{PhotoId, Sha256};
 
 const ORIGINALS: &str = "originals";
@@ -71,7 +72,7 @@ impl Files {
     /// `NotFound` when there is none.
     pub async fn open_original(&self, id: PhotoId) -> io::Result<File> {
         let path = self.original_path(id);
-        tokio::task::spawn_blocking(move || File::open(path)).await?
+        measured("open_original", async { tokio::task::spawn_blocking(move || File::open(path)).await? }).await
     }
 
     /// Size and digest of an original, or none when it is not there.
@@ -89,7 +90,7 @@ impl Files {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         };
-        tokio::task::spawn_blocking(read).await?
+        measured("measure_original", async { tokio::task::spawn_blocking(read).await? }).await
     }
 
     /// Where an original is, or will be.
@@ -110,6 +111,7 @@ impl Files {
     /// What the file system says; the disk may be full.
     pub async fn put_renditions(&self, id: PhotoId, renditions: Vec<(String, Vec<u8>)>) -> io::Result<()> {
         let (folder, incoming) = (self.renditions_of(id), self.root.join(INCOMING));
+        let bytes = renditions.iter().map(|(_, bytes)| bytes.len() as u64).sum();
         let write = move || {
             std::fs::create_dir_all(&folder)?;
             for (file_name, bytes) in renditions {
@@ -119,7 +121,9 @@ impl Files {
             }
             Ok(())
         };
-        tokio::task::spawn_blocking(write).await?
+        measured("put_renditions", async { tokio::task::spawn_blocking(write).await? }).await?;
+        moved("put_renditions", bytes);
+        Ok(())
     }
 
     /// Whether a rendition is there in its full size.
@@ -137,8 +141,11 @@ impl Files {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other,
         };
-        there(fs::remove_dir_all(self.renditions_of(id)).await)?;
-        there(fs::remove_file(self.original_path(id)).await)
+        measured("remove", async {
+            there(fs::remove_dir_all(self.renditions_of(id)).await)?;
+            there(fs::remove_file(self.original_path(id)).await)
+        })
+        .await
     }
 
     /// The photos that have objects older than `cutoff` in one of the 256 shards.
@@ -209,8 +216,12 @@ impl Incoming {
     /// # Errors
     /// The disk is full, or fails.
     pub async fn finish(mut self) -> io::Result<Received> {
-        self.file.flush().await?;
-        self.file.sync_data().await?;
+        measured("put_original", async {
+            self.file.flush().await?;
+            self.file.sync_data().await
+        })
+        .await?;
+        moved("put_original", self.bytes);
         Ok(Received { partial: Mutex::new(Some(self.partial)), bytes: self.bytes, sha256: finish(self.digest) })
     }
 }
@@ -245,7 +256,7 @@ impl Received {
             }
             Ok(())
         };
-        tokio::task::spawn_blocking(place).await?
+        measured("keep_original", async { tokio::task::spawn_blocking(place).await? }).await
     }
 }
 

@@ -3,20 +3,30 @@
 use std::{fmt, sync::Arc, time::Instant};
 
 use axum::{
-    extract::{MatchedPath, Request},
-    http::{HeaderName, HeaderValue},
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
     middleware::Next,
     response::Response,
 };
-use tracing::{Instrument, info, info_span};
+use chrono::Utc;
+use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
-use super::metrics;
+use super::{Scope, Slow, SlowRequest, Trace, metrics, trace::amzn_root};
 use crate::net::Peer;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+/// Where the gateway's own id of a request may stand. API Gateway sends none by itself: a mapping of its integration puts
+/// `context.requestId` or `context.extendedRequestId` under one of these names, which it uses in its own answers.
+const GATEWAY_IDS: [&str; 2] = ["x-amzn-requestid", "x-amz-apigw-id"];
 /// The longest id that is taken over from a client.
 const MAX_ID_BYTES: usize = 128;
+
+/// An id that somebody else gave.
+fn given(headers: &HeaderMap, name: impl axum::http::header::AsHeaderName) -> Option<&str> {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
+    value.filter(|id| !id.is_empty() && id.len() <= MAX_ID_BYTES)
+}
 
 /// A request's id: the client's or gateway's, else a new one.
 #[derive(Debug, Clone, Default)]
@@ -24,8 +34,7 @@ pub struct RequestId(Arc<str>);
 
 impl RequestId {
     fn of(request: &Request) -> Self {
-        let given = request.headers().get(HEADER).and_then(|value| value.to_str().ok());
-        match given.filter(|id| !id.is_empty() && id.len() <= MAX_ID_BYTES) {
+        match given(request.headers(), HEADER) {
             Some(id) => Self(id.into()),
             None => Self(Uuid::now_v7().to_string().into()),
         }
@@ -38,51 +47,152 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Counts a request that is under way, however it ends.
-struct InFlight;
+/// How a request ended, in metrics and logs. What turns a request away for a reason of its own puts it into the
+/// extensions of its answer; all else is told by the status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered.
+    Ok,
+    /// The client's mistake.
+    ClientError,
+    /// Ours.
+    ServerError,
+    /// Turned away, for there is too much to do.
+    Shed,
+    /// Turned away, for this client asks too much.
+    Limited,
+    /// The client did not wait for the answer.
+    Cancelled,
+}
 
-impl InFlight {
-    fn begin() -> Self {
-        metrics::HTTP_IN_FLIGHT.increment(1.0);
-        Self
+impl Outcome {
+    fn of(response: &Response) -> Self {
+        let told = response.extensions().get().copied();
+        told.unwrap_or_else(|| match response.status() {
+            StatusCode::TOO_MANY_REQUESTS => Self::Limited,
+            status if status.is_server_error() => Self::ServerError,
+            status if status.is_client_error() => Self::ClientError,
+            _ => Self::Ok,
+        })
+    }
+
+    /// The word of metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ClientError => "client_error",
+            Self::ServerError => "server_error",
+            Self::Shed => "shed",
+            Self::Limited => "limited",
+            Self::Cancelled => "cancelled",
+        }
     }
 }
 
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        metrics::HTTP_IN_FLIGHT.decrement(1.0);
+/// A request under way. It is told of exactly once: when it is answered, or when it is dropped before.
+struct UnderWay {
+    id: RequestId,
+    scope: Scope,
+    slow: Arc<Slow>,
+    method: Method,
+    route: String,
+    client: Option<String>,
+    gateway_id: Option<String>,
+    amzn_root: Option<String>,
+    started: Instant,
+    told: bool,
+}
+
+impl UnderWay {
+    fn begin(request: &Request, slow: Arc<Slow>) -> Self {
+        metrics::HTTP_IN_FLIGHT.increment(1.0);
+        let headers = request.headers();
+        let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str);
+        Self {
+            id: RequestId::of(request),
+            scope: Scope::new(Trace::of(headers)),
+            slow,
+            // Others would make a label of whatever a client writes.
+            method: known(request.method()),
+            route: route.to_owned(),
+            client: request.extensions().get::<Peer>().map(|peer| peer.client(headers).to_string()),
+            gateway_id: GATEWAY_IDS.iter().find_map(|name| given(headers, *name)).map(str::to_owned),
+            amzn_root: amzn_root(headers),
+            started: Instant::now(),
+            told: false,
+        }
     }
+
+    /// Counts and logs it.
+    fn tell(&mut self, outcome: Outcome, status: Option<u16>) {
+        if std::mem::replace(&mut self.told, true) {
+            return;
+        }
+        metrics::HTTP_IN_FLIGHT.decrement(1.0);
+        let (time, word, method, route) = (self.started.elapsed(), outcome.as_str(), &self.method, &self.route);
+        let seconds = time.as_secs_f64();
+        let labels = [("route", route.clone()), ("method", method.to_string()), ("outcome", word.to_owned())];
+        metrics::HTTP_SECONDS.with(&labels).record(seconds);
+        let [route_label, method_label, outcome_label] = labels;
+        let status_label = ("status", status.map_or_else(|| "none".to_owned(), |status| status.to_string()));
+        metrics::HTTP_REQUESTS.with(&[route_label, method_label, status_label, outcome_label]).increment(1);
+        let (trace_id, principal, request_id) = (self.scope.trace().id(), self.scope.principal(), &self.id);
+        let (client, gateway_request_id) = (self.client.as_deref(), self.gateway_id.as_deref());
+        let amzn_trace_id = self.amzn_root.as_deref();
+        // One line, whose fields stand beside each other: what is searched for most.
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(parent: None, %method, route, status, outcome = word, seconds, principal, %request_id,
+                    trace_id, amzn_trace_id, gateway_request_id, client, "answered")
+            };
+        }
+        if route.starts_with("/health") {
+            line!(debug);
+        } else {
+            line!(info);
+        }
+        let request = || SlowRequest {
+            at: Utc::now(),
+            method: method.to_string(),
+            route: route.clone(),
+            status,
+            outcome: word,
+            seconds,
+            database_wait_seconds: self.scope.database_wait().as_secs_f64(),
+            principal,
+            request_id: request_id.to_string(),
+            trace_id: trace_id.clone(),
+            error: self.scope.failure(),
+        };
+        self.slow.note(time, request, status.is_some_and(|status| status >= 500));
+    }
+}
+
+/// One whose client goes away is dropped.
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.tell(Outcome::Cancelled, None);
+    }
+}
+
+fn known(method: &Method) -> Method {
+    let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    if known.contains(method) { method.clone() } else { Method::from_bytes(b"OTHER").expect("a word") }
 }
 
 /// The outermost layer of a route. Paths are logged as route templates: a real path may hold an id, never a secret,
 /// but a query may hold a signature.
-pub async fn observe(mut request: Request, next: Next) -> Response {
-    let id = RequestId::of(&request);
+pub async fn observe(State(slow): State<Arc<Slow>>, mut request: Request, next: Next) -> Response {
+    let mut under_way = UnderWay::begin(&request, slow);
+    let (id, scope) = (under_way.id.clone(), under_way.scope.clone());
     request.extensions_mut().insert(id.clone());
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
-    let method = request.method().clone();
-    let client = request.extensions().get::<Peer>().map(|peer| peer.client(request.headers()).to_string());
-    let span = info_span!("request", request_id = %id, client);
-    let (started, under_way) = (Instant::now(), InFlight::begin());
-    async move {
-        let mut response = next.run(request).await;
-        let _under_way = under_way;
-        let seconds = started.elapsed().as_secs_f64();
-        let status = response.status().as_u16();
-        metrics::http_request(&route, method.as_str(), status, seconds);
-        if route.starts_with("/health") {
-            tracing::debug!(%method, route, status, seconds, "answered");
-        } else {
-            info!(%method, route, status, seconds, "answered");
-        }
-        if let Ok(id) = HeaderValue::from_str(&id.0) {
-            response.headers_mut().insert(HEADER, id);
-        }
-        response
+    let span =
+        info_span!("request", request_id = %id, trace_id = scope.trace().id(), client = under_way.client.as_deref());
+    let mut response = scope.enter(next.run(request)).instrument(span).await;
+    under_way.tell(Outcome::of(&response), Some(response.status().as_u16()));
+    if let Ok(id) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().insert(HEADER, id);
     }
-    .instrument(span)
-    .await
+    response
 }

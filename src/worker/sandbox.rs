@@ -20,7 +20,8 @@ mod tests;
 
 pub use child::child;
 
-use crate::imaging::{Developed, Limits, MediaType, Recipe, Rejection};
+use crate::imaging::{Developed, Limits, MediaType, Recipe, Rejection, Stages};
+use crate::telemetry::metrics;
 use process::{Broken, Process};
 use protocol::{Job, Verdict};
 use std::ffi::OsString;
@@ -195,7 +196,10 @@ impl Sandbox {
     /// Turns a verdict into a result, and keeps the child for the next photo.
     fn settle(&self, process: Process, verdict: Verdict) -> Result<Developed, SandboxError> {
         let result = match verdict {
-            Verdict::Developed(developed) => Ok(developed),
+            Verdict::Developed(developed, stages) => {
+                measure(&developed, stages);
+                Ok(developed)
+            }
             Verdict::Rejected(rejection) => Err(rejection.into()),
             Verdict::Probed { .. } => Err(SandboxError::Crashed("it spoke out of turn".to_owned())),
             Verdict::Failed(reason) => Err(SandboxError::Unavailable(io::Error::other(reason))),
@@ -206,6 +210,17 @@ impl Sandbox {
         }
         result
     }
+}
+
+fn measure(developed: &Developed, stages: Stages) {
+    for (metric, time) in [
+        (&metrics::IMAGING_DECODE_SECONDS, stages.decode),
+        (&metrics::IMAGING_RESIZE_SECONDS, stages.resize),
+        (&metrics::IMAGING_ENCODE_SECONDS, stages.encode),
+    ] {
+        metric.with(&[]).record(time.as_secs_f64());
+    }
+    metrics::IMAGING_PIXELS.increment(u64::from(developed.width) * u64::from(developed.height));
 }
 
 /// Permits for so many pixels: at least one.

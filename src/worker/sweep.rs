@@ -72,14 +72,7 @@ pub async fn run(app: &App, scrub: bool) -> anyhow::Result<Report> {
     lost_jobs(app, &mut report).await?;
     let mut session = app.db.session().await?;
     while db::idempotency::forget(&mut session, db::now() - KEEP_ANSWERS, BATCH).await? > 0 {}
-    let (live, dead, oldest) = db::jobs::depth(&mut session).await?;
     drop(session);
-    #[expect(clippy::cast_precision_loss, reason = "counts for a graph")]
-    {
-        metrics::JOBS_DEPTH.set(live as f64);
-        metrics::JOBS_DEAD.set(dead as f64);
-    }
-    metrics::JOBS_OLDEST_SECONDS.set(oldest);
     if scrub {
         partials(app, &mut report).await?;
         orphans(app, &mut report).await?;

@@ -31,5 +31,6 @@ mod openapi;
 mod photos;
 mod rds;
 mod sweep;
+mod telemetry;
 mod uploads;
 mod worker;

@@ -10,7 +10,7 @@ mod tls;
 use crate::support::{Client, TestServer, bed::Database, process::Process, rds::Rds};
 
 /// What `deploy/sql/users.sql` grants a user, for another database.
-fn granted(user: &str, database: &str) -> String {
+pub(crate) fn granted(user: &str, database: &str) -> String {
     let sql = include_str!("../../deploy/sql/users.sql");
     let line = sql.lines().find(|line| line.starts_with("GRANT ") && line.contains(&format!("'{user}'")));
     let (privileges, _) = line.and_then(|line| line.split_once(" ON darkroom.*")).expect("a grant for that user");
@@ -18,14 +18,14 @@ fn granted(user: &str, database: &str) -> String {
 }
 
 /// `darkroom serve` as a process of its own, beside an idle server that has made its tables and its identity.
-struct Service {
-    process: Process,
+pub(crate) struct Service {
+    pub(crate) process: Process,
     beside: TestServer,
 }
 
 impl Service {
     /// Signed in as a new user of this name, whom IAM has to let in.
-    async fn start(rds: &Rds, user: &str, more: &[(String, String)]) -> Self {
+    pub(crate) async fn start(rds: &Rds, user: &str, more: &[(String, String)]) -> Self {
         let database = rds.database().await;
         rds.create_user(user, &granted("darkroom_app", &database.name)).await;
         Self::start_on(database, &settings(rds, user, more)).await
@@ -41,7 +41,7 @@ impl Service {
         Self { process, beside }
     }
 
-    fn user(&self, subject: &str) -> Client {
+    pub(crate) fn user(&self, subject: &str) -> Client {
         self.process.user(&self.beside, subject)
     }
 
@@ -59,7 +59,7 @@ impl Service {
 }
 
 /// The settings for a user of a server, without the name of the database.
-fn settings(rds: &Rds, user: &str, more: &[(String, String)]) -> Vec<(String, String)> {
+pub(crate) fn settings(rds: &Rds, user: &str, more: &[(String, String)]) -> Vec<(String, String)> {
     let mut all = vec![("DARKROOM_DATABASE_SOCKET".to_owned(), String::new())];
     all.extend(rds.settings(user, ""));
     all.retain(|(name, _)| name != "DARKROOM_DATABASE_NAME");
@@ -68,6 +68,6 @@ fn settings(rds: &Rds, user: &str, more: &[(String, String)]) -> Vec<(String, St
 }
 
 /// Pairs for settings.
-fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
+pub(crate) fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
     all.iter().map(|(name, value)| (format!("DARKROOM_DATABASE_{name}"), (*value).to_owned())).collect()
 }

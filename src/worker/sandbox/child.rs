@@ -2,7 +2,7 @@
 
 use super::confine::{allow_cpu, confine};
 use super::protocol::{GO, Job, MAX_MESSAGE_BYTES, Reply, Verdict, frame};
-use crate::imaging::{Developed, Developer, Failure, Rejection, probe};
+use crate::imaging::{Developed, Developer, Failure, Rejection, Stages, probe};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use std::io::{self, IoSliceMut, Write};
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 /// What makes a photo's renditions; a test puts a villain in its place.
-pub(super) type Work<'a> = &'a mut dyn FnMut(&[u8], &Job) -> Result<Developed, Failure>;
+pub(super) type Work<'a> = &'a mut dyn FnMut(&[u8], &Job) -> Result<(Developed, Stages), Failure>;
 
 /// Works for the parent at the other end of standard input until it hangs up. Call it before anything else of the program
 /// is set up: no runtime, no threads, no log.
@@ -24,7 +24,10 @@ pub fn child() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    serve(&mut |bytes, job| developer.develop(bytes, job.declared, &job.recipe, &job.limits))
+    serve(&mut |bytes, job| {
+        let result = developer.develop(bytes, job.declared, &job.recipe, &job.limits)?;
+        Ok((result, developer.stages()))
+    })
 }
 
 pub(super) fn serve(work: Work) -> ExitCode {
@@ -111,7 +114,7 @@ fn handle(socket: BorrowedFd<'_>, original: &OwnedFd, job: &Job, work: Work) -> 
         return Ok(None);
     }
     Ok(Some(match work(&bytes, job) {
-        Ok(developed) => Verdict::Developed(developed),
+        Ok((developed, stages)) => Verdict::Developed(developed, stages),
         Err(Failure::Rejected(rejection)) => Verdict::Rejected(rejection),
         Err(Failure::Internal(reason)) => Verdict::Failed(reason),
     }))
@@ -132,12 +135,12 @@ fn map(original: &OwnedFd) -> io::Result<Option<memmap2::Mmap>> {
 
 fn reply(socket: BorrowedFd<'_>, verdict: Verdict) -> io::Result<()> {
     let bodies = match &verdict {
-        Verdict::Developed(developed) => developed.renditions.iter().map(|it| it.bytes.len()).collect(),
+        Verdict::Developed(developed, _) => developed.renditions.iter().map(|it| it.bytes.len()).collect(),
         _ => Vec::new(),
     };
     let reply = Reply { verdict, lengths: bodies };
     send_all(socket, &frame(&reply)?)?;
-    if let Verdict::Developed(developed) = &reply.verdict {
+    if let Verdict::Developed(developed, _) = &reply.verdict {
         developed.renditions.iter().try_for_each(|rendition| send_all(socket, &rendition.bytes))?;
     }
     Ok(())

@@ -94,7 +94,7 @@ impl Process {
         self.socket.read_exact(&mut message).await?;
         let reply: Reply = serde_json::from_slice(&message).map_err(io::Error::other)?;
         let mut verdict = reply.verdict;
-        if let Verdict::Developed(developed) = &mut verdict {
+        if let Verdict::Developed(developed, _) = &mut verdict {
             let total = reply.lengths.iter().try_fold(0_usize, |sum, length| sum.checked_add(*length));
             if reply.lengths.len() != developed.renditions.len() || total.is_none_or(|sum| sum > MAX_RENDITION_BYTES) {
                 return Err(nonsense("renditions of another size").into());

@@ -4,7 +4,7 @@
 //! The original's open file travels beside a job's first byte. Renditions take the socket rather than shared memory: all of
 //! the sandbox costs about 2 ms a photo that way, and a child that can't make files needs no exception from its limits.
 
-use crate::imaging::{Developed, Limits, MediaType, Recipe, Rejection};
+use crate::imaging::{Developed, Limits, MediaType, Recipe, Rejection, Stages};
 use serde::{Deserialize, Serialize};
 
 /// The most bytes of one message; a child that says more is broken.
@@ -32,8 +32,8 @@ pub struct Job {
 pub enum Verdict {
     /// The photo looks sound; the child waits for [`GO`].
     Probed { weight: u64 },
-    /// Here it is. The bytes of each rendition follow, as many as `lengths` says in the message.
-    Developed(Developed),
+    /// Here it is, and where the time went. The bytes of each rendition follow, as many as `lengths` says in the message.
+    Developed(Developed, Stages),
     /// The photo's fault.
     Rejected(Rejection),
     /// Not the photo's fault.

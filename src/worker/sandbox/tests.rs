@@ -48,7 +48,8 @@ fn villain() {
     let code = serve(&mut |bytes, job| {
         let end = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xD9]).map_or(0, |at| at + 2);
         misbehave(&String::from_utf8_lossy(&bytes[end..]));
-        developer.develop(bytes, job.declared, &job.recipe, &job.limits)
+        let result = developer.develop(bytes, job.declared, &job.recipe, &job.limits)?;
+        Ok((result, developer.stages()))
     });
     std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
 }

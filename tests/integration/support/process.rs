@@ -1,6 +1,7 @@
 //! The service as processes of its own, to be killed, stopped and listened to.
 
 use std::{
+    fs::OpenOptions,
     net::{Ipv4Addr, TcpListener},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -32,7 +33,9 @@ impl Process {
         let (listen, operations) = (free_address(), free_address());
         let log = NamedTempFile::new().expect("a log file");
         let mut command = darkroom(&[verb], &server.environment());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.reopen().expect("the log file"));
+        // Its log goes to standard output, its last words to standard error.
+        let appended = || OpenOptions::new().append(true).open(log.path()).expect("the log file");
+        command.stdin(Stdio::null()).stdout(appended()).stderr(appended());
         command.env("DARKROOM_HTTP_LISTEN", &listen).env("DARKROOM_OPERATIONS_LISTEN", &operations);
         command.env("DARKROOM_HTTP_PUBLIC_URL", format!("http://{listen}"));
         for (name, value) in more {
@@ -68,7 +71,7 @@ impl Process {
         Client::new(&self.url, Some(server.identity.token(subject).expect("a token")))
     }
 
-    /// All that it has said on standard error.
+    /// All that it has said.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log.path()).expect("the log")
     }
