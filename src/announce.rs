@@ -3,7 +3,8 @@
 //! The webhook gets a `CloudEvents` 1.0 JSON document (<https://cloudevents.io/>), signed as Standard Webhooks say
 //! (<https://www.standardwebhooks.com/>): `webhook-id`, `webhook-timestamp` and `webhook-signature: v1,BASE64`, an
 //! HMAC-SHA256 over `id.timestamp.body`; a secret that begins with `whsec_` goes on with its key in base64, any other
-//! is the key itself. Deliveries come at least once, in the album's order; `id` tells repeats.
+//! is the key itself. It also gets a `traceparent` (<https://www.w3.org/TR/trace-context/>) of the trace in which the event
+//! happened. Deliveries come at least once, in the album's order; `id` tells repeats.
 
 use anyhow::Context;
 use aws_lc_rs::hmac;
@@ -15,6 +16,7 @@ use serde_json::json;
 use crate::{
     config,
     domain::{AlbumId, Event},
+    telemetry::Trace,
 };
 
 /// Where events go.
@@ -49,17 +51,19 @@ impl Announcer {
     /// # Errors
     /// The webhook did not answer with 2xx.
     pub async fn announce(&self, album_id: AlbumId, event: &Event) -> anyhow::Result<()> {
+        let trace =
+            event.traceparent.as_deref().and_then(Trace::parse).map_or_else(Trace::begin, |above| above.child());
         if let Some(webhook) = &self.webhook {
-            webhook.send(album_id, event).await?;
+            webhook.send(album_id, event, &trace).await?;
         }
-        let photo_id = event.photo_id.map(tracing::field::display);
-        tracing::info!(%album_id, seq = event.seq, kind = event.kind.as_str(), photo_id, "announced");
+        let (photo_id, trace_id) = (event.photo_id.map(tracing::field::display), trace.id());
+        tracing::info!(%album_id, seq = event.seq, kind = event.kind.as_str(), photo_id, trace_id, "announced");
         Ok(())
     }
 }
 
 impl Webhook {
-    async fn send(&self, album_id: AlbumId, event: &Event) -> anyhow::Result<()> {
+    async fn send(&self, album_id: AlbumId, event: &Event, trace: &Trace) -> anyhow::Result<()> {
         let id = format!("{album_id}-{}", event.seq);
         let body = serde_json::to_vec(&json!({
             "specversion": "1.0",
@@ -80,6 +84,7 @@ impl Webhook {
             .client
             .post(self.url.clone())
             .header("content-type", "application/cloudevents+json")
+            .header("traceparent", trace.to_string())
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", signature)

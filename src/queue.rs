@@ -100,6 +100,7 @@ mod tests {
             subject: uuid::Uuid::nil(),
             attempt,
             lease: uuid::Uuid::nil(),
+            trace: None,
         };
         for (attempt, most) in [(1, 2), (2, 4), (3, 8), (4, 16), (5, 20), (7, 20)] {
             let Next::Again(wait) = next(&try_number(attempt, Kind::Develop), &rules) else {

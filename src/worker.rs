@@ -18,7 +18,7 @@ use crate::{
     app::{App, AppState},
     db,
     queue::{self, Claim, Kind, Lane, Next},
-    telemetry::metrics,
+    telemetry::{Scope, Trace, metrics},
 };
 
 /// Workers that only announce. One album has one announcement at a time, so they wait for different albums.
@@ -103,9 +103,11 @@ pub async fn step(app: &AppState) -> db::Result<Outcome> {
 async fn step_in(app: &AppState, lane: Lane) -> db::Result<Outcome> {
     let Some(claim) = queue::claim(&app.db, lane, &app.config.worker).await? else { return Ok(Outcome::Idle) };
     let kind = claim.kind.as_str();
-    let span = info_span!("job", kind, subject = %claim.subject, attempt = claim.attempt);
+    let trace = claim.trace.map_or_else(Trace::begin, |above| above.child());
+    let span = info_span!("job", kind, subject = %claim.subject, attempt = claim.attempt, trace_id = trace.id());
     let started = Instant::now();
-    let outcome = attempt(app, &claim).instrument(span).await;
+    // Boxed: idle workers need not hold room for all that a job does.
+    let outcome = Scope::new(trace).enter(Box::pin(attempt(app, &claim))).instrument(span).await;
     let word = match &outcome {
         Outcome::Idle | Outcome::Done => "done",
         Outcome::Lost => "lost",

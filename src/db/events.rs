@@ -5,7 +5,10 @@ use sqlx::{FromRow, MySqlExecutor};
 use uuid::Uuid;
 
 use super::{Error, Result, Session};
-use crate::domain::{AlbumId, Event, EventKind, InviteId, PhotoId};
+use crate::{
+    domain::{AlbumId, Event, EventKind, InviteId, PhotoId},
+    telemetry::scope,
+};
 
 /// An event that has no number yet.
 #[derive(Debug)]
@@ -28,6 +31,7 @@ struct Row {
     photo_id: Option<Uuid>,
     invite_id: Option<Uuid>,
     at: DateTime<Utc>,
+    traceparent: Option<String>,
 }
 
 impl TryFrom<Row> for Event {
@@ -42,6 +46,7 @@ impl TryFrom<Row> for Event {
             photo_id: row.photo_id.map(PhotoId::from),
             uploader: row.invite_id.map(InviteId::from),
             at: row.at,
+            traceparent: row.traceparent,
         })
     }
 }
@@ -58,7 +63,7 @@ pub(super) async fn append(session: &mut Session, album_id: AlbumId, event: &New
         .fetch_one(&mut *session)
         .await?;
     sqlx::query(
-        "INSERT INTO events (album_id, seq, kind, public_kind, photo_id, invite_id, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO events (album_id, seq, kind, public_kind, photo_id, invite_id, at, traceparent) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(album_id.as_uuid())
     .bind(seq)
@@ -67,6 +72,7 @@ pub(super) async fn append(session: &mut Session, album_id: AlbumId, event: &New
     .bind(event.photo_id.map(PhotoId::as_uuid))
     .bind(event.uploader.map(InviteId::as_uuid))
     .bind(super::now())
+    .bind(scope::trace().map(|trace| trace.to_string()))
     .execute(session)
     .await?;
     Ok(seq)
@@ -78,7 +84,7 @@ pub(super) async fn append(session: &mut Session, album_id: AlbumId, event: &New
 /// The database's.
 pub async fn after(executor: impl MySqlExecutor<'_>, album_id: AlbumId, seq: u64, limit: u32) -> Result<Vec<Event>> {
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT seq, kind, public_kind, photo_id, invite_id, at FROM events WHERE album_id = ? AND seq > ? ORDER BY seq LIMIT ?",
+        "SELECT seq, kind, public_kind, photo_id, invite_id, at, traceparent FROM events WHERE album_id = ? AND seq > ? ORDER BY seq LIMIT ?",
     )
     .bind(album_id.as_uuid())
     .bind(seq)

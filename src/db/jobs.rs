@@ -7,6 +7,7 @@ use sqlx::{FromRow, MySqlExecutor};
 use uuid::Uuid;
 
 use super::{Db, Error, Result, Session};
+use crate::telemetry::{Trace, scope};
 
 /// The longest error text that is kept, in characters.
 const MAX_ERROR_CHARS: usize = 500;
@@ -80,6 +81,8 @@ pub struct Claim {
     pub attempt: u32,
     /// The lease: what is written under an older one has no effect.
     pub lease: Uuid,
+    /// The trace of what made it.
+    pub trace: Option<Trace>,
 }
 
 /// A job as an operator sees it.
@@ -105,12 +108,13 @@ pub struct Listed {
 /// dead: what it will do covers the new wish too.
 pub(super) async fn insert(session: &mut Session, kind: Kind, subject: Uuid) -> Result<()> {
     sqlx::query(
-        "INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES (?, ?, ?, UTC_TIMESTAMP(3), UTC_TIMESTAMP(3))
+        "INSERT INTO jobs (id, kind, subject, traceparent, visible_at, created_at) VALUES (?, ?, ?, ?, UTC_TIMESTAMP(3), UTC_TIMESTAMP(3))
          ON DUPLICATE KEY UPDATE subject = subject",
     )
     .bind(Uuid::now_v7())
     .bind(kind.as_str())
     .bind(subject)
+    .bind(scope::trace().map(|trace| trace.to_string()))
     .execute(session)
     .await?;
     Ok(())
@@ -122,16 +126,17 @@ pub(super) async fn insert(session: &mut Session, kind: Kind, subject: Uuid) -> 
 /// The database's.
 pub async fn claim(db: &Db, lane: Lane, lease_for: Duration) -> Result<Option<Claim>> {
     db.transaction(|mut tx| async move {
-        let row: Option<(Uuid, String, Uuid, u32)> = sqlx::query_as(
-            "SELECT id, kind, subject, attempts FROM jobs WHERE lane = ? AND dead = FALSE AND visible_at <= UTC_TIMESTAMP(3)
+        let row: Option<(Uuid, String, Uuid, u32, Option<String>)> = sqlx::query_as(
+            "SELECT id, kind, subject, attempts, traceparent FROM jobs WHERE lane = ? AND dead = FALSE AND visible_at <= UTC_TIMESTAMP(3)
              ORDER BY visible_at LIMIT 1 FOR UPDATE SKIP LOCKED",
         )
         .bind(lane.as_str())
         .fetch_optional(tx.session())
         .await?;
-        let Some((id, kind, subject, attempts)) = row else { return Ok(tx.done(None)) };
+        let Some((id, kind, subject, attempts, traceparent)) = row else { return Ok(tx.done(None)) };
         let kind = Kind::ALL.into_iter().find(|k| k.as_str() == kind).ok_or(Error::Corrupt("jobs"))?;
-        let claim = Claim { id, kind, subject, attempt: attempts + 1, lease: Uuid::now_v7() };
+        let trace = traceparent.as_deref().and_then(Trace::parse);
+        let claim = Claim { id, kind, subject, attempt: attempts + 1, lease: Uuid::now_v7(), trace };
         sqlx::query(
             "UPDATE jobs SET lease = ?, attempts = attempts + 1, visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND WHERE id = ?",
         )

@@ -38,6 +38,8 @@ pub struct Event {
     pub uploader: Option<InviteId>,
     /// When it happened.
     pub at: DateTime<Utc>,
+    /// The trace in which it happened, as W3C's `traceparent` writes it.
+    pub traceparent: Option<String>,
 }
 
 impl Event {
@@ -64,6 +66,7 @@ mod tests {
             photo_id: None,
             uploader: Some(invite_id),
             at: DateTime::UNIX_EPOCH,
+            traceparent: None,
         };
         let guest = |invite_id| Access::Guest(Guest { invite_id, album_id, role: InviteRole::Contribute });
         assert_eq!(event.kind_for(&Access::Host), Some(EventKind::PhotoUpdated));

@@ -3,6 +3,7 @@
 
 mod metrics;
 mod requests;
+mod traces;
 
 use serde_json::Value;
 
