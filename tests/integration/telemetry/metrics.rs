@@ -273,3 +273,21 @@ fn names_say_kind_and_unit() {
         assert!(labels.iter().all(|label| !ids.contains(label)), "{name}: {labels:?}");
     }
 }
+
+/// The table of docs/observability.md. Write it there again with what this prints when the registry has changed.
+#[test]
+fn the_documents_table_is_the_registry() {
+    let row = |Metric { name, kind, unit, help, labels }: &Metric| {
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        format!("| `{name}` | {} | {} | {} | {help} |", word(*kind), unit.as_str(), labels.join(", "))
+    };
+    let expected: Vec<String> = registry().iter().map(row).collect();
+    let document = include_str!("../../../docs/observability.md");
+    let shown: Vec<&str> = document
+        .lines()
+        .skip_while(|line| *line != "| metric | kind | unit | labels | what |")
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .collect();
+    assert!(shown == expected, "docs/observability.md should have:\n{}", expected.join("\n"));
+}
