@@ -6,17 +6,23 @@
 //! is the key itself. It also gets a `traceparent` (<https://www.w3.org/TR/trace-context/>) of the trace in which the event
 //! happened. Deliveries come at least once, in the album's order; `id` tells repeats.
 
+use std::time::Instant;
+
 use anyhow::Context;
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::Utc;
+use opentelemetry::KeyValue;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
 use crate::{
     config,
     domain::{AlbumId, Event},
-    telemetry::Trace,
+    telemetry::{
+        Trace,
+        spans::{self, Span, SpanKind},
+    },
 };
 
 /// Where events go.
@@ -54,7 +60,16 @@ impl Announcer {
         let trace =
             event.traceparent.as_deref().and_then(Trace::parse).map_or_else(Trace::begin, |above| above.child());
         if let Some(webhook) = &self.webhook {
-            webhook.send(album_id, event, &trace).await?;
+            let begun = Instant::now();
+            let sent = webhook.send(album_id, event, &trace).await;
+            spans::record(&trace, || Span {
+                name: "announce".to_owned(),
+                kind: SpanKind::Producer,
+                took: begun.elapsed(),
+                failed: sent.is_err(),
+                attributes: vec![KeyValue::new("darkroom.event", event.kind.as_str())],
+            });
+            sent?;
         }
         let (photo_id, trace_id) = (event.photo_id.map(tracing::field::display), trace.id());
         tracing::info!(%album_id, seq = event.seq, kind = event.kind.as_str(), photo_id, trace_id, "announced");

@@ -13,6 +13,7 @@ mod limits;
 mod log;
 mod sections;
 mod source;
+mod telemetry;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -23,6 +24,7 @@ pub use limits::{Limits, Rate};
 pub use log::{Log, LogFormat};
 pub use sections::{Announce, Compat, Identity, Imaging, Jwks, Operations, Storage, Sweep, Uploads, Worker};
 pub use source::{Mistakes, Source};
+pub use telemetry::{Emf, Otlp, Telemetry};
 
 /// Everything that an operator can set.
 #[derive(Debug, Clone)]
@@ -53,6 +55,8 @@ pub struct Config {
     pub compat: Compat,
     /// What is logged, and how.
     pub log: Log,
+    /// Where else it is told what happens.
+    pub telemetry: Telemetry,
     /// Each key with its value, secrets masked, for `/info`.
     pub effective: BTreeMap<String, String>,
 }
@@ -76,7 +80,7 @@ impl Config {
         let (operations, identity) = (Operations::read(s), Identity::read(s));
         let (database, storage, uploads) = (Database::read(s), Storage::read(s), Uploads::read(s));
         let (imaging, worker, sweep) = (Imaging::read(s), Worker::read(s), Sweep::read(s));
-        let (announce, compat, log) = (Announce::read(s), Compat::read(s), Log::read(s));
+        let (announce, compat, log, telemetry) = (Announce::read(s), Compat::read(s), Log::read(s), Telemetry::read(s));
         let effective = source.finish()?;
         Ok(Self {
             http,
@@ -92,6 +96,7 @@ impl Config {
             announce,
             compat,
             log,
+            telemetry,
             effective,
         })
     }

@@ -4,6 +4,7 @@ pub mod metrics;
 mod request;
 pub mod scope;
 mod slow;
+pub mod spans;
 mod trace;
 pub mod vitals;
 

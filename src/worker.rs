@@ -11,6 +11,7 @@ pub mod sweep;
 
 use std::time::{Duration, Instant};
 
+use opentelemetry::KeyValue;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span};
 
@@ -18,7 +19,10 @@ use crate::{
     app::{App, AppState},
     db,
     queue::{self, Claim, Kind, Lane, Next},
-    telemetry::{Scope, Trace, metrics},
+    telemetry::{
+        Scope, Trace, metrics,
+        spans::{self, Span, SpanKind},
+    },
 };
 
 /// Workers that only announce. One album has one announcement at a time, so they wait for different albums.
@@ -117,6 +121,17 @@ async fn step_in(app: &AppState, lane: Lane) -> db::Result<Outcome> {
     };
     metrics::JOB_SECONDS.with(&[("kind", kind.to_owned())]).record(started.elapsed().as_secs_f64());
     metrics::JOBS.with(&[("kind", kind.to_owned()), ("outcome", word.to_owned())]).increment(1);
+    spans::record(&trace, || Span {
+        name: format!("job {kind}"),
+        kind: SpanKind::Consumer,
+        took: started.elapsed(),
+        failed: matches!(outcome, Outcome::Failed(_)),
+        attributes: vec![
+            KeyValue::new("darkroom.outcome", word),
+            KeyValue::new("darkroom.subject", claim.subject.to_string()),
+            KeyValue::new("darkroom.attempt", i64::from(claim.attempt)),
+        ],
+    });
     if matches!(outcome, Outcome::Done | Outcome::Failed(Next::Dead)) {
         metrics::JOB_ATTEMPTS.with(&[("kind", kind.to_owned())]).record(f64::from(claim.attempt));
     }

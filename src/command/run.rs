@@ -34,6 +34,9 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let _ = telemetry::metrics::install();
+    if let Some(collector) = &app.config.telemetry.otlp {
+        telemetry::spans::start(collector)?;
+    }
     raise_descriptor_limit();
     let tasks = TaskTracker::new();
     let drain =
@@ -91,6 +94,7 @@ pub async fn run(
     if tokio::time::timeout(LAST_STEPS, app.db.close()).await.is_err() {
         tracing::warn!("statements that were still under way are left to the database");
     }
+    telemetry::spans::finish(LAST_STEPS).await;
     tracing::info!("stopped");
     ended
 }

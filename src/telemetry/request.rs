@@ -9,10 +9,15 @@ use axum::{
     response::Response,
 };
 use chrono::Utc;
+use opentelemetry::KeyValue;
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
-use super::{Scope, Slow, SlowRequest, Trace, metrics, trace::amzn_root};
+use super::{
+    Scope, Slow, SlowRequest, Trace, metrics,
+    spans::{self, Span, SpanKind},
+    trace::amzn_root,
+};
 use crate::net::Peer;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -165,7 +170,30 @@ impl UnderWay {
             trace_id: trace_id.clone(),
             error: self.scope.failure(),
         };
+        spans::record(&self.scope.trace(), || Span {
+            name: format!("{method} {route}"),
+            kind: SpanKind::Server,
+            took: time,
+            failed: outcome == Outcome::ServerError,
+            attributes: self.attributes(word, status),
+        });
         self.slow.note(time, request, status.is_some_and(|status| status >= 500));
+    }
+}
+
+impl UnderWay {
+    /// By the names of <https://opentelemetry.io/docs/specs/semconv/http/http-spans/>, and of our log lines.
+    fn attributes(&self, outcome: &'static str, status: Option<u16>) -> Vec<KeyValue> {
+        let mut all = vec![
+            KeyValue::new("http.request.method", self.method.to_string()),
+            KeyValue::new("http.route", self.route.clone()),
+            KeyValue::new("darkroom.outcome", outcome),
+            KeyValue::new("darkroom.principal", self.scope.principal()),
+            KeyValue::new("darkroom.request_id", self.id.to_string()),
+            KeyValue::new("darkroom.database_wait_seconds", self.scope.database_wait().as_secs_f64()),
+        ];
+        all.extend(status.map(|status| KeyValue::new("http.response.status_code", i64::from(status))));
+        all
     }
 }
 

@@ -1,6 +1,7 @@
 //! What operators see: metrics, log lines, traces, slow requests. Each on a process of its own, since one process has one
 //! set of metrics and one log.
 
+mod export;
 mod metrics;
 mod requests;
 mod traces;
