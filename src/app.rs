@@ -86,7 +86,7 @@ impl App {
     /// As [`App::build`].
     pub fn with_program(config: Config, program: PathBuf, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
         // Before the pools, which keep what they measure with.
-        let _ = telemetry::metrics::install();
+        let _ = telemetry::metrics::start(config.telemetry.emf);
         let db = Db::new(&config.database);
         let storage = Storage::open(&config.storage, &config.http)?;
         let sandbox = Sandbox::new(sandbox_config(&config), program);
@@ -109,6 +109,12 @@ impl App {
             started: Instant::now(),
             config,
         }))
+    }
+
+    /// Sets the metrics that are levels of this process.
+    pub fn measure(&self) {
+        self.db.measure();
+        telemetry::vitals::measure();
     }
 }
 

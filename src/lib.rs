@@ -21,7 +21,7 @@
 //! | [`imaging`] | bytes in, renditions out; knows nobody |
 //! | [`domain`] | the words of the product and their rules; knows nobody |
 //! | `deadline` | the time that a request has, for all that waits in its name |
-//! | [`telemetry`] | logs, metrics, request ids |
+//! | [`telemetry`] | logs, metrics, traces, request ids |
 //! | [`config`] | what an operator can set |
 //!
 //! Walks through real operations stand in `docs/architecture.md`.

@@ -1,5 +1,6 @@
 //! Logs, metrics, request ids and traces.
 
+pub mod emf;
 pub mod metrics;
 mod request;
 pub mod scope;

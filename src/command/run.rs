@@ -11,13 +11,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::manager;
 use crate::{
-    app::AppState,
+    app::{App, AppState},
     config::Front,
     http,
     net::{Drain, Listener, Socket},
     telemetry, worker,
 };
 
+/// How often metrics are told as log lines: CloudWatch's own resolution.
+const TELL_METRICS: Duration = Duration::from_mins(1);
 /// What is left of the drain's time for the last steps.
 const LAST_STEPS: Duration = Duration::from_secs(3);
 
@@ -58,6 +60,7 @@ pub async fn run(
         tokio::spawn(refresh_keys(app.clone())),
         tokio::spawn(app.db.clone().keep()),
         tokio::spawn(upkeep()),
+        tokio::spawn(tell_metrics(app.clone())),
         tokio::spawn(manager::heartbeat()),
     ];
     let lame_duck = listener.as_ref().map_or(Duration::ZERO, |_| app.config.http.lame_duck);
@@ -95,6 +98,7 @@ pub async fn run(
         tracing::warn!("statements that were still under way are left to the database");
     }
     telemetry::spans::finish(LAST_STEPS).await;
+    flush_metrics(&app);
     tracing::info!("stopped");
     ended
 }
@@ -144,5 +148,20 @@ async fn upkeep() {
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
         telemetry::metrics::install().run_upkeep();
+    }
+}
+
+/// Metrics as log lines, where they are wanted; the first ones when there is something to tell.
+async fn tell_metrics(app: AppState) {
+    loop {
+        tokio::time::sleep(TELL_METRICS).await;
+        flush_metrics(&app);
+    }
+}
+
+fn flush_metrics(app: &App) {
+    app.measure();
+    if let Err(error) = telemetry::emf::flush(&app.config.telemetry.emf_namespace) {
+        tracing::debug!(%error, "metrics can't be told");
     }
 }

@@ -29,7 +29,11 @@ use tokio::{
 };
 
 use super::problem::HttpError;
-use crate::{app::AppState, config::Limits, telemetry::metrics};
+use crate::{
+    app::AppState,
+    config::Limits,
+    telemetry::{Outcome, metrics},
+};
 
 /// How often the waits are looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -238,8 +242,9 @@ pub async fn admit_upload(State(app): State<AppState>, request: Request, next: N
 }
 
 fn turned_away() -> Response {
-    metrics::HTTP_SHED.increment(1);
-    HttpError::Overloaded.into_response()
+    let mut response = HttpError::Overloaded.into_response();
+    response.extensions_mut().insert(Outcome::Shed);
+    response
 }
 
 #[cfg(test)]

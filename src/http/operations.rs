@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     app::AppState,
-    telemetry::{self, SlowRequest, metrics, vitals},
+    telemetry::{self, SlowRequest, metrics},
 };
 
 /// What Prometheus expects.
@@ -65,8 +65,7 @@ async fn details(State(app): State<AppState>) -> impl IntoResponse {
 }
 
 pub(super) async fn metrics_text(State(app): State<AppState>) -> impl IntoResponse {
-    app.db.measure();
-    vitals::measure();
+    app.measure();
     ([(header::CONTENT_TYPE, HeaderValue::from_static(TEXT))], metrics::install().render())
 }
 

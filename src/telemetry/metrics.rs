@@ -5,6 +5,10 @@ use std::sync::OnceLock;
 
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_util::layers::FanoutBuilder;
+
+use super::emf;
+use crate::config::Emf;
 
 macro_rules! registry {
     ($( $(#[doc = $help:literal])+ $name:ident : $kind:ident($metric:literal, $unit:ident $(, [$($label:literal),+])?); )+) => {
@@ -161,8 +165,6 @@ registry! {
     HTTP_IN_FLIGHT: Level("darkroom_http_requests_in_flight", Count);
     /// Requests that are worked on at a time, at most, as of now.
     HTTP_LIMIT: Level("darkroom_http_requests_limit", Count);
-    /// Requests that were turned away because there were more than can be worked on.
-    HTTP_SHED: Count("darkroom_http_requests_shed_total", Count);
     /// Requests that were turned away because their caller asks too often, by what tells callers apart.
     HTTP_LIMITED: Count("darkroom_http_requests_limited_total", Count, ["by"]);
     /// Database connections in use, by pool.
@@ -277,14 +279,28 @@ registry! {
     RUNTIME_BUSY: Count("darkroom_runtime_busy_seconds_total", Seconds);
 }
 
-/// Starts collecting, once for the process.
+/// As [`start`], without log lines unless they have been started already.
+pub fn install() -> &'static PrometheusHandle {
+    start(Emf::Off)
+}
+
+/// Starts collecting, once for the process: for `/metrics`, and for log lines where these are wanted.
 ///
 /// # Panics
 /// When another recorder has been installed, which is a mistake of ours.
-pub fn install() -> &'static PrometheusHandle {
+pub fn start(emf: Emf) -> &'static PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(|| {
-        let handle = PrometheusBuilder::new().install_recorder().expect("the only recorder of the process");
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let alone = match emf {
+            Emf::Off => metrics::set_global_recorder(recorder).is_ok(),
+            Emf::Stdout => {
+                let both = FanoutBuilder::default().add_recorder(recorder).add_recorder(emf::collector());
+                metrics::set_global_recorder(both.build()).is_ok()
+            }
+        };
+        assert!(alone, "the only recorder of the process");
         registry().iter().for_each(Metric::describe);
         super::vitals::started();
         handle

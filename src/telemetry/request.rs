@@ -152,7 +152,8 @@ impl UnderWay {
                     trace_id, amzn_trace_id, gateway_request_id, client, "answered")
             };
         }
-        if route.starts_with("/health") {
+        // What is turned away must cost next to nothing.
+        if route.starts_with("/health") || outcome == Outcome::Shed {
             line!(debug);
         } else {
             line!(info);
@@ -177,7 +178,8 @@ impl UnderWay {
             failed: outcome == Outcome::ServerError,
             attributes: self.attributes(word, status),
         });
-        self.slow.note(time, request, status.is_some_and(|status| status >= 500));
+        let failed = outcome != Outcome::Shed && status.is_some_and(|status| status >= 500);
+        self.slow.note(time, request, failed);
     }
 }
 

@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use reqwest::Method;
 use rustix::process::Signal;
+use serde_json::Value;
 use tokio::net::TcpListener;
 
 use super::lines;
@@ -171,4 +172,69 @@ async fn without_its_collector_the_service_goes_on_and_says_so_once() {
     assert_eq!(lines(&process, lost, |_| true).await.len(), 1);
     process.signal(Signal::TERM);
     assert_eq!(process.ended().await.code(), Some(0));
+}
+
+/// The rules of the specification of CloudWatch's embedded metric format.
+fn check_emf(line: &Value) {
+    let units = ["Seconds", "Bytes", "Count", "Percent", "Milliseconds", "Microseconds", "Count/Second", "None"];
+    assert!(line["_aws"]["Timestamp"].is_u64() && line.to_string().len() < 256 * 1024, "{line}");
+    let [directive] = line["_aws"]["CloudWatchMetrics"].as_array().unwrap().as_slice() else { panic!("{line}") };
+    assert_eq!(directive["Namespace"], "Photos/Test");
+    for set in directive["Dimensions"].as_array().unwrap() {
+        let names = set.as_array().unwrap();
+        assert!(names.len() <= 30, "{line}");
+        for name in names {
+            let value = line[name.as_str().unwrap()].as_str().unwrap_or_else(|| panic!("{name}: {line}"));
+            assert!((1..=1024).contains(&value.len()), "{name}: {line}");
+        }
+    }
+    let metrics = directive["Metrics"].as_array().unwrap();
+    assert!((1..=100).contains(&metrics.len()), "{line}");
+    for metric in metrics {
+        assert!(units.contains(&metric["Unit"].as_str().unwrap()), "{metric}");
+        let value = &line[metric["Name"].as_str().unwrap()];
+        if value.is_object() {
+            let [values, counts] = ["Values", "Counts"].map(|name| value[name].as_array().unwrap());
+            assert!(values.len() == counts.len() && (1..=100).contains(&values.len()), "{metric}: {line}");
+            assert_eq!(
+                counts.iter().map(|count| count.as_u64().unwrap()).sum::<u64>(),
+                value["Count"].as_u64().unwrap()
+            );
+        } else {
+            assert!(value.is_f64(), "{metric}: {line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_told_as_lines_of_cloudwatchs_format_at_the_end_if_not_before() {
+    let server = TestServer::start_with("worker.enabled = false").await;
+    let more = [("DARKROOM_TELEMETRY_EMF", "stdout"), ("DARKROOM_TELEMETRY_EMF_NAMESPACE", "Photos/Test")];
+    let mut process = Process::start(&server, "serve", &more).await;
+    let host = process.user(&server, "alice");
+    let album = host.album("counted").await;
+    for _ in 0..5 {
+        host.get(&format!("/v1/albums/{album}")).await.expect(200);
+    }
+    let prometheus = reqwest::get(format!("{}/metrics", process.operations)).await.unwrap().text().await.unwrap();
+    assert!(prometheus.contains("darkroom_http_requests_total{"), "both are told");
+    process.signal(Signal::TERM);
+    assert_eq!(process.ended().await.code(), Some(0));
+    let log = process.log();
+    let all: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let told: Vec<&Value> = all.iter().filter(|line| line["_aws"].is_object()).collect();
+    for line in &told {
+        check_emf(line);
+    }
+    let sum = |name: &str| {
+        told.iter().filter(|line| line["outcome"] == "ok").filter_map(|line| line[name].as_f64()).sum::<f64>()
+    };
+    assert!(sum("darkroom_http_requests_total") >= 6.0, "{told:?}");
+    let seconds =
+        told.iter().find(|line| line["outcome"] == "ok").expect("requests")["darkroom_http_request_seconds"].clone();
+    assert!(seconds["Count"].as_u64().unwrap() >= 6 && seconds["Sum"].as_f64().unwrap() > 0.0, "{seconds}");
+    assert!(
+        told.iter().any(|line| line["process_resident_memory_bytes"].as_f64().is_some_and(|bytes| bytes > 1e6)),
+        "{told:?}"
+    );
 }
