@@ -182,7 +182,7 @@ async fn a_photo_goes_through_under_systemd_with_all_that_the_units_forbid() {
     }
     let server = TestServer::start_with("worker.enabled = false").await;
     share_socket(&server, folder.path());
-    let (listen, operations) = (free_address(), free_address());
+    let [listen, operations, worker] = [(); 3].map(|()| free_address());
     let jwks = folder.path().join("jwks.json");
     fs::copy(server.identity.jwks_path(), &jwks).unwrap();
     let here = folder.path().display();
@@ -203,9 +203,14 @@ async fn a_photo_goes_through_under_systemd_with_all_that_the_units_forbid() {
          install -m 644 {here}/jwks.json /etc/darkroom/jwks.json
          cat {here}/darkroom.toml >/etc/darkroom/darkroom.toml
          install -m 600 {here}/secret /etc/darkroom/credentials/storage.signing_keys
-         mkdir -p /etc/systemd/system/darkroom.service.d /etc/systemd/system/default.target.wants
-         printf '[Service]\\n%s\\n' Type=exec BindReadOnlyPaths={here}:/run/mysqld StandardOutput=append:{here}/service.log \
-           StandardError=inherit >/etc/systemd/system/darkroom.service.d/test.conf
+         for unit in darkroom darkroom-worker darkroom-migrate; do
+           mkdir -p /etc/systemd/system/$unit.service.d
+           # systemd is not told yet when the program is ready.
+           case $unit in *migrate) type=oneshot ;; *) type=exec ;; esac
+           printf '[Service]\\n%s\\n' Type=$type BindReadOnlyPaths={here}:/run/mysqld StandardOutput=append:{here}/service.log \\
+             StandardError=inherit >/etc/systemd/system/$unit.service.d/test.conf
+         done
+         echo Environment=DARKROOM_OPERATIONS_LISTEN={worker} >>/etc/systemd/system/darkroom-worker.service.d/test.conf
          printf '[Unit]\\nWants=darkroom.service\\nAllowIsolate=yes\\n' >/etc/systemd/system/default.target"
     );
     let machine = Machine::boot(folder.path(), &script);
@@ -245,6 +250,12 @@ async fn a_photo_goes_through_under_systemd_with_all_that_the_units_forbid() {
     assert_ne!(field("Uid"), "0");
     let (_, root) = machine.run(&["ls", &format!("/proc/{main}/root"), &format!("/proc/{main}/root/var/lib")]);
     assert!(root.contains("darkroom") && !root.contains("dpkg") && !root.contains("work"), "{root}");
+
+    for (unit, result) in [("darkroom-migrate.service", "inactive"), ("darkroom-worker.service", "active")] {
+        let (good, words) = machine.run(&["systemctl", "start", unit]);
+        assert!(good && machine.property(unit, "ActiveState") == result, "{unit}: {words}{}", log().concat());
+    }
+    eventually("a worker", async || reqwest::get(format!("http://{worker}/health/live")).await.ok()).await;
 
     let newer = fs::read_dir(folder.path()).unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let newer = newer.filter(|name| name.starts_with("darkroom_1.1.0")).collect::<String>();
