@@ -6,19 +6,14 @@ use std::{
     path::Path,
 };
 
+use darkroom::telemetry::metrics::{self, Kind};
 use serde_json::Value;
 
 const NAMESPACE: &str = "Darkroom";
 
 /// The metrics of the service: name, and whether it is a summary.
 fn registry() -> BTreeMap<String, bool> {
-    let text = include_str!("../../src/telemetry/metrics.rs");
-    let kinds = [("Count(\"", false), ("Level(\"", false), ("Summary(\"", true)];
-    let named = |(kind, summary): (&str, bool)| {
-        let names = text.split(kind).skip(1).filter_map(|rest| rest.split_once('"')).map(|(name, _)| name.to_owned());
-        names.map(move |name| (name, summary)).collect::<Vec<_>>()
-    };
-    kinds.into_iter().flat_map(named).collect()
+    metrics::registry().iter().map(|metric| (metric.name.to_owned(), metric.kind == Kind::Summary)).collect()
 }
 
 fn file(name: &str) -> String {

@@ -171,6 +171,35 @@ fn share_socket(server: &TestServer, folder: &Path) {
     });
 }
 
+/// And refuses what is not.
+async fn a_reload_takes_over_what_is_good(machine: &Machine, folder: &Path, operations: &str) {
+    let level = async || reqwest::get(format!("http://{operations}/log-level")).await.unwrap().text().await.unwrap();
+    let refused = || fs::read_to_string(folder.join("service.log")).unwrap().contains("the old one stays");
+    let original = folder.join("darkroom.toml");
+    for (line, expected) in [("log.level = \"debug\"", "debug"), ("log.level = \"loud\"", "debug"), ("", "info")] {
+        let script = format!(
+            "{{ echo '{line}'; cat {}; }} >/etc/darkroom/darkroom.toml && systemctl reload darkroom",
+            original.display()
+        );
+        let (good, words) = machine.run(&["sh", "-c", &script]);
+        assert!(good, "{words}");
+        if line.contains("loud") {
+            eventually("refused", async || refused().then_some(())).await;
+        }
+        eventually(line, async || level().await.contains(expected).then_some(())).await;
+    }
+}
+
+/// Asks again and again over new connections, and ends when one is not answered.
+fn keeps_asking(url: String) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        for answers in 0.. {
+            let answer = reqwest::get(&url).await.map(|answer| answer.status().as_u16());
+            assert_eq!(answer.map_err(|error| format!("{error:?}")), Ok(200), "after {answers} answers");
+        }
+    })
+}
+
 /// The package is installed on a machine of its own, whose systemd starts the service: with credentials, its own root, the
 /// filter of system calls and all else. A photo goes through; an update restarts it, and a removal ends it.
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +216,7 @@ async fn a_photo_goes_through_under_systemd_with_all_that_the_units_forbid() {
     fs::copy(server.identity.jwks_path(), &jwks).unwrap();
     let here = folder.path().display();
     let config = format!(
-        r#"http = {{ public_url = "http://{listen}", listen = "{listen}" }}
+        r#"http = {{ public_url = "http://{listen}", lame_duck = "0s" }}
            operations.listen = "{operations}"
            identity = {{ issuer = "{}", audience = "{}", jwks = "/etc/darkroom/jwks.json" }}
            database = {{ user = "root", name = "{}", socket = "/run/mysqld/mysqld.sock" }}
@@ -205,13 +234,13 @@ async fn a_photo_goes_through_under_systemd_with_all_that_the_units_forbid() {
          install -m 600 {here}/secret /etc/darkroom/credentials/storage.signing_keys
          for unit in darkroom darkroom-worker darkroom-migrate; do
            mkdir -p /etc/systemd/system/$unit.service.d
-           # systemd is not told yet when the program is ready.
-           case $unit in *migrate) type=oneshot ;; *) type=exec ;; esac
-           printf '[Service]\\n%s\\n' Type=$type BindReadOnlyPaths={here}:/run/mysqld StandardOutput=append:{here}/service.log \\
+           printf '[Service]\\n%s\\n' BindReadOnlyPaths={here}:/run/mysqld StandardOutput=append:{here}/service.log \\
              StandardError=inherit >/etc/systemd/system/$unit.service.d/test.conf
          done
          echo Environment=DARKROOM_OPERATIONS_LISTEN={worker} >>/etc/systemd/system/darkroom-worker.service.d/test.conf
-         printf '[Unit]\\nWants=darkroom.service\\nAllowIsolate=yes\\n' >/etc/systemd/system/default.target"
+         mkdir -p /etc/systemd/system/darkroom.socket.d
+         printf '[Socket]\\nListenStream=\\nListenStream={listen}\\n' >/etc/systemd/system/darkroom.socket.d/test.conf
+         printf '[Unit]\\nWants=darkroom.socket darkroom.service\\nAllowIsolate=yes\\n' >/etc/systemd/system/default.target"
     );
     let machine = Machine::boot(folder.path(), &script);
     let log =
@@ -257,12 +286,20 @@ async fn a_photo_goes_through_under_systemd_with_all_that_the_units_forbid() {
     }
     eventually("a worker", async || reqwest::get(format!("http://{worker}/health/live")).await.ok()).await;
 
+    a_reload_takes_over_what_is_good(&machine, folder.path(), &operations).await;
+    assert_eq!(machine.property("darkroom.service", "MainPID"), main, "a reload is no restart");
+    assert_eq!(machine.property("darkroom.service", "StatusText"), "serving");
+
+    // The socket is systemd's: while the service is restarted, connections wait and none is refused.
+    let asking = keeps_asking(format!("http://{listen}/health/live"));
     let newer = fs::read_dir(folder.path()).unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let newer = newer.filter(|name| name.starts_with("darkroom_1.1.0")).collect::<String>();
     let (good, words) = machine.run(&["dpkg", "-i", &folder.path().join(newer).display().to_string()]);
     assert!(good, "{words}");
     eventually("serving again", live).await;
     assert_ne!(machine.property("darkroom.service", "MainPID"), main);
+    assert!(!asking.is_finished(), "{:?}", asking.await);
+    asking.abort();
     assert_eq!(host.get(&format!("/v1/albums/{album}")).await.expect(200)["photo_count"], 4);
     let (good, words) = machine.run(&["dpkg", "-r", "darkroom"]);
     assert!(good && live().await.is_none(), "{words}");

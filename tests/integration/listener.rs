@@ -1,4 +1,5 @@
-//! The main listener behind a balancer that speaks PROXY protocol version 2, and whom it believes.
+//! The main listener: whom it believes behind a balancer that speaks PROXY protocol version 2, whom it waits for and for
+//! how long, TLS, HTTP/2, limits and reloads.
 
 use std::net::SocketAddr;
 
@@ -8,7 +9,12 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{DEADLINE, TestServer, eventually, process::Process};
+use crate::support::{
+    DEADLINE, TestServer,
+    certificates::{Authority, Validity},
+    eventually,
+    process::{Process, free_address},
+};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const REQUEST: &str = "GET /v1/albums HTTP/1.1\r\nhost: darkroom\r\nconnection: close\r\n\r\n";
@@ -60,9 +66,7 @@ async fn answer(process: &Process, from: &str, pieces: &[&[u8]]) -> String {
 }
 
 async fn refused(process: &Process, reason: &str) -> u64 {
-    let text = reqwest::get(format!("{}/metrics", process.operations)).await.unwrap().text().await.unwrap();
-    let name = format!("darkroom_connections_refused_total{{reason=\"{reason}\"}} ");
-    text.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or(0)
+    metric(process, &format!("darkroom_connections_refused_total{{reason=\"{reason}\"}}")).await
 }
 
 /// Waits for a line of the log about a request of this client.
@@ -150,4 +154,259 @@ async fn a_forwarded_header_is_believed_as_far_as_the_trusted_hops_go() {
     assert!(answer(&process, "127.0.0.1", &[request.as_bytes()]).await.starts_with("HTTP/1.1 401 "));
     logged(&process, "127.0.0.1").await;
     assert!(!process.log().contains("198.51.100.5"), "no hop is trusted by default");
+}
+
+/// What is left of a connection's answers once it has been closed.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let _ = timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("closed");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Sends a request over a connection that stays open, and reads the answer's status line.
+async fn ask(stream: &mut TcpStream) -> String {
+    stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        assert_ne!(timeout(DEADLINE, stream.read_buf(&mut answer)).await.expect("answered").unwrap(), 0, "closed");
+    }
+    String::from_utf8_lossy(&answer).lines().next().unwrap().to_owned()
+}
+
+async fn metric(process: &Process, series: &str) -> u64 {
+    let text = reqwest::get(format!("{}/metrics", process.operations)).await.unwrap().text().await.unwrap();
+    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test]
+async fn who_begins_and_does_not_go_on_is_cut_and_who_is_idle_is_not() {
+    let (server, process) = serve(&[("DARKROOM_LIMITS_HEAD_TIMEOUT", "300ms")]).await;
+    let mut silent = connect(&process, "127.0.0.1").await;
+    let mut idle = connect(&process, "127.0.0.1").await;
+    assert_eq!(ask(&mut idle).await, "HTTP/1.1 200 OK");
+    // A byte now and then, for ever.
+    let mut slow = connect(&process, "127.0.0.1").await;
+    slow.set_nodelay(true).unwrap();
+    let (mut reader, mut writer) = slow.split();
+    let dribble = async {
+        for byte in b"GET / HTTP/1.1\r\nx: ".iter().chain(std::iter::repeat(&b'y')) {
+            if writer.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        read = timeout(DEADLINE, reader.read_to_end(&mut answer)) => { let _ = read.expect("cut"); }
+        () = dribble => {}
+    }
+    // The second request of a connection is no better.
+    let mut second = connect(&process, "127.0.0.1").await;
+    assert_eq!(ask(&mut second).await, "HTTP/1.1 200 OK");
+    second.write_all(b"GET / HT").await.unwrap();
+    rest(&mut second).await;
+    assert_eq!(metric(&process, "darkroom_connections_cut_total{reason=\"head\"}").await, 2);
+    // A body that does not come on, in time and with a word.
+    let mut body = connect(&process, "127.0.0.1").await;
+    let token = server.identity.token("alice").unwrap();
+    let head = format!(
+        "POST /v1/albums HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{{"
+    );
+    body.write_all(head.as_bytes()).await.unwrap();
+    let answer = rest(&mut body).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("urn:darkroom:problem:too-slow"), "{answer}");
+    assert_eq!(metric(&process, "darkroom_connections_cut_total{reason=\"body\"}").await, 1);
+    for stream in [&mut silent, &mut idle] {
+        assert_eq!(ask(stream).await, "HTTP/1.1 200 OK");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_when_its_time_is_over() {
+    let (_server, process) = serve(&[("DARKROOM_LIMITS_IDLE_TIMEOUT", "300ms")]).await;
+    let mut idle = connect(&process, "127.0.0.1").await;
+    assert_eq!(ask(&mut idle).await, "HTTP/1.1 200 OK");
+    assert_eq!(rest(&mut idle).await, "");
+    assert_eq!(rest(&mut connect(&process, "127.0.0.1").await).await, "");
+    assert_eq!(metric(&process, "darkroom_connections_cut_total{reason=\"head\"}").await, 0, "in peace");
+}
+
+#[tokio::test]
+async fn more_connections_and_larger_heads_than_are_allowed_are_refused() {
+    let settings = [("DARKROOM_LIMITS_CONNECTIONS", "2"), ("DARKROOM_LIMITS_HEAD_BYTES", "8192")];
+    let (_server, process) = serve(&settings).await;
+    let (mut first, mut second) = (connect(&process, "127.0.0.1").await, connect(&process, "127.0.0.1").await);
+    for stream in [&mut first, &mut second] {
+        assert_eq!(ask(stream).await, "HTTP/1.1 200 OK");
+    }
+    assert_eq!(rest(&mut connect(&process, "127.0.0.1").await).await, "");
+    assert_eq!(refused(&process, "full").await, 1);
+    let large = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(20_000));
+    let _ = first.write_all(large.as_bytes()).await;
+    assert!(rest(&mut first).await.starts_with("HTTP/1.1 431 "));
+    // Its place is free again.
+    eventually("a free place", async || {
+        let mut third = connect(&process, "127.0.0.1").await;
+        third.write_all(REQUEST.as_bytes()).await.ok()?;
+        rest(&mut third).await.starts_with("HTTP/1.1 401 ").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_in_clear_text_and_ends_in_peace() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let (_server, mut process) = serve(&[]).await;
+    let stream = TokioIo::new(connect(&process, "127.0.0.1").await);
+    let shaken = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await;
+    let (mut requests, connection) = shaken.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    for _ in 0..3 {
+        let request = axum::http::Request::get(format!("{}/v1/albums", process.url)).body(String::new()).unwrap();
+        let answer = requests.send_request(request).await.expect("an answer");
+        assert_eq!((answer.version(), answer.status().as_u16()), (axum::http::Version::HTTP_2, 401));
+    }
+    process.signal(rustix::process::Signal::TERM);
+    assert!(process.ended().await.success());
+    connection.await.unwrap().expect("GOAWAY, not a broken connection");
+}
+
+#[tokio::test]
+async fn a_certificate_is_changed_without_a_restart_and_a_bad_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let listen = free_address();
+    let name = listen.split(':').next().unwrap();
+    let authorities = ["first", "second"].map(|name| Authority::new(folder.path(), name));
+    let issued = authorities.each_ref().map(|authority| {
+        let issued = authority.issue(&[name], Validity::Good);
+        (std::fs::read(&issued.certificate).unwrap(), std::fs::read(&issued.key).unwrap())
+    });
+    let (chain, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
+    let put = |(certificate, secret): (&[u8], &[u8])| {
+        std::fs::write(&chain, certificate).unwrap();
+        std::fs::write(&key, secret).unwrap();
+    };
+    put((&issued[0].0, &issued[0].1));
+    let settings = [
+        ("DARKROOM_HTTP_LISTEN", listen.as_str()),
+        ("DARKROOM_HTTP_TLS_CERTIFICATE", chain.to_str().unwrap()),
+        ("DARKROOM_HTTP_TLS_KEY", key.to_str().unwrap()),
+    ];
+    let (_server, process) = serve(&settings).await;
+    // A client of its own each time: a kept connection would know the old certificate.
+    let trusts = async |nth: usize| {
+        let root = std::fs::read(authorities[nth].path()).unwrap();
+        let root = reqwest::Certificate::from_pem(&root).unwrap();
+        let client = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
+        client.get(format!("https://{listen}/health/live")).send().await.is_ok()
+    };
+    assert_eq!((trusts(0).await, trusts(1).await), (true, false));
+    let mut clear = TcpStream::connect(&listen).await.unwrap();
+    clear.write_all(REQUEST.as_bytes()).await.unwrap();
+    assert!(!rest(&mut clear).await.contains("HTTP/1.1 2"), "no clear text here");
+
+    put((&issued[1].0, &issued[0].1));
+    process.signal(rustix::process::Signal::HUP);
+    eventually("refused", async || process.log().contains("does not go with the certificate").then_some(())).await;
+    assert_eq!((trusts(0).await, trusts(1).await), (true, false));
+
+    put((&issued[1].0, &issued[1].1));
+    process.signal(rustix::process::Signal::HUP);
+    eventually("changed", async || trusts(1).await.then_some(())).await;
+    assert!(!trusts(0).await);
+}
+
+#[tokio::test]
+async fn a_reload_takes_over_limits_and_log_level_and_tells_what_needs_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("darkroom.toml");
+    std::fs::write(&file, "limits.connections = 50\n").unwrap();
+    let (_server, process) = serve(&[("DARKROOM_CONFIG", file.to_str().unwrap())]).await;
+    let shown = async |path: &str| {
+        let answer = reqwest::get(format!("{}{path}", process.operations)).await.unwrap();
+        answer.json::<serde_json::Value>().await.unwrap()
+    };
+    let connections = async || shown("/info").await["config"]["limits.connections"].clone();
+    assert_eq!(connections().await, "50");
+    std::fs::write(&file, "limits.connections = 0\nlog.level = \"debug\"\n").unwrap();
+    process.signal(rustix::process::Signal::HUP);
+    eventually("refused", async || process.log().contains("the old one stays").then_some(())).await;
+    assert_eq!((connections().await, shown("/log-level").await["level"].clone()), ("50".into(), "info".into()));
+
+    let text = "limits.connections = 1\nlog.level = \"debug\"\nworker.concurrency = 7\n";
+    std::fs::write(&file, text).unwrap();
+    process.signal(rustix::process::Signal::HUP);
+    eventually("taken over", async || (connections().await == "1").then_some(())).await;
+    assert_eq!(shown("/log-level").await["level"], "debug");
+    assert_eq!(shown("/info").await["config"]["worker.concurrency"], "4");
+    eventually("told", async || process.log().contains("need a restart").then_some(())).await;
+    let mut only = connect(&process, "127.0.0.1").await;
+    assert_eq!(ask(&mut only).await, "HTTP/1.1 200 OK");
+    assert_eq!(rest(&mut connect(&process, "127.0.0.1").await).await, "");
+}
+
+#[tokio::test]
+async fn who_asks_too_often_is_told_when_to_come_back() {
+    let settings = [("DARKROOM_LIMITS_USER_PER_SECOND", "1"), ("DARKROOM_LIMITS_USER_BURST", "3")];
+    let (server, process) = serve(&settings).await;
+    let alice = process.user(&server, "alice");
+    for _ in 0..3 {
+        alice.get("/v1/albums").await.expect(200);
+    }
+    let limited = eventually("limited", async || {
+        let answer = alice.get("/v1/albums").await;
+        (answer.status == 429).then_some(answer)
+    })
+    .await;
+    assert!(limited.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
+    process.user(&server, "bob").get("/v1/albums").await.expect(200);
+    eventually("welcome again", async || (alice.get("/v1/albums").await.status == 200).then_some(())).await;
+
+    let settings = [
+        ("DARKROOM_LIMITS_ADDRESS_PER_SECOND", "1"),
+        ("DARKROOM_LIMITS_ADDRESS_BURST", "1"),
+        ("DARKROOM_HTTP_TRUSTED_HOPS", "1"),
+    ];
+    let (_server, process) = serve(&settings).await;
+    let status = async |client: &str| {
+        let request =
+            format!("GET /v1/albums HTTP/1.1\r\nhost: x\r\nx-forwarded-for: {client}\r\nconnection: close\r\n\r\n");
+        answer(&process, "127.0.0.1", &[request.as_bytes()]).await[9..12].to_owned()
+    };
+    eventually("limited", async || (status("2001:db8::1").await == "429").then_some(())).await;
+    assert_eq!(status("2001:db8:0:1::1").await, "401", "another network");
+}
+
+/// How many idle connections are held at a time, and what one costs.
+#[tokio::test]
+async fn ten_thousand_idle_connections_cost_little_and_stay() {
+    const WANTED: u64 = 10_000;
+    // Both sides are files of this user: one here, one in the service.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let room = limit.current.unwrap_or(u64::MAX).saturating_sub(2000);
+    let count = WANTED.min(room);
+    if count < WANTED {
+        println!("only {count} connections: this process may open no more files");
+    }
+    let (_server, process) = serve(&[("DARKROOM_LIMITS_CONNECTIONS", "20000")]).await;
+    let memory = async || metric(&process, "process_resident_memory_bytes").await;
+    let before = memory().await;
+    let mut held = Vec::new();
+    for _ in 0..count {
+        held.push(connect(&process, "127.0.0.1").await);
+    }
+    eventually("accepted", async || (metric(&process, "process_open_fds").await > count).then_some(())).await;
+    let silent = memory().await;
+    for stream in &mut held {
+        assert_eq!(ask(stream).await, "HTTP/1.1 200 OK");
+    }
+    let idle = memory().await;
+    println!(
+        "{count} connections: {} KiB each that said nothing, {} KiB each after a request",
+        (silent - before) / count / 1024,
+        (idle - before) / count / 1024
+    );
+    assert_eq!(ask(held.first_mut().unwrap()).await, "HTTP/1.1 200 OK");
+    assert_eq!(ask(&mut connect(&process, "127.0.0.1").await).await, "HTTP/1.1 200 OK");
 }

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use darkroom::telemetry::metrics::{Kind, Metric, registry};
 use serde_json::json;
-use tokio::{io::AsyncReadExt, net::TcpSocket};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpSocket, TcpStream},
+};
 
 use crate::{
     rds::{Service, pairs},
@@ -102,6 +105,9 @@ async fn a_day(webhook: &Webhook, all: &mut BTreeSet<&'static str>) {
         ("DARKROOM_SWEEP_INTERVAL", "500ms"),
         ("DARKROOM_SWEEP_SCRUB_INTERVAL", "500ms"),
         ("DARKROOM_HTTP_PROXY_PROTOCOL", "127.0.0.2/32"),
+        ("DARKROOM_LIMITS_HEAD_TIMEOUT", "200ms"),
+        ("DARKROOM_LIMITS_INVITE_PER_SECOND", "1"),
+        ("DARKROOM_LIMITS_INVITE_BURST", "1"),
     ]);
     let process = Process::start(&beside, "serve", &more).await;
     let host = process.user(&beside, "alice");
@@ -137,11 +143,22 @@ async fn a_day(webhook: &Webhook, all: &mut BTreeSet<&'static str>) {
 
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-    let to = process.url.strip_prefix("http://").unwrap().parse().unwrap();
+    let to = process.url.strip_prefix("http://").unwrap().parse::<std::net::SocketAddr>().unwrap();
     let mut stream = socket.connect(to).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let _ = stream.read_to_end(&mut Vec::new()).await;
     moves(&process, "a connection without its header", &["darkroom_connections_refused_total"], all).await;
+
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP").await.unwrap();
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+    moves(&process, "a head that does not end", &["darkroom_connections_cut_total"], all).await;
+
+    let guesser = Client::new(&process.url, Some("dki_guessed".to_owned()));
+    for status in [401, 429] {
+        guesser.get("/v1/albums").await.expect(status);
+    }
+    moves(&process, "an invite that asks too often", &["darkroom_http_requests_limited_total"], all).await;
 
     eventually("a second of work", async || {
         for _ in 0..100 {
@@ -195,6 +212,7 @@ const STARTED: &[&str] = &[
     "darkroom_http_requests_total",
     "darkroom_http_request_seconds",
     "darkroom_http_requests_in_flight",
+    "darkroom_http_requests_limit",
     "darkroom_db_connections_active",
     "darkroom_db_connections_idle",
     "darkroom_db_connections_pending",
