@@ -6,8 +6,8 @@
 //!
 //! How many may come in is found by measuring the waits behind the door, those for a connection of the pool and those of
 //! the runtime's tasks for a processor. As in CoDel (RFC 8289) the shortest wait of an interval tells: a burst leaves
-//! somebody who did not wait, an overload does not. While that wait is over the target the number goes down by a
-//! tenth each interval; while it is not, and the number is what holds requests up, it grows by as much. It never goes below
+//! somebody who did not wait, an overload does not. While that wait is over the target the number goes down, to half at
+//! most in an interval; while it is not, and the number is what holds requests up, it grows by a tenth. It never goes below
 //! what the pool's connections can take, so the database is never idle while somebody waits at the door.
 
 use std::{
@@ -44,8 +44,11 @@ const STANDS: Duration = Duration::from_secs(1);
 /// The longest wait at the door in a burst: what a crowd that comes at once, or a database that has to be signed in to
 /// first, may take.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// And in a queue that stands, in targets: the next moment will not be better, so nobody is kept for nothing.
+/// And in a queue that stands, in targets.
 const SHORT_PATIENCE: u32 = 10;
+/// The longest wait that a newcomer may expect, from the length of the queue and its pace: who would come too late is not
+/// kept waiting for that.
+const QUEUE: Duration = Duration::from_millis(500);
 
 /// Places that can become more or fewer while some are taken.
 #[derive(Debug)]
@@ -125,8 +128,24 @@ struct Seen {
     inside: usize,
     /// The most inside in this interval.
     peak: usize,
+    waiting: usize,
+    /// Those who left in this interval.
+    left: u32,
+    /// How many leave in a second while the door is full; none when that is not known.
+    pace: Option<f64>,
     /// When somebody came in without a wait.
     open_at: Instant,
+}
+
+impl Seen {
+    /// Begins another interval; answers the most who were inside in the last one, and those who are now.
+    fn turn_over(&mut self, size: usize) -> (usize, usize) {
+        let peak = std::mem::replace(&mut self.peak, self.inside);
+        let pace = f64::from(std::mem::take(&mut self.left)) / INTERVAL.as_secs_f64();
+        // Who leaves a half-empty house tells nothing of how many could.
+        self.pace = if peak >= size { Some(self.pace.map_or(pace, |known| known * 0.8 + pace * 0.2)) } else { None };
+        (peak, self.inside)
+    }
 }
 
 /// A request that has come in.
@@ -137,7 +156,31 @@ struct Inside<'a> {
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.admission.seen().inside -= 1;
+        let mut seen = self.admission.seen();
+        seen.inside -= 1;
+        seen.left += 1;
+    }
+}
+
+/// One who waits at the door.
+struct Waiting<'a>(&'a Admission);
+
+impl<'a> Waiting<'a> {
+    /// None when the queue is so long that its end is too far.
+    fn begin(admission: &'a Admission) -> Option<Self> {
+        let mut seen = admission.seen();
+        #[expect(clippy::cast_precision_loss, reason = "a queue")]
+        if seen.pace.is_some_and(|pace| seen.waiting as f64 > pace * QUEUE.as_secs_f64()) {
+            return None;
+        }
+        seen.waiting += 1;
+        Some(Self(admission))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.seen().waiting -= 1;
     }
 }
 
@@ -151,7 +194,7 @@ impl Admission {
             requests: Places::new(limits.requests),
             uploads: Places::new(limits.uploads),
             least,
-            seen: Mutex::new(Seen { inside: 0, peak: 0, open_at: Instant::now() }),
+            seen: Mutex::new(Seen { inside: 0, peak: 0, waiting: 0, left: 0, pace: None, open_at: Instant::now() }),
             arrived: Notify::new(),
         }
     }
@@ -165,6 +208,7 @@ impl Admission {
             self.seen().open_at = Instant::now();
             place
         } else {
+            let _waiting = Waiting::begin(self)?;
             let stands = self.seen().open_at.elapsed() > STANDS;
             self.requests.wait(if stands { SHORT_PATIENCE * target } else { PATIENCE }).await?
         };
@@ -181,7 +225,15 @@ impl Admission {
         let size = self.requests.size();
         let most = limits.requests.max(self.least);
         if shortest > limits.queueing_target && peak > self.least {
-            (peak.min(size) * 9 / 10).clamp(self.least, most)
+            let less = limits.queueing_target.div_duration_f64(shortest).clamp(0.5, 0.9);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_precision_loss,
+                clippy::cast_sign_loss,
+                reason = "a count"
+            )]
+            let fewer = (peak.min(size) as f64 * less) as usize;
+            fewer.clamp(self.least, most)
         } else if peak >= size {
             (size + size / 10 + 1).min(most)
         } else {
@@ -204,11 +256,7 @@ pub async fn adapt(app: AppState) {
             shortest = shortest.max(waited);
         }
         let limits = app.limits.borrow().clone();
-        let (peak, inside) = {
-            let mut seen = admission.seen();
-            let inside = seen.inside;
-            (std::mem::replace(&mut seen.peak, inside), inside)
-        };
+        let (peak, inside) = admission.seen().turn_over(admission.requests.size());
         let size = admission.next_size(peak, shortest, &limits);
         if size != admission.requests.size() {
             admission.requests.resize(size);

@@ -28,6 +28,7 @@ mod invites;
 mod json;
 mod listener;
 mod openapi;
+mod overload;
 mod photos;
 mod rds;
 mod sweep;
