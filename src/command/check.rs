@@ -4,7 +4,7 @@ mod database;
 
 use std::{fmt::Display, path::Path, time::Instant};
 
-use crate::{identity::Verifier, storage::Storage, telemetry::Stream};
+use crate::{identity::Verifier, net::Tls, storage::Storage, telemetry::Stream};
 
 /// The table, printed as it grows.
 struct Table {
@@ -78,6 +78,11 @@ pub async fn check(file: Option<&Path>) -> anyhow::Result<bool> {
     let writable = format!("{} can be written to", config.storage.directory.display());
     table.row("storage", started, storage.map(|_| writable).map_err(|error| error.to_string().into()));
     database::check(&config.database, &mut table).await;
+    if let Some(files) = &config.http.tls {
+        let (opened, shown) = (Tls::open(files), files.certificate.display());
+        let outcome = opened.map(|_| format!("{shown} and its key")).map_err(|error| format!("{error:#}").into());
+        table.row("listener.tls", Instant::now(), outcome);
+    }
     let (verifier, started) = (Verifier::new(&config.identity), Instant::now());
     verifier.refresh().await;
     let keys = verifier.state();

@@ -20,8 +20,8 @@ const EACH: Duration = Duration::from_hours(1);
 const SOONER: Duration = Duration::from_mins(5);
 /// The longest for each step of a look.
 const STEP: Duration = Duration::from_secs(5);
-/// From then on the state is `failing`.
-const WARN_DAYS: i64 = 14;
+/// With fewer days left a certificate is `failing`.
+pub const WARN_DAYS: i64 = 14;
 
 /// The watch over one server's certificates.
 pub(super) struct Certificates {

@@ -42,7 +42,7 @@ impl Certificate {
     }
 
     /// Reads one from its DER form; `None` when it isn't one.
-    pub(super) fn parse(der: &[u8]) -> Option<Self> {
+    pub fn parse(der: &[u8]) -> Option<Self> {
         let (rest, certificate) = X509Certificate::from_der(der).ok()?;
         if !rest.is_empty() {
             return None;

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use crate::{
     app::App,
     db::{self, login::LeaseState},
+    net::Tls,
 };
 
 /// The longest look at one dependency.
@@ -120,6 +121,7 @@ async fn look(app: &App) -> BTreeMap<&'static str, Dependency> {
     let mut dependencies =
         BTreeMap::from([("database", database), ("storage", storage), ("identity", look_at_keys(app))]);
     dependencies.extend(look_at_pools(app).await);
+    dependencies.extend(app.tls.as_ref().map(|tls| ("listener_certificate", look_at_certificate(tls))));
     dependencies
 }
 
@@ -168,6 +170,17 @@ async fn look_at_storage(app: &App) -> Dependency {
         Err(_) => Err("the look failed".to_owned()),
     };
     Dependency::looked(started, outcome)
+}
+
+/// The certificate that clients are shown.
+fn look_at_certificate(tls: &Tls) -> Dependency {
+    let left = db::tls::Certificate::parse(&tls.certificate()).map(|shown| shown.days_left(Utc::now()));
+    let outcome = match left {
+        Some(days) if days >= db::certificates::WARN_DAYS => Ok(format!("it ends in {days} days")),
+        Some(days) => Err(format!("it ends in {days} days")),
+        None => Err("it can't be read".to_owned()),
+    };
+    Dependency::known(Duration::ZERO, outcome)
 }
 
 fn look_at_keys(app: &App) -> Dependency {

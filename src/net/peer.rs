@@ -101,7 +101,7 @@ fn address(text: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    fn client(hops: usize, lines: &[(&'static str, &'static str)]) -> String {
+    fn client(hops: usize, lines: &[(&'static str, &str)]) -> String {
         let peer = Peer { address: "10.0.0.9:4000".parse().unwrap(), trusted_hops: hops };
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
@@ -128,6 +128,29 @@ mod tests {
             (1, &[("x-forwarded-for", "198.51.100.7:1234")], "198.51.100.7"),
         ] {
             assert_eq!(client(hops, lines), expected, "{hops} hops: {lines:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever a client and the proxies write: the answer is the peer, or an address that stands in the header at the
+        /// trusted place.
+        #[test]
+        fn no_header_makes_a_client_of_what_does_not_stand_in_it(
+            hops in 0_usize..4,
+            name in proptest::sample::select(vec!["forwarded", "x-forwarded-for"]),
+            text in "([ ,;=\"\\[\\]:.0-9a-f]|for=|by=|198\\.51\\.100\\.7|2001:db8::7){0,12}",
+        ) {
+            let told = client(hops, &[(name, &text)]);
+            let address: IpAddr = told.parse().unwrap();
+            let parts: Vec<&str> = text.split(',').collect();
+            let trusted = hops.checked_sub(1).and_then(|nth| parts.iter().rev().nth(nth));
+            let stands = trusted.is_some_and(|part| {
+                part.split(|c: char| !c.is_ascii_hexdigit() && c != ':' && c != '.').any(|word| {
+                    let bare = word.rsplit_once(':').map_or(word, |(bare, _)| bare);
+                    [word, bare].iter().any(|w| w.parse().is_ok_and(|ip: IpAddr| ip.to_canonical() == address))
+                })
+            });
+            proptest::prop_assert!(told == "10.0.0.9" || stands, "{hops} hops: {text} -> {told}");
         }
     }
 }

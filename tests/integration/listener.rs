@@ -302,6 +302,9 @@ async fn a_certificate_is_changed_without_a_restart_and_a_bad_one_is_refused() {
         client.get(format!("https://{listen}/health/live")).send().await.is_ok()
     };
     assert_eq!((trusts(0).await, trusts(1).await), (true, false));
+    let health: serde_json::Value =
+        reqwest::get(format!("{}/health", process.operations)).await.unwrap().json().await.unwrap();
+    assert_eq!(health["dependencies"]["listener_certificate"]["status"], "ok", "{health}");
     let mut clear = TcpStream::connect(&listen).await.unwrap();
     clear.write_all(REQUEST.as_bytes()).await.unwrap();
     assert!(!rest(&mut clear).await.contains("HTTP/1.1 2"), "no clear text here");
