@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     faults::{begin_upload, incoming_bytes},
     support::{
-        TestServer, Webhook,
+        DEADLINE, TestServer, Webhook,
         bed::Database,
         client::id,
         eventually, fixture, large_photo,
@@ -357,4 +357,67 @@ async fn info_masks_secrets_and_the_log_level_can_be_changed_to_what_makes_sense
     assert_eq!(http.put(&url).body("darkroom=debug,warn").send().await.unwrap().status(), 200);
     reqwest::get(format!("{}/health/live", process.operations)).await.unwrap();
     assert!(process.log().contains(r#""level":"DEBUG""#), "{}", process.log());
+}
+
+/// What systemd would hear on its socket, see `sd_notify(3)`.
+#[tokio::test]
+async fn systemd_is_told_of_the_start_the_beat_a_reload_and_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let hears = async |word: &str| {
+        tokio::time::timeout(DEADLINE, async {
+            loop {
+                let mut news = [0; 4096];
+                let length = socket.recv(&mut news).await.unwrap();
+                let news = String::from_utf8_lossy(&news[..length]).into_owned();
+                if news.lines().any(|line| line == word) {
+                    return news;
+                }
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{word} was not told"))
+    };
+    let server = TestServer::start_with("worker.enabled = false").await;
+    let variables = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "300000")];
+    let mut process = Process::start(&server, "serve", &variables).await;
+    assert!(hears("READY=1").await.contains("STATUS=serving"));
+    for _ in 0..2 {
+        hears("WATCHDOG=1").await;
+    }
+    process.signal(Signal::HUP);
+    assert!(hears("RELOADING=1").await.contains("MONOTONIC_USEC="));
+    hears("READY=1").await;
+    process.signal(Signal::TERM);
+    assert!(hears("STOPPING=1").await.contains("EXTEND_TIMEOUT_USEC="));
+    assert!(process.ended().await.success());
+}
+
+#[tokio::test]
+async fn readiness_knows_of_the_database_only_where_that_is_wanted() {
+    let server = TestServer::start_with("worker.enabled = false").await;
+    let nowhere = ("DARKROOM_DATABASE_SOCKET", "/nowhere/mysqld.sock");
+    let compat = ("DARKROOM_COMPAT_ACTUATOR", "true");
+    for (wanted, ready, code, word) in [("false", "ok", 200, "UP"), ("true", "database failing", 503, "OUT_OF_SERVICE")]
+    {
+        let settings = [nowhere, compat, ("DARKROOM_HTTP_READY_NEEDS_DATABASE", wanted)];
+        let process = Process::start(&server, "serve", &settings).await;
+        for (base, path, status) in [
+            (&process.url, "/health/ready", ready),
+            (&process.operations, "/health/ready", ready),
+            (&process.operations, "/actuator/health/readiness", word),
+        ] {
+            let answer = reqwest::get(format!("{base}{path}")).await.unwrap();
+            assert_eq!(answer.status(), code, "{path}");
+            assert_eq!(answer.json::<serde_json::Value>().await.unwrap()["status"], status, "{path}");
+        }
+        assert_eq!(reqwest::get(format!("{}/health/live", process.url)).await.unwrap().status(), 200);
+        // The details tell it either way, and since when it is known.
+        let details = reqwest::get(format!("{}/health", process.operations)).await.unwrap();
+        assert_eq!(details.status(), 503);
+        let details: serde_json::Value = details.json().await.unwrap();
+        let database = &details["dependencies"]["database"];
+        assert!(database["last_error"]["at"].is_string() && database["status"] == "failing", "{database}");
+    }
 }

@@ -41,7 +41,8 @@ impl Tally {
 async fn slow_service(more: &[(&str, &str)]) -> (TestServer, Process) {
     let server = TestServer::start_with("worker.enabled = false").await;
     let trigger = format!("CREATE TRIGGER slow BEFORE INSERT ON albums FOR EACH ROW DO SLEEP({EACH})");
-    server.database.change(trigger).await;
+    let trigger = sqlx::raw_sql(sqlx::AssertSqlSafe(trigger));
+    trigger.execute(&mut server.database.connect().await).await.expect("a trigger");
     let connections = CONNECTIONS.to_string();
     let mut settings = vec![("DARKROOM_DATABASE_MAX_CONNECTIONS", connections.as_str())];
     settings.extend(more);
