@@ -17,7 +17,9 @@ use crate::support::{
 };
 
 /// Connections that live so short that new ones sign in all the time.
-const SHORT_LIVED: &[(&str, &str)] = &[("MAX_LIFETIME", "500ms")];
+const SHORT_LIVED: &[(&str, &str)] = &[("MAX_LIFETIME", "500ms"), PATIENT];
+/// A login takes a process of the stand-in, and a busy machine its time for that: what is asked here is whether it works.
+const PATIENT: (&str, &str) = ("ACQUIRE_TIMEOUT", "8s");
 /// Whatever the libraries say, too.
 const TRACE: [&str; 2] = ["DARKROOM_LOG_LEVEL", "trace,aws_sigv4=trace"];
 const RENEWALS: &str = r#"darkroom_db_token_renewals_total{pool="writer"}"#;
@@ -87,7 +89,8 @@ async fn connections_are_probed_by_keepalive_so_that_a_vanished_host_is_noticed(
 async fn many_who_come_at_once_bring_one_token() {
     let (rds, key) = (Rds::shared().await, Key::long_lived());
     rds.iam().allow(&key, &["many"]);
-    let service = Service::start(rds, "many", &key.environment()).await;
+    let more: Vec<_> = key.environment().into_iter().chain(pairs(&[PATIENT])).collect();
+    let service = Service::start(rds, "many", &more).await;
     let host = service.user("alice");
     let answers = join_all((0..40).map(|_| host.get("/v1/albums"))).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
@@ -103,7 +106,7 @@ async fn under_load_with_tokens_that_live_3_s_no_request_fails_for_30_s() {
     rds.iam().allow(&key, &["steady"]);
     rds.iam().max_age(3);
     let mut more = key.environment();
-    more.extend(pairs(&[("TOKEN_LEASE", "2500ms"), ("MAX_LIFETIME", "1500ms"), ("MAX_CONNECTIONS", "6")]));
+    more.extend(pairs(&[("TOKEN_LEASE", "2500ms"), ("MAX_LIFETIME", "1500ms"), ("MAX_CONNECTIONS", "6"), PATIENT]));
     let service = Service::start(&rds, "steady", &more).await;
     let load = Load::start(&service.user("alice"));
     tokio::time::sleep(TIME).await;
