@@ -27,6 +27,7 @@ mod install;
 mod invites;
 mod json;
 mod listener;
+mod nlb;
 mod openapi;
 mod overload;
 mod photos;

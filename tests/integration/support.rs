@@ -5,6 +5,7 @@ pub mod bed;
 pub mod certificates;
 pub mod client;
 pub mod contract;
+pub mod haproxy;
 pub mod iam;
 pub mod imds;
 pub mod impostor;

@@ -70,13 +70,18 @@ impl Client {
 
     /// Sends a request, reads the answer and checks it against the contract.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        self.try_send(request).await.expect("an answer")
+    }
+
+    /// The same where there may be no answer.
+    pub async fn try_send(&self, request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
         let request = request.build().expect("a request");
         let (method, path) = (request.method().clone(), request.url().path().to_owned());
-        let response = self.http.execute(request).await.expect("an answer");
+        let response = self.http.execute(request).await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let answer = Answer { status, headers, bytes: response.bytes().await.expect("a body").to_vec() };
+        let answer = Answer { status, headers, bytes: response.bytes().await?.to_vec() };
         contract::check(&method, &path, &answer);
-        answer
+        Ok(answer)
     }
 
     /// GET.
@@ -112,19 +117,29 @@ impl Client {
 
     /// Declares a photo with its checksum; answers the whole answer.
     pub async fn declare(&self, album: &str, content_type: &str, bytes: &[u8]) -> Value {
-        let body = json!({ "content_type": content_type, "bytes": bytes.len(), "sha256": sha256_hex(bytes) });
-        let answer = self.post(&format!("/v1/albums/{album}/photos"), &body).await;
+        let answer = self.send(self.declaration(album, content_type, bytes)).await;
         assert!(answer.status.is_success(), "{}", String::from_utf8_lossy(&answer.bytes));
         answer.json()
     }
 
+    /// The request that declares a photo.
+    pub fn declaration(&self, album: &str, content_type: &str, bytes: &[u8]) -> reqwest::RequestBuilder {
+        let body = json!({ "content_type": content_type, "bytes": bytes.len(), "sha256": sha256_hex(bytes) });
+        self.request(Method::POST, &format!("/v1/albums/{album}/photos")).json(&body)
+    }
+
     /// Sends the bytes of a declared photo.
     pub async fn put(&self, upload: &Value, bytes: Vec<u8>) -> Answer {
+        self.send(self.sending(upload, bytes)).await
+    }
+
+    /// The request that sends them.
+    pub fn sending(&self, upload: &Value, bytes: Vec<u8>) -> reqwest::RequestBuilder {
         let mut request = self.http.put(upload["url"].as_str().expect("an upload URL"));
         for (name, value) in upload["headers"].as_object().expect("headers") {
             request = request.header(name, value.as_str().expect("text"));
         }
-        self.send(request.body(bytes)).await
+        request.body(bytes)
     }
 
     /// Declares and sends a photo; answers its id.

@@ -28,9 +28,11 @@ pub struct Process {
 
 impl Process {
     /// `darkroom work` or `darkroom serve` on the database and files of a test server, with more variables; an empty
-    /// one takes away what the test server has set.
+    /// one takes away what the test server has set. It listens on an address of its own, unless they have one.
     pub async fn start(server: &TestServer, verb: &str, more: &[(&str, &str)]) -> Self {
-        let (listen, operations) = (free_address(), free_address());
+        let given = more.iter().find(|(name, _)| *name == "DARKROOM_HTTP_LISTEN");
+        let listen = given.map_or_else(free_address, |(_, address)| (*address).to_owned());
+        let operations = free_address();
         let log = NamedTempFile::new().expect("a log file");
         let mut command = darkroom(&[verb], &server.environment());
         // Its log goes to standard output, its last words to standard error.
@@ -90,6 +92,11 @@ impl Process {
     /// Waits for the end.
     pub async fn ended(&mut self) -> ExitStatus {
         eventually("ended", async || self.child.try_wait().expect("a child")).await
+    }
+
+    /// Its metrics, as Prometheus reads them.
+    pub async fn metrics(&self) -> String {
+        reqwest::get(format!("{}/metrics", self.operations)).await.expect("an answer").text().await.expect("a text")
     }
 
     /// Its decoding processes.
