@@ -190,10 +190,8 @@ async fn a_stop_signal_fails_no_request_that_is_under_way() {
         tokio::spawn(async move { host.get(&events).await })
     };
     eventually("half on the disk", async || (incoming_bytes(&server) > 1 << 20).then_some(())).await;
-    let following = async || {
-        let metrics = reqwest::get(format!("{}/metrics", process.operations)).await.unwrap().text().await.unwrap();
-        metrics.lines().any(|line| line == "darkroom_http_requests_in_flight 3").then_some(())
-    };
+    let following =
+        async || process.metrics().await.lines().any(|line| line == "darkroom_http_requests_in_flight 3").then_some(());
     eventually("three requests under way: upload, long poll and this one", following).await;
     process.signal(Signal::TERM);
     let answer = follower.await.unwrap();

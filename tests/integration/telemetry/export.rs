@@ -216,7 +216,7 @@ async fn metrics_are_told_as_lines_of_cloudwatchs_format_at_the_end_if_not_befor
     for _ in 0..5 {
         host.get(&format!("/v1/albums/{album}")).await.expect(200);
     }
-    let prometheus = reqwest::get(format!("{}/metrics", process.operations)).await.unwrap().text().await.unwrap();
+    let prometheus = process.metrics().await;
     assert!(prometheus.contains("darkroom_http_requests_total{"), "both are told");
     process.signal(Signal::TERM);
     assert_eq!(process.ended().await.code(), Some(0));

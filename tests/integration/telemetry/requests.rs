@@ -18,7 +18,7 @@ async fn idle_process(more: &[(&str, &str)]) -> (TestServer, Process) {
 }
 
 async fn requests(process: &Process, outcome: &str) -> Vec<String> {
-    let text = reqwest::get(format!("{}/metrics", process.operations)).await.unwrap().text().await.unwrap();
+    let text = process.metrics().await;
     let of = |line: &&str| line.starts_with("darkroom_http_requests_total") && line.contains(&format!("\"{outcome}\""));
     text.lines().filter(of).map(str::to_owned).collect()
 }
@@ -99,7 +99,7 @@ async fn a_client_that_does_not_wait_is_told_of_and_no_longer_under_way() {
     assert_eq!(counted.len(), 1, "{counted:?}");
     assert!(counted[0].contains(r#"status="none""#) && counted[0].ends_with(" 1"), "{counted:?}");
     eventually("none but this one under way", async || {
-        let text = reqwest::get(format!("{}/metrics", process.operations)).await.unwrap().text().await.unwrap();
+        let text = process.metrics().await;
         text.lines().any(|line| line == "darkroom_http_requests_in_flight 1").then_some(())
     })
     .await;
