@@ -8,11 +8,15 @@ mod proxy;
 mod socket;
 mod tls;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::Router;
-use futures_util::FutureExt;
 use tokio::{
+    net::TcpStream,
     sync::watch,
     time::{Instant, timeout},
 };
@@ -93,13 +97,16 @@ impl Listener {
                 }
             }
         }
-        if !socket.is_inherited {
-            // Who is in the kernel's queue has been told that they are connected; closing would reset them.
-            while let Some(Ok((stream, address))) = socket.listener.accept().now_or_never() {
-                take(stream, address);
+        if socket.is_inherited {
+            drop(socket);
+        } else {
+            // Who is in the kernel's queue has been told that they are connected; closing would reset them. The kernel
+            // itself is asked, for the runtime tries no socket of which it has not heard news yet.
+            match socket.listener.into_std() {
+                Ok(listener) => waiting(&listener).for_each(|(stream, address)| take(stream, address)),
+                Err(error) => tracing::warn!(%error, "connections that were not taken yet are closed"),
             }
         }
-        drop(socket);
         connections.close();
         if timeout(drain.deadline, connections.wait()).await.is_err() {
             tracing::warn!(connections = connections.len(), deadline = ?drain.deadline, "connections are cut: their requests took longer than the drain may");
@@ -107,4 +114,13 @@ impl Listener {
             connections.wait().await;
         }
     }
+}
+
+/// The connections that wait to be taken, as long as there are any.
+fn waiting(listener: &TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    std::iter::from_fn(|| {
+        let (stream, address) = listener.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(stream).ok()?, address))
+    })
 }

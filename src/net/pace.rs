@@ -28,6 +28,9 @@ use crate::{config::Limits, telemetry::metrics};
 
 /// A client that takes nothing of an answer for so long has gone, or means harm.
 const STALL: Duration = Duration::from_mins(1);
+/// How long a connection that is to end waits for a request that may be on its way, or is here without the runtime having
+/// heard of it: who closes on it makes it fail.
+const LAST_CALL: Duration = Duration::from_millis(100);
 /// What every body may take, however small.
 const BODY_GRACE: Duration = Duration::from_secs(10);
 /// The first bytes of a connection of HTTP/2 with prior knowledge, RFC 9113, 3.4; no method begins with them.
@@ -66,7 +69,7 @@ impl Turn {
         self.http2.load(Ordering::Relaxed)
     }
 
-    /// The connection ends as soon as nothing is under way and nothing has come; whoever calls this polls it next.
+    /// The connection ends when nothing is under way and nothing comes for a moment; whoever calls this polls it next.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
@@ -97,6 +100,8 @@ pub(super) struct Timed<S> {
     idle: Duration,
     head: Duration,
     awaited: Awaited,
+    /// Whether the next request is waited for but for a moment.
+    last_call: bool,
     /// Requests so far when this was last looked at.
     seen: u64,
     /// The end of the patience with what is awaited.
@@ -109,12 +114,13 @@ impl<S> Timed<S> {
     pub(super) fn new(stream: S, turn: Arc<Turn>, limits: &Limits) -> Self {
         let (idle, head) = (limits.idle_timeout, limits.head_timeout);
         let until = Box::pin(sleep_until(Instant::now() + idle));
-        Self { stream, turn, idle, head, awaited: Awaited::Request, seen: 0, until, stalled: None }
+        Self { stream, turn, idle, head, awaited: Awaited::Request, last_call: false, seen: 0, until, stalled: None }
     }
 
     fn wait_for(&mut self, awaited: Awaited) {
         self.awaited = awaited;
         let patience = match awaited {
+            Awaited::Request if self.last_call => LAST_CALL.min(self.idle),
             Awaited::Request => self.idle,
             Awaited::Head => self.head,
             Awaited::Answer => return,
@@ -150,12 +156,13 @@ impl<S> Timed<S> {
             return Poll::Pending;
         }
         let idle = self.awaited == Awaited::Request;
-        if idle && self.turn.closing.load(Ordering::Relaxed) {
-            // As if the client had closed, so that hyper ends in peace. What had come by now has been read before.
-            return Poll::Ready(Ok(()));
+        if idle && !self.last_call && self.turn.closing.load(Ordering::Relaxed) {
+            self.last_call = true;
+            self.wait_for(Awaited::Request);
         }
         std::task::ready!(self.until.poll_unpin(cx));
         if idle {
+            // As if the client had closed, so that hyper ends in peace.
             return Poll::Ready(Ok(()));
         }
         metrics::CONNECTIONS_CUT.with(&[("reason", "head".to_owned())]).increment(1);

@@ -8,6 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::{Router, routing::get};
+use darkroom::{
+    config::Front,
+    net::{self, Drain, Listener},
+};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -17,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     faults::{begin_upload, incoming_bytes},
     support::{
-        Client, TestServer,
+        Client, DEADLINE, TestServer,
         client::id,
         eventually,
         haproxy::Haproxy,
@@ -414,4 +419,44 @@ async fn in_the_lame_duck_time_all_are_served_and_asked_to_go_elsewhere() {
         fleet.instances[0].signal(Signal::TERM);
         assert_eq!(fleet.instances[0].ended().await.code(), Some(1), "told twice, it does not wait for the time's end");
     }
+}
+
+/// The runtime has one thread, which is here: it can't look at a socket between the requests and the closing.
+#[tokio::test]
+async fn who_is_connected_and_has_asked_is_answered_when_the_listener_closes() {
+    const ASK: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
+    let server = TestServer::start_with("worker.enabled = false").await;
+    let socket = net::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let closing = CancellationToken::new();
+    let drain = Drain { draining: closing.clone(), closing: closing.clone(), deadline: DEADLINE };
+    let limits = server.app.limits.subscribe();
+    let listener = Listener { socket, front: Front::default(), limits, tls: None };
+    let serving = tokio::spawn(listener.serve(Router::new().route("/", get("here")), drain));
+    let mut used = std::net::TcpStream::connect(address).unwrap();
+    used.write_all(ASK).unwrap();
+    let used = tokio::task::spawn_blocking(move || {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"here") {
+            let mut byte = [0];
+            used.read_exact(&mut byte).unwrap();
+            answer.extend(byte);
+        }
+        used
+    });
+    let mut streams = vec![used.await.unwrap()];
+    streams.extend((0..20).map(|_| std::net::TcpStream::connect(address).unwrap()));
+    for stream in &mut streams {
+        stream.write_all(ASK).unwrap();
+    }
+    closing.cancel();
+    let answered = tokio::task::spawn_blocking(move || {
+        let answers = streams.iter_mut().map(|stream| {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200 OK\r\n")
+        });
+        answers.collect::<Vec<bool>>()
+    });
+    assert_eq!(answered.await.unwrap(), [true; 21]);
+    serving.await.unwrap();
 }
