@@ -32,8 +32,10 @@ use crate::{
     },
 };
 
-/// Who ask one thing after the other, each over a connection that is kept as long as the service keeps it.
+/// Who ask one thing after the other, most over a connection that is kept as long as the service keeps it.
 const CLIENTS: u32 = 6;
+/// Of them, who take a new connection for each request.
+const NEWCOMERS: u32 = 2;
 /// And who waits for the events of the first one's album.
 const FOLLOWERS: u32 = 1;
 /// The pause of each between two requests.
@@ -211,8 +213,9 @@ impl Asked {
 async fn work(client: Client, album: String, number: u32, asked: Arc<Asked>, stop: CancellationToken) -> Vec<String> {
     let mut photos = Vec::new();
     let path = format!("/v1/albums/{album}");
-    let ask = async |request| {
+    let ask = async |request: RequestBuilder| {
         tokio::time::sleep(PAUSE).await;
+        let request = if number < NEWCOMERS { request.header("connection", "close") } else { request };
         asked.ask(&client, request, false).await
     };
     for turn in 0_u32.. {
