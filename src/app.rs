@@ -7,7 +7,6 @@ use std::{
     time::Instant,
 };
 
-use anyhow::Context;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +14,7 @@ use crate::{
     announce::Announcer,
     config::{Config, Limits},
     db::Db,
-    http::{admission::Admission, dependencies::Dependencies, rates::Rates},
+    http::{admission::Admission, dependencies::Dependencies, objects::Receiving, rates::Rates},
     identity::Verifier,
     imaging::{self, Recipe},
     net::Tls,
@@ -58,6 +57,8 @@ pub struct App {
     pub admission: Admission,
     /// How what the service depends on is doing.
     pub dependencies: Dependencies,
+    /// Uploads under way.
+    pub receiving: Receiving,
     /// How often each caller asks.
     pub rates: Rates,
     /// Each setting in force with its value, secrets masked.
@@ -76,8 +77,8 @@ impl App {
     /// # Errors
     /// The storage folder or the listener's certificate can't be used.
     pub fn build(config: Config, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
-        let program = std::env::current_exe().context("the path of this program can't be found")?;
-        Self::with_program(config, program, log_level)
+        // The very program that runs, even after an update has put another in its place.
+        Self::with_program(config, PathBuf::from("/proc/self/exe"), log_level)
     }
 
     /// The same with another program that decodes, as the tests do.
@@ -102,6 +103,7 @@ impl App {
             limits: watch::Sender::new(config.limits.clone()),
             admission: Admission::new(&config.limits, config.database.pool.max_connections),
             dependencies: Dependencies::default(),
+            receiving: Receiving::default(),
             rates: Rates::new(&config.limits),
             effective: Mutex::new(config.effective.clone()),
             draining: CancellationToken::new(),

@@ -18,7 +18,7 @@ mod telemetry;
 use std::{collections::BTreeMap, path::Path};
 
 pub use database::Database;
-pub use front::{Front, Proxy};
+pub use front::{Forwarded, Front, Proxy};
 pub use http::{Http, Tls};
 pub use limits::{Limits, Rate};
 pub use log::{Log, LogFormat};

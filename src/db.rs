@@ -112,6 +112,12 @@ impl Db {
         self.writer.shortest_wait()
     }
 
+    /// How long ago the writer answered a statement.
+    #[must_use]
+    pub fn heard(&self) -> Option<Duration> {
+        self.writer.heard()
+    }
+
     /// What commits announce.
     #[must_use]
     pub fn signals(&self) -> &Arc<Signals> {

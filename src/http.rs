@@ -43,6 +43,8 @@ use problem::HttpError;
 
 /// How long a browser may keep the answer of a CORS preflight.
 const PREFLIGHT_AGE: Duration = Duration::from_hours(1);
+/// The longest upload, however steadily it comes.
+const UPLOAD: Duration = Duration::from_mins(30);
 /// API Gateway gives up on a request after 29 s.
 const GATEWAY: Duration = Duration::from_secs(28);
 
@@ -82,7 +84,7 @@ fn contract() -> OpenApiRouter<AppState> {
         .routes(routes!(objects::original))
 }
 
-/// The route that waits for events. A wait costs nothing, so nobody is turned away.
+/// The route that waits for events. A wait costs nothing, so nobody who waits is turned away.
 fn waiting() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(events::list))
 }
@@ -130,9 +132,16 @@ pub fn router(app: AppState) -> Router {
     let (routes, _) = contract()
         .layer(from_fn_with_state(shared(), admission::admit))
         .layer(from_fn_with_state(app.config.http.request_timeout, within_time))
-        .merge(waiting().layer(from_fn_with_state(GATEWAY, within_time)))
-        .merge(uploading().layer(from_fn_with_state(shared(), admission::admit_upload)))
-        .layer(from_fn_with_state(shared(), rates::by_address))
+        .merge(
+            waiting()
+                .layer(from_fn_with_state(shared(), admission::admit_look))
+                .layer(from_fn_with_state(GATEWAY, within_time)),
+        )
+        .merge(
+            uploading()
+                .layer(from_fn_with_state(shared(), admission::admit_upload))
+                .layer(from_fn_with_state(UPLOAD, within_time)),
+        )
         .merge(checked())
         .split_for_parts();
     let answer = |error: fn() -> HttpError| move || async move { error() };
@@ -142,6 +151,7 @@ pub fn router(app: AppState) -> Router {
         .route("/", get(|| async { Redirect::temporary("/docs/") }))
         .fallback(answer(|| HttpError::NotFound))
         .method_not_allowed_fallback(answer(|| HttpError::MethodNotAllowed))
+        .layer(from_fn_with_state(shared(), rates::by_address))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(problem::finish))
         .layer(cors(&app.config.http))

@@ -14,6 +14,9 @@ use secrecy::SecretString;
 /// `EX_USAGE` of sysexits.h: a bad command line or configuration.
 const EX_USAGE: u8 = 64;
 
+/// How long calls of the system that are still under way are waited for at the end.
+const LAST_CALLS: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Photo sharing for events.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
@@ -121,7 +124,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(cli)) {
+    let ended = runtime.block_on(run(cli));
+    // A file call that hangs must not keep the process.
+    runtime.shutdown_timeout(LAST_CALLS);
+    match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

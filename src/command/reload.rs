@@ -26,6 +26,9 @@ pub(super) fn on_hangup(app: AppState, file: Option<PathBuf>) -> anyhow::Result<
     let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
         while hangup.recv().await.is_some() {
+            if app.draining.is_cancelled() {
+                continue;
+            }
             manager::reloading();
             match reload(&app, file.as_deref()) {
                 Ok(()) => tracing::info!("the configuration was read again"),

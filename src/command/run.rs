@@ -13,13 +13,17 @@ use super::manager;
 use crate::{
     app::{App, AppState},
     config::Front,
-    http,
+    db, http,
     net::{Drain, Listener, Socket},
     telemetry, worker,
 };
 
 /// How often metrics are told as log lines: CloudWatch's own resolution.
 const TELL_METRICS: Duration = Duration::from_mins(1);
+/// How often the schema is looked at until it is up to date.
+const SCHEMA: Duration = Duration::from_secs(15);
+/// How long an operator's last look may take.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 /// What is left of the drain's time for the last steps.
 const LAST_STEPS: Duration = Duration::from_secs(3);
 
@@ -51,7 +55,7 @@ pub async fn run(
         limits: watch::Sender::new(app.config.limits.clone()).subscribe(),
         tls: None,
     };
-    let until_the_end = Drain { draining: looking.clone(), closing: looking.clone(), deadline: Duration::ZERO };
+    let until_the_end = Drain { draining: looking.clone(), closing: looking.clone(), deadline: LAST_LOOK };
     let operations = tokio::spawn(looked_at.serve(http::operations::router(app.clone()), until_the_end));
     let background = [
         tokio::spawn(http::events::poll_followed(app.clone())),
@@ -60,6 +64,7 @@ pub async fn run(
         tokio::spawn(refresh_keys(app.clone())),
         tokio::spawn(app.db.clone().keep()),
         tokio::spawn(upkeep()),
+        tokio::spawn(look_at_schema(app.clone())),
         tokio::spawn(tell_metrics(app.clone())),
         tokio::spawn(manager::heartbeat()),
     ];
@@ -140,6 +145,23 @@ async fn refresh_keys(app: AppState) {
     loop {
         app.verifier.refresh().await;
         tokio::time::sleep(app.config.identity.refresh).await;
+    }
+}
+
+/// A program that is newer than the schema fails where it needs what is missing; this says why, until somebody migrates.
+async fn look_at_schema(app: AppState) {
+    loop {
+        match db::migrations::check(&app.db).await {
+            Ok(level) if level.pending.is_empty() => return,
+            Ok(level) => {
+                tracing::error!(
+                    pending = level.pending.len(),
+                    "the schema is older than this program: run `darkroom migrate`"
+                );
+            }
+            Err(error) => tracing::debug!(%error, "whether the schema is up to date is not known yet"),
+        }
+        tokio::time::sleep(SCHEMA).await;
     }
 }
 

@@ -14,8 +14,22 @@ pub struct Front {
     pub proxy: Proxy,
     /// VPC endpoints that connections may come through; any when empty.
     pub vpc_endpoints: Vec<String>,
-    /// Proxies in front that add to `Forwarded` or `X-Forwarded-For`.
+    /// Proxies in front that add to that header.
     pub trusted_hops: usize,
+    /// The header in which they say for whom they speak.
+    pub forwarded: Forwarded,
+}
+
+/// A header that proxies add clients to. One that they don't write is the client's own word, so only one is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum Forwarded {
+    /// Most load balancers, and API Gateway's REST APIs.
+    #[default]
+    #[serde(rename = "x-forwarded-for")]
+    XForwardedFor,
+    /// RFC 7239; API Gateway's HTTP APIs.
+    #[serde(rename = "forwarded")]
+    Forwarded,
 }
 
 /// Whose PROXY headers (version 2) are read.
@@ -72,6 +86,7 @@ impl Front {
             "http.proxy_vpc_endpoints",
             "needs http.proxy_protocol: endpoints are told in its headers",
         );
-        Self { proxy, vpc_endpoints, trusted_hops: s.get("http.trusted_hops", 0) }
+        let forwarded = s.get("http.forwarded_header", Forwarded::default());
+        Self { proxy, vpc_endpoints, trusted_hops: s.get("http.trusted_hops", 0), forwarded }
     }
 }

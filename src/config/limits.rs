@@ -58,7 +58,7 @@ impl Limits {
             // other's next request fail.
             idle_timeout: s.duration("limits.idle_timeout", "400s"),
             head_timeout: s.duration("limits.head_timeout", "10s"),
-            head_bytes: s.get("limits.head_bytes", 65_536),
+            head_bytes: s.get("limits.head_bytes", 32_768),
             body_rate: s.get("limits.body_rate", 1024),
             requests: s.get("limits.requests", 512),
             uploads: s.get("limits.uploads", 256),

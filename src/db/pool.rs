@@ -72,6 +72,8 @@ struct Shared {
     /// Why connections could not be opened that nobody waited for to the end.
     late: Mutex<Option<(Instant, String)>>,
     max_lifetime: Duration,
+    /// When the server was last heard of.
+    heard: Mutex<Option<Instant>>,
     doubts: Mutex<Doubts>,
     creation: Timer,
 }
@@ -116,6 +118,7 @@ impl Pool {
             spared: Notify::new(),
             late: Mutex::default(),
             max_lifetime: limits.max_lifetime,
+            heard: Mutex::default(),
             doubts: Mutex::new(Doubts { lost: None, demoted: None }),
             creation: meters.creation.clone(),
         }));
@@ -171,6 +174,12 @@ impl Pool {
             NOBODY => None,
             micros => Some(Duration::from_micros(micros)),
         }
+    }
+
+    /// How long ago the server answered a statement.
+    pub(super) fn heard(&self) -> Option<Duration> {
+        let heard = *self.shared().heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map(|at| at.elapsed())
     }
 
     /// What opens its connections.
@@ -363,6 +372,11 @@ impl Drop for Lent {
         self.usage.record(self.since.elapsed());
         let Some(mut object) = self.object.take() else { return };
         let now = Instant::now();
+        if object.state.was_answered()
+            && let Some(pool) = Object::pool(&object)
+        {
+            *pool.manager().0.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        }
         let (verdict, interrupted) = (object.state.verdict(), object.state.was_interrupted());
         if verdict == Verdict::Sound {
             // One that was borrowed and not used is no younger for that.

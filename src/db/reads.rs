@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::{Instant, timeout};
 
 use super::{AsDbError, Db, Error, Result, invites, pool::Pool, session::Session};
-use crate::{domain::InviteId, telemetry::metrics};
+use crate::{deadline, domain::InviteId, telemetry::metrics};
 
 /// A replica that failed is left alone for so long.
 const REST: Duration = Duration::from_secs(5);
@@ -73,6 +73,10 @@ impl Replica {
     }
 
     fn failed(&self, why: &dyn std::fmt::Display) {
+        // A request whose own time is over has learnt nothing of the reader.
+        if deadline::ends().is_some_and(|ends| ends <= Instant::now()) {
+            return;
+        }
         let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::mem::replace(&mut rest.failing, true) {
             tracing::warn!(error = %why, "the reader fails; reads go to the writer");

@@ -103,9 +103,10 @@ impl Session {
         let (now, limit) = (Instant::now(), self.query_timeout);
         let by_query = (!limit.is_zero()).then(|| now + limit);
         let until = [by_query, self.ends, deadline::ends()].into_iter().flatten().min();
+        let given_up = until.is_some() && until == deadline::ends();
         let Live { connection, state, .. } = &mut *self.lent;
         state.busy = true;
-        (connection, Watch { state, until: until.map(|until| Box::pin(sleep_until(until))), begun: now })
+        (connection, Watch { state, until: until.map(|until| Box::pin(sleep_until(until))), given_up, begun: now })
     }
 }
 
@@ -119,6 +120,8 @@ impl fmt::Debug for Session {
 struct Watch<'e> {
     state: &'e mut State,
     until: Option<Pin<Box<Sleep>>>,
+    /// It is the caller's own time that ends then: that says nothing of the server.
+    given_up: bool,
     begun: Instant,
 }
 
@@ -127,7 +130,9 @@ impl Watch<'_> {
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<sqlx::Error> {
         let Some(until) = &mut self.until else { return Poll::Pending };
         std::task::ready!(until.poll_unpin(cx));
-        self.state.verdict = Verdict::Lost;
+        if !self.given_up {
+            self.state.verdict = Verdict::Lost;
+        }
         Poll::Ready(Error::timed_out(format!("no answer within {:.1?}", self.begun.elapsed())))
     }
 

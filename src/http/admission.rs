@@ -28,7 +28,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::problem::HttpError;
+use super::{extract, problem::HttpError};
 use crate::{
     app::AppState,
     config::Limits,
@@ -116,8 +116,8 @@ impl Drop for Place {
 pub struct Admission {
     requests: Arc<Places>,
     uploads: Arc<Places>,
-    /// The least number of requests at a time.
-    least: usize,
+    /// What can be worked on without a wait: the least number of requests at a time.
+    unhurried: usize,
     seen: Mutex<Seen>,
     arrived: Notify,
 }
@@ -142,8 +142,13 @@ impl Seen {
     fn turn_over(&mut self, size: usize) -> (usize, usize) {
         let peak = std::mem::replace(&mut self.peak, self.inside);
         let pace = f64::from(std::mem::take(&mut self.left)) / INTERVAL.as_secs_f64();
-        // Who leaves a half-empty house tells nothing of how many could.
-        self.pace = if peak >= size { Some(self.pace.map_or(pace, |known| known * 0.8 + pace * 0.2)) } else { None };
+        // Who leaves a half-empty house tells nothing of how many could; and while nobody leaves, as when a database has
+        // to be signed in to first, nobody knows.
+        self.pace = match self.pace {
+            _ if peak < size => None,
+            None => (pace > 0.0).then_some(pace),
+            Some(known) => Some((known * 0.8 + pace * 0.2).max(1.0)),
+        };
         (peak, self.inside)
     }
 }
@@ -189,11 +194,10 @@ impl Admission {
     #[must_use]
     pub fn new(limits: &Limits, connections: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let least = connections.max(2 * cores).min(limits.requests);
         Self {
             requests: Places::new(limits.requests),
             uploads: Places::new(limits.uploads),
-            least,
+            unhurried: connections.max(2 * cores),
             seen: Mutex::new(Seen { inside: 0, peak: 0, waiting: 0, left: 0, pace: None, open_at: Instant::now() }),
             arrived: Notify::new(),
         }
@@ -223,8 +227,9 @@ impl Admission {
     /// The next number of requests at a time, after an interval with this shortest wait.
     fn next_size(&self, peak: usize, shortest: Duration, limits: &Limits) -> usize {
         let size = self.requests.size();
-        let most = limits.requests.max(self.least);
-        if shortest > limits.queueing_target && peak > self.least {
+        let most = limits.requests;
+        let least = self.unhurried.min(most);
+        if shortest > limits.queueing_target && peak > least {
             let less = limits.queueing_target.div_duration_f64(shortest).clamp(0.5, 0.9);
             #[expect(
                 clippy::cast_possible_truncation,
@@ -233,7 +238,7 @@ impl Admission {
                 reason = "a count"
             )]
             let fewer = (peak.min(size) as f64 * less) as usize;
-            fewer.clamp(self.least, most)
+            fewer.clamp(least, most)
         } else if peak >= size {
             (size + size / 10 + 1).min(most)
         } else {
@@ -244,7 +249,7 @@ impl Admission {
 
 /// Looks at the waits and moves the limits, for ever. Nothing is looked at while nobody is inside.
 pub async fn adapt(app: AppState) {
-    let admission = &app.admission;
+    let (admission, mut changed) = (&app.admission, app.limits.subscribe());
     loop {
         let mut shortest = Duration::MAX;
         for _ in 0..TRIES {
@@ -267,18 +272,32 @@ pub async fn adapt(app: AppState) {
         #[expect(clippy::cast_precision_loss, reason = "a count for a graph")]
         metrics::HTTP_LIMIT.set(size as f64);
         if inside == 0 {
-            admission.arrived.notified().await;
+            tokio::select! {
+                () = admission.arrived.notified() => {}
+                _ = changed.changed() => {}
+            }
         }
     }
 }
 
-/// Lets a request in, or turns it away.
+/// Lets a request in once all of it is there, or turns it away.
 pub async fn admit(State(app): State<AppState>, request: Request, next: Next) -> Response {
     let target = app.limits.borrow().queueing_target;
+    let request = match extract::whole(request, app.config.http.max_body_bytes).await {
+        Ok(request) => request,
+        Err(error) => return error.into_response(),
+    };
     match app.admission.enter(target).await {
         Some(_inside) => next.run(request).await,
         None => turned_away(),
     }
+}
+
+/// Lets a look at an album's events in, or turns it away; who is ready to wait for them is not kept out.
+pub async fn admit_look(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    let query = request.uri().query().unwrap_or_default();
+    let waits = url::form_urlencoded::parse(query.as_bytes()).any(|(key, value)| key == "wait" && value != "0");
+    if waits { next.run(request).await } else { admit(State(app), request, next).await }
 }
 
 /// Lets an upload in, or turns it away. Uploads take long and little: they wait for their clients.

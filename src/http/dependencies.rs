@@ -2,6 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,6 +21,8 @@ use crate::{
 
 /// The longest look at one dependency.
 const LOOK: Duration = Duration::from_secs(2);
+/// A database that has answered so lately is there.
+const LATELY: Duration = Duration::from_secs(5);
 /// A look is good for so long, however many ask.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -87,7 +93,11 @@ impl Dependency {
 
 /// The last look, and what was wrong before it.
 #[derive(Debug, Default)]
-pub struct Dependencies(Mutex<Seen>);
+pub struct Dependencies {
+    seen: Mutex<Seen>,
+    /// A look at storage is under way; one that hangs has a thread to itself, and is not to get more.
+    probing: Arc<AtomicBool>,
+}
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -98,7 +108,7 @@ struct Seen {
 impl Dependencies {
     /// Each dependency, as of a moment ago: who asks while a look is taken waits for it rather than taking another.
     pub(super) async fn now(&self, app: &App) -> BTreeMap<&'static str, Dependency> {
-        let mut seen = self.0.lock().await;
+        let mut seen = self.seen.lock().await;
         match seen.at.map(|at| at.elapsed()) {
             Some(age) if age < FRESH => seen.rows.iter().map(|(name, row)| (*name, row.clone().aged(age))).collect(),
             _ => {
@@ -114,6 +124,12 @@ impl Dependencies {
             }
         }
     }
+}
+
+/// Whether the database answers: it is asked only when it was not heard of lately, so that a service that is merely busy
+/// does not take itself for one without a database.
+pub(super) async fn database_answers(app: &App) -> bool {
+    app.db.heard().is_some_and(|ago| ago < LATELY) || look_at_database(app).await.is_well()
 }
 
 async fn look(app: &App) -> BTreeMap<&'static str, Dependency> {
@@ -163,11 +179,20 @@ async fn look_at_pools(app: &App) -> Vec<(&'static str, Dependency)> {
 }
 
 async fn look_at_storage(app: &App) -> Dependency {
-    let (started, files) = (Instant::now(), app.storage.files().clone());
-    let outcome = match tokio::task::spawn_blocking(move || files.probe()).await {
-        Ok(Ok(())) => Ok("writable".to_owned()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the look failed".to_owned()),
+    let (started, files, probing) = (Instant::now(), app.storage.files().clone(), app.dependencies.probing.clone());
+    if probing.swap(true, Ordering::Relaxed) {
+        return Dependency::looked(started, Err("the look before has not come back yet".to_owned()));
+    }
+    let probe = tokio::task::spawn_blocking(move || {
+        let outcome = files.probe();
+        probing.store(false, Ordering::Relaxed);
+        outcome
+    });
+    let outcome = match tokio::time::timeout(LOOK, probe).await {
+        Ok(Ok(Ok(()))) => Ok("writable".to_owned()),
+        Ok(Ok(Err(error))) => Err(error.to_string()),
+        Ok(Err(_)) => Err("the look failed".to_owned()),
+        Err(_) => Err(format!("no answer within {LOOK:?}")),
     };
     Dependency::looked(started, outcome)
 }

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest;
 use axum::{
-    body::Bytes,
+    body::{Body, Bytes, HttpBody},
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::{HeaderMap, header, request::Parts},
 };
@@ -38,7 +38,8 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
         digest.update(request.method().as_str().as_bytes());
         digest.update(request.uri().path().as_bytes());
         digest.update(b"\0");
-        let bytes = read(request, limit).await?;
+        let (parts, body) = request.into_parts();
+        let bytes = read(&parts.headers, body, limit).await?;
         digest.update(&bytes);
         let mut fingerprint = [0; 32];
         fingerprint.copy_from_slice(digest.finish().as_ref());
@@ -46,13 +47,23 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     }
 }
 
-async fn read(request: Request, limit: usize) -> Result<Bytes> {
+/// The same request with all of its body: what waits for a client's bytes should hold up nobody else.
+pub(super) async fn whole(request: Request, limit: usize) -> Result<Request> {
+    if request.body().is_end_stream() {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let bytes = read(&parts.headers, body, limit).await?;
+    Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes> {
     use http_body_util::{BodyExt, LengthLimitError, Limited};
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > limit as u64) {
         return Err(HttpError::TooLarge(limit as u64));
     }
-    match Limited::new(request.into_body(), limit).collect().await {
+    match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(HttpError::TooLarge(limit as u64)),
         Err(error) if TooSlow::is_behind(&*error) => Err(HttpError::TooSlow),

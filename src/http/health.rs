@@ -5,7 +5,7 @@ use axum::{extract::State, http::StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{problem::Problem, reply::Reply};
+use super::{dependencies, problem::Problem, reply::Reply};
 use crate::app::{App, AppState};
 
 /// A state in a word.
@@ -38,7 +38,7 @@ impl Status {
             let code = if closed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
             return (code, Self { status: "draining" });
         }
-        if http.ready_needs_database && !app.dependencies.now(app).await["database"].is_well() {
+        if http.ready_needs_database && !dependencies::database_answers(app).await {
             return (StatusCode::SERVICE_UNAVAILABLE, Self { status: "database failing" });
         }
         (StatusCode::OK, Self { status: "ok" })

@@ -1,6 +1,10 @@
 //! Signed URLs: uploads in, renditions and originals out. Whoever has the URL may use it, until it expires.
 
-use std::io::ErrorKind;
+use std::{
+    collections::HashMap,
+    io::ErrorKind,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use axum::{
     body::Body,
@@ -11,6 +15,7 @@ use axum::{
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
 use tower_http::services::ServeFile;
 
 use super::{
@@ -51,9 +56,49 @@ pub async fn upload(
     let bound = Bound::deserialize(serde_html_form::Deserializer::new(pairs))
         .map_err(|_| HttpError::Unauthorized("the signature does not fit the URL"))?;
     check_headers(&request, &bound)?;
-    let received = receive(&app, request.into_body(), &bound).await?;
+    let (_turn, newer) = app.receiving.begin(id);
+    let received = tokio::select! {
+        received = receive(&app, request.into_body(), &bound) => received?,
+        () = newer.cancelled() => return Err(HttpError::Conflict("the same upload was begun anew")),
+    };
     accept(&app, id, &bound, received).await?;
     Ok(StatusCode::OK)
+}
+
+/// The uploads under way. Of one photo there is one at a time: a client that begins anew has given the last one up, and one
+/// signed URL does not fill the house.
+#[derive(Debug, Default)]
+pub struct Receiving(Mutex<HashMap<PhotoId, CancellationToken>>);
+
+/// An upload under way, until this is dropped.
+struct Turn<'a> {
+    receiving: &'a Receiving,
+    id: PhotoId,
+    newer: CancellationToken,
+}
+
+impl Receiving {
+    fn uploads(&self) -> MutexGuard<'_, HashMap<PhotoId, CancellationToken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins; the token is cancelled when somebody begins the same anew.
+    fn begin(&self, id: PhotoId) -> (Turn<'_>, CancellationToken) {
+        let newer = CancellationToken::new();
+        if let Some(older) = self.uploads().insert(id, newer.clone()) {
+            older.cancel();
+        }
+        (Turn { receiving: self, id, newer: newer.clone() }, newer)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // Whoever began anew has the place now.
+        if !self.newer.is_cancelled() {
+            self.receiving.uploads().remove(&self.id);
+        }
+    }
 }
 
 fn check_headers(request: &Request, bound: &Bound) -> Result<()> {

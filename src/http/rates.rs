@@ -100,13 +100,20 @@ fn take(buckets: Option<&Buckets>, by: &'static str, key: u64) -> Result<()> {
 /// Forgets who has been quiet, and takes changed limits over, for ever.
 pub async fn keep(app: AppState) {
     let mut limits = app.limits.subscribe();
+    let mut known = [app.config.limits.user, app.config.limits.invite, app.config.limits.address];
     loop {
         tokio::select! {
             changed = limits.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                let fresh = Arc::new(Kinds::new(&limits.borrow_and_update()));
+                let limits = limits.borrow_and_update().clone();
+                let now = [limits.user, limits.invite, limits.address];
+                // Full buckets are a present: only those get them whose limits have changed.
+                if std::mem::replace(&mut known, now) == now {
+                    continue;
+                }
+                let fresh = Arc::new(Kinds::new(&limits));
                 *app.rates.kinds.write().unwrap_or_else(PoisonError::into_inner) = fresh;
             }
             () = tokio::time::sleep(FORGET) => {
@@ -120,8 +127,11 @@ pub async fn keep(app: AppState) {
     }
 }
 
-/// Counts requests by their clients' addresses, before anything is done for them.
+/// Counts requests by their clients' addresses, before anything is done for them; health checks are everybody's.
 pub async fn by_address(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    if request.uri().path().starts_with("/health/") {
+        return next.run(request).await;
+    }
     let client = request.extensions().get::<Peer>().map(|peer| peer.client(request.headers()));
     match client.map_or(Ok(()), |address| app.rates.address(address)) {
         Ok(()) => next.run(request).await,

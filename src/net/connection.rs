@@ -1,6 +1,6 @@
 //! One connection, from its first byte to its last.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -124,10 +124,20 @@ async fn converse(door: &Doorway, stream: impl AsyncRead + AsyncWrite + Unpin + 
     builder.http2().keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE_TRIES.1);
     let stream = TokioIo::new(Timed::new(stream, turn.clone(), &limits));
     let mut connection = std::pin::pin!(builder.serve_connection(stream, TowerToHyperService::new(service)));
-    let (mut draining, mut closing) = (false, false);
+    let (mut draining, mut closing, mut told) = (false, false, false);
     loop {
+        let poll = poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            if polled.is_pending() && draining && !told && turn.is_http2() {
+                told = true;
+                // Says GOAWAY; what is under way is finished.
+                connection.as_mut().graceful_shutdown();
+                return connection.as_mut().poll(cx);
+            }
+            polled
+        });
         tokio::select! {
-            outcome = connection.as_mut() => {
+            outcome = poll => {
                 if let Err(error) = outcome {
                     tracing::debug!(error, "a connection broke");
                 }
@@ -135,13 +145,9 @@ async fn converse(door: &Doorway, stream: impl AsyncRead + AsyncWrite + Unpin + 
             }
             () = door.drain.draining.cancelled(), if !draining => draining = true,
             () = door.drain.closing.cancelled(), if !closing => {
-                closing = true;
+                (draining, closing) = (true, true);
                 turn.close();
             }
-        }
-        if turn.is_http2() {
-            // Says GOAWAY; what is under way is finished.
-            connection.as_mut().graceful_shutdown();
         }
     }
 }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use axum::{BoxError, body::Bytes};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, task::AtomicWaker};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -32,9 +32,9 @@ const STALL: Duration = Duration::from_mins(1);
 /// heard of it: who closes on it makes it fail.
 const LAST_CALL: Duration = Duration::from_millis(100);
 /// What every body may take, however small.
-const BODY_GRACE: Duration = Duration::from_secs(10);
-/// The first bytes of a connection of HTTP/2 with prior knowledge, RFC 9113, 3.4; no method begins with them.
-const HTTP2: &[u8] = b"PRI";
+const BODY_GRACE: Duration = Duration::from_secs(5);
+/// What a connection of HTTP/2 begins with, RFC 9113, 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whose turn it is on a connection.
 #[derive(Debug, Default)]
@@ -45,6 +45,8 @@ pub(super) struct Turn {
     begun: AtomicU64,
     http2: AtomicBool,
     closing: AtomicBool,
+    /// Wakes the connection when nothing is under way any more: hyper would not look by itself.
+    done: AtomicWaker,
 }
 
 /// A request that is under way until this is dropped, with the answer's body.
@@ -78,6 +80,7 @@ impl Turn {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.done.wake();
     }
 }
 
@@ -104,6 +107,8 @@ pub(super) struct Timed<S> {
     last_call: bool,
     /// Requests so far when this was last looked at.
     seen: u64,
+    /// How much of the preface of HTTP/2 has come; none once something else has.
+    preface: Option<usize>,
     /// The end of the patience with what is awaited.
     until: Pin<Box<Sleep>>,
     /// The end of the patience with a client that takes nothing.
@@ -114,7 +119,18 @@ impl<S> Timed<S> {
     pub(super) fn new(stream: S, turn: Arc<Turn>, limits: &Limits) -> Self {
         let (idle, head) = (limits.idle_timeout, limits.head_timeout);
         let until = Box::pin(sleep_until(Instant::now() + idle));
-        Self { stream, turn, idle, head, awaited: Awaited::Request, last_call: false, seen: 0, until, stalled: None }
+        Self {
+            stream,
+            turn,
+            idle,
+            head,
+            awaited: Awaited::Request,
+            last_call: false,
+            seen: 0,
+            preface: Some(0),
+            until,
+            stalled: None,
+        }
     }
 
     fn wait_for(&mut self, awaited: Awaited) {
@@ -135,28 +151,43 @@ impl<S> Timed<S> {
             self.seen = begun;
             self.awaited = Awaited::Answer;
         }
-        if self.awaited == Awaited::Answer && self.turn.under_way() == 0 {
+        // An answer is over when the client has been given all of it: hyper is done with the body before that.
+        if self.awaited == Awaited::Answer && self.turn.under_way() == 0 && self.stalled.is_none() {
             self.wait_for(Awaited::Request);
         }
     }
 
     fn came(&mut self, bytes: &[u8]) {
-        if self.seen == 0 && self.awaited == Awaited::Request && bytes.starts_with(HTTP2) {
-            self.turn.http2.store(true, Ordering::Relaxed);
-        }
         // What comes over HTTP/2 between requests is small change (pings, windows) and earns no more time.
-        if self.awaited == Awaited::Request && !self.turn.is_http2() {
+        if self.turn.is_http2() {
+            return;
+        }
+        if self.awaited == Awaited::Request {
             self.wait_for(Awaited::Head);
+        }
+        let Some(known) = self.preface else { return };
+        let expected = &PREFACE[known..];
+        let length = bytes.len().min(expected.len());
+        self.preface = (bytes[..length] == expected[..length]).then_some(known + length);
+        if self.preface == Some(PREFACE.len()) {
+            self.turn.http2.store(true, Ordering::Relaxed);
+            self.wait_for(Awaited::Request);
         }
     }
 
     /// Nothing has come yet: whether that is to go on.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.awaited == Awaited::Answer {
-            return Poll::Pending;
+            self.turn.done.register(cx.waker());
+            // It may have been done before that.
+            self.catch_up();
+            if self.awaited == Awaited::Answer {
+                return Poll::Pending;
+            }
         }
         let idle = self.awaited == Awaited::Request;
-        if idle && !self.last_call && self.turn.closing.load(Ordering::Relaxed) {
+        // HTTP/2 is told by GOAWAY, and ends by itself.
+        if idle && !self.last_call && !self.turn.is_http2() && self.turn.closing.load(Ordering::Relaxed) {
             self.last_call = true;
             self.wait_for(Awaited::Request);
         }
@@ -172,7 +203,10 @@ impl<S> Timed<S> {
     /// Passes on what a write came to, unless it waits for too long.
     fn poll_stall<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
-            self.stalled = None;
+            if self.stalled.take().is_some() {
+                // Who waits for the end of the answer is the other half.
+                cx.waker().wake_by_ref();
+            }
             return outcome;
         }
         let until = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + STALL)));

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::http::HeaderMap;
 
-use crate::config::{Front, Proxy};
+use crate::config::{Forwarded, Front, Proxy};
 
 use super::proxy::{self, HeaderError};
 
@@ -14,6 +14,7 @@ pub struct Peer {
     /// Its address: by the PROXY header, where one is believed.
     pub address: SocketAddr,
     trusted_hops: usize,
+    forwarded: Forwarded,
 }
 
 impl Peer {
@@ -26,7 +27,7 @@ impl Peer {
         address: SocketAddr,
         front: &Front,
     ) -> Result<Self, Refusal> {
-        let mut peer = Self { address, trusted_hops: front.trusted_hops };
+        let mut peer = Self { address, trusted_hops: front.trusted_hops, forwarded: front.forwarded };
         let speaks_for_others = match &front.proxy {
             Proxy::Off => false,
             Proxy::Required => true,
@@ -53,9 +54,9 @@ impl Peer {
     pub fn client(&self, headers: &HeaderMap) -> IpAddr {
         let direct = self.address.ip().to_canonical();
         let Some(nth) = self.trusted_hops.checked_sub(1) else { return direct };
-        let chain = match chain(headers, "forwarded", forwarded_for) {
-            empty if empty.is_empty() => chain(headers, "x-forwarded-for", |part| Some(part.to_owned())),
-            chain => chain,
+        let chain = match self.forwarded {
+            Forwarded::Forwarded => chain(headers, "forwarded", forwarded_for),
+            Forwarded::XForwardedFor => chain(headers, "x-forwarded-for", |part| Some(part.to_owned())),
         };
         // What none of them can have written is believed of none.
         chain.into_iter().rev().nth(nth).and_then(|text| address(&text)).unwrap_or(direct)
@@ -78,8 +79,10 @@ pub enum Refusal {
 
 /// All parts of a header that may be given several times, each a list with commas.
 fn chain(headers: &HeaderMap, name: &str, read: impl Fn(&str) -> Option<String>) -> Vec<String> {
-    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(|part| read(part.trim()).unwrap_or_default()).collect()
+    // A line that is no text still has the places of its parts.
+    let lines = headers.get_all(name).into_iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
+    let parts = |line: &str| line.split(',').map(|part| read(part.trim()).unwrap_or_default()).collect::<Vec<_>>();
+    lines.flat_map(|line| parts(&line)).collect()
 }
 
 /// The `for` of one element of `Forwarded`, RFC 7239.
@@ -102,10 +105,15 @@ mod tests {
     use super::*;
 
     fn client(hops: usize, lines: &[(&'static str, &str)]) -> String {
-        let peer = Peer { address: "10.0.0.9:4000".parse().unwrap(), trusted_hops: hops };
+        let forwarded = if lines.iter().all(|(name, _)| *name == "forwarded") {
+            Forwarded::Forwarded
+        } else {
+            Forwarded::default()
+        };
+        let peer = Peer { address: "10.0.0.9:4000".parse().unwrap(), trusted_hops: hops, forwarded };
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(*name, value.parse().unwrap());
+            headers.append(*name, axum::http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         peer.client(&headers).to_string()
     }
@@ -123,7 +131,11 @@ mod tests {
             (1, &[("x-forwarded-for", "somebody")], "10.0.0.9"),
             (1, &[("forwarded", "for=198.51.100.7;proto=https, FOR=\"[2001:db8::7]:4711\"")], "2001:db8::7"),
             (2, &[("forwarded", "for=198.51.100.7;proto=https, for=\"[2001:db8::7]:4711\"")], "198.51.100.7"),
-            (1, &[("forwarded", "by=10.0.0.1"), spoofed], "10.0.0.9"),
+            (1, &[("forwarded", "by=10.0.0.1")], "10.0.0.9"),
+            // The proxies write the other one.
+            (1, &[("forwarded", "for=1.1.1.1"), spoofed], "10.0.0.3"),
+            (1, &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "\u{fc}, 198.51.100.7")], "198.51.100.7"),
+            (1, &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "\u{fc}")], "10.0.0.9"),
             (1, &[("x-forwarded-for", "::ffff:198.51.100.7")], "198.51.100.7"),
             (1, &[("x-forwarded-for", "198.51.100.7:1234")], "198.51.100.7"),
         ] {

@@ -61,9 +61,12 @@ impl Files {
     /// The file can't be made.
     pub async fn incoming(&self) -> io::Result<Incoming> {
         let path = self.root.join(INCOMING).join(Uuid::now_v7().to_string());
-        let mut file = fs::File::create_new(&path).await?;
+        // Made together with what removes it: whoever gives up while it is being made leaves nothing.
+        let make = move || File::create_new(&path).map(|file| (file, Partial(Some(path))));
+        let (file, partial) = tokio::task::spawn_blocking(make).await??;
+        let mut file = fs::File::from_std(file);
         file.set_max_buf_size(UPLOAD_BUFFER);
-        Ok(Incoming { file, partial: Partial(Some(path)), bytes: 0, digest: digest::Context::new(&digest::SHA256) })
+        Ok(Incoming { file, partial, bytes: 0, digest: digest::Context::new(&digest::SHA256) })
     }
 
     /// Opens an original for reading.

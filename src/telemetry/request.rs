@@ -178,8 +178,11 @@ impl UnderWay {
             failed: outcome == Outcome::ServerError,
             attributes: self.attributes(word, status),
         });
-        let failed = outcome != Outcome::Shed && status.is_some_and(|status| status >= 500);
-        self.slow.note(time, request, failed);
+        // These take long by nature: for what happens, or for their clients.
+        if !waits(route) || outcome == Outcome::ServerError {
+            let failed = outcome != Outcome::Shed && status.is_some_and(|status| status >= 500);
+            self.slow.note(time, request, failed);
+        }
     }
 }
 
@@ -204,6 +207,11 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         self.tell(Outcome::Cancelled, None);
     }
+}
+
+/// Whether a route waits for events, or for a client's bytes.
+fn waits(route: &str) -> bool {
+    route.ends_with("/events") || route.starts_with("/v1/uploads/")
 }
 
 fn known(method: &Method) -> Method {

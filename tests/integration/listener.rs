@@ -14,6 +14,7 @@ use crate::support::{
     certificates::{Authority, Validity},
     eventually,
     process::{Process, free_address},
+    tiny,
 };
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -412,4 +413,75 @@ async fn ten_thousand_idle_connections_cost_little_and_stay() {
     );
     assert_eq!(ask(held.first_mut().unwrap()).await, "HTTP/1.1 200 OK");
     assert_eq!(ask(&mut connect(&process, "127.0.0.1").await).await, "HTTP/1.1 200 OK");
+}
+
+/// hyper is done with an answer before the kernel has taken it: the end of a large one stands in its buffer.
+#[tokio::test]
+async fn a_slow_client_gets_all_of_its_answer_although_the_listener_closes() {
+    let (server, mut process) = serve(&[("DARKROOM_WORKER_ENABLED", "false")]).await;
+    let host = process.user(&server, "alice");
+    let album = host.album("large").await;
+    let bytes: Vec<u8> = [&tiny(0)[..], &vec![7; 12 << 20]].concat();
+    let photo = host.upload(&album, "image/png", &bytes).await;
+    let found = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let token = server.identity.token("alice").unwrap();
+    let found =
+        found.get(format!("{}/v1/photos/{photo}/original", process.url)).bearer_auth(token).send().await.unwrap();
+    let url = found.headers()["location"].to_str().unwrap().strip_prefix(&process.url).unwrap().to_owned();
+
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let to = process.url.strip_prefix("http://").unwrap().parse().unwrap();
+    let mut stream = socket.connect(to).await.unwrap();
+    stream.write_all(format!("GET {url} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = vec![0; 1];
+    stream.read_exact(&mut answer).await.unwrap();
+    process.signal(rustix::process::Signal::TERM);
+    eventually("closed", async || TcpStream::connect(to).await.is_err().then_some(())).await;
+    timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("in time").expect("no reset");
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    assert_eq!(answer.len() - head, bytes.len());
+    assert!(process.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_wait_over_http_2_is_answered_when_the_drain_begins() {
+    use http_body_util::BodyExt;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let (server, mut process) = serve(&[]).await;
+    let album = process.user(&server, "alice").album("followed").await;
+    let stream = TokioIo::new(connect(&process, "127.0.0.1").await);
+    let (mut requests, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let request = axum::http::Request::get(format!("{}/v1/albums/{album}/events?wait=25", process.url))
+        .header("authorization", format!("Bearer {}", server.identity.token("alice").unwrap()))
+        .body(String::new())
+        .unwrap();
+    let answer = tokio::spawn(requests.send_request(request));
+    eventually("waiting", async || (metric(&process, "darkroom_http_requests_in_flight").await >= 2).then_some(()))
+        .await;
+    process.signal(rustix::process::Signal::TERM);
+    let answer = answer.await.unwrap().expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let body = answer.into_body().collect().await.expect("all of it").to_bytes();
+    assert!(body.starts_with(b"{\"items\":[]"), "{body:?}");
+    assert!(process.ended().await.success());
+    connection.await.unwrap().expect("GOAWAY, not a broken connection");
+}
+
+/// Nobody reads a connection while its answer is awaited: somebody has to tell that the wait for the next request begins.
+#[tokio::test]
+async fn a_connection_is_idle_after_a_long_request_too() {
+    let settings = [("DARKROOM_LIMITS_HEAD_TIMEOUT", "100ms"), ("DARKROOM_LIMITS_IDLE_TIMEOUT", "300ms")];
+    let (server, process) = serve(&settings).await;
+    let album = process.user(&server, "alice").album("followed").await;
+    let mut stream = connect(&process, "127.0.0.1").await;
+    let token = server.identity.token("alice").unwrap();
+    let head =
+        format!("GET /v1/albums/{album}/events?wait=1 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(metric(&process, "darkroom_connections_cut_total{reason=\"head\"}").await, 0);
 }

@@ -226,6 +226,17 @@ async fn an_upload_cut_half_way_leaves_nothing_and_can_be_sent_again() {
 }
 
 #[tokio::test]
+async fn an_upload_that_is_begun_anew_takes_the_place_of_the_one_before() {
+    let (server, host, declared, url) = prepared().await;
+    let mut older = begun(&server, &url, &format!("content-length: {}", bytes().len()), &bytes()[..400]).await;
+    right_upload_works(&server, &host, &declared).await;
+    let mut answer = Vec::new();
+    let _ = older.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("begun anew"), "{answer}");
+}
+
+#[tokio::test]
 async fn an_upload_that_stalls_is_given_up() {
     let server = TestServer::start_with("worker.enabled = false\nuploads.idle_timeout = '200ms'").await;
     let host = server.user("alice");
