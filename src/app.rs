@@ -7,11 +7,13 @@ use std::{
     time::Instant,
 };
 
+use aws_config::SdkConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     announce::Announcer,
+    aws,
     config::{Config, Limits},
     db::Db,
     http::{admission::Admission, dependencies::Dependencies, objects::Receiving, rates::Rates},
@@ -76,20 +78,27 @@ impl App {
     ///
     /// # Errors
     /// The storage folder or the listener's certificate can't be used.
-    pub fn build(config: Config, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
+    pub async fn build(config: Config, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
+        // Boxed: the SDK's chain of credentials is a large future.
+        let sdk = Box::pin(aws::for_parts_of(&config)).await;
         // The very program that runs, even after an update has put another in its place.
-        Self::with_program(config, PathBuf::from("/proc/self/exe"), log_level)
+        Self::with(config, PathBuf::from("/proc/self/exe"), sdk.as_ref(), log_level)
     }
 
-    /// The same with another program that decodes, as the tests do.
+    /// The same with another program that decodes, and with what AWS's clients start from, as the tests do.
     ///
     /// # Errors
     /// As [`App::build`].
-    pub fn with_program(config: Config, program: PathBuf, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
+    pub fn with(
+        config: Config,
+        program: PathBuf,
+        sdk: Option<&SdkConfig>,
+        log_level: Option<LogLevel>,
+    ) -> anyhow::Result<AppState> {
         // Before the pools, which keep what they measure with.
         let _ = telemetry::metrics::start(config.telemetry.emf);
         let db = Db::new(&config.database);
-        let storage = Storage::open(&config.storage, &config.http)?;
+        let storage = Storage::open(&config.storage, &config.http, sdk)?;
         let sandbox = Sandbox::new(sandbox_config(&config), program);
         Ok(Arc::new(Self {
             verifier: Verifier::new(&config.identity),

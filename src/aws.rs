@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 
+use crate::config::{Config, Place};
+
 /// A call that takes longer is given up and tried again.
 const ATTEMPT: Duration = Duration::from_secs(3);
 /// The longest time for a call with all its tries.
@@ -27,6 +29,22 @@ pub async fn configuration(region: &str) -> SdkConfig {
         .app_name(AppName::new(env!("CARGO_PKG_NAME")).expect("letters only"))
         .load()
         .await
+}
+
+/// What the clients of all parts start from that AWS does for us; none when it does none, and then nobody looks for
+/// credentials.
+pub async fn for_parts_of(config: &Config) -> Option<SdkConfig> {
+    let bucket = matches!(config.storage.place, Place::S3(_));
+    let others = [
+        config.queue.sqs.is_some(),
+        config.announce.topic.is_some(),
+        config.read_model.table.is_some(),
+        config.workflow.state_machine.is_some(),
+    ];
+    if !bucket && !others.contains(&true) {
+        return None;
+    }
+    Some(configuration(config.aws.region.as_deref()?).await)
 }
 
 /// An error of the SDK with its causes, which its `Display` leaves out.

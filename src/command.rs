@@ -52,7 +52,7 @@ pub async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
     let listener = or_bind(inherited.next(), config.http.listen).await?;
     let operations = or_bind(inherited.next(), config.operations.listen).await?;
     let works = config.worker.enabled;
-    let app = App::build(config, Some(level))?;
+    let app = App::build(config, Some(level)).await?;
     tracing::info!(listen = %listener.local_addr()?, operations = %operations.local_addr()?, version = env!("CARGO_PKG_VERSION"), "ready");
     run_as_service(app, file, Some(listener), operations, works).await
 }
@@ -64,7 +64,7 @@ pub async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
 pub async fn work(file: Option<&Path>) -> anyhow::Result<()> {
     let (config, level) = configure(file, telemetry::Stream::Output)?;
     let operations = net::bind(config.operations.listen).await?;
-    let app = App::build(config, Some(level))?;
+    let app = App::build(config, Some(level)).await?;
     tracing::info!(operations = %operations.local_addr()?, version = env!("CARGO_PKG_VERSION"), "working");
     run_as_service(app, file, None, operations, true).await
 }

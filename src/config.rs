@@ -6,6 +6,8 @@
 //! A secret `x` may be given as `x_file`, the path of a file that holds it, or as a credential of systemd with the key as
 //! its name.
 
+mod announce;
+mod aws;
 pub mod database;
 mod front;
 mod http;
@@ -13,17 +15,21 @@ mod limits;
 mod log;
 mod sections;
 mod source;
+mod storage;
 mod telemetry;
 
 use std::{collections::BTreeMap, path::Path};
 
+pub use announce::{Announce, Topic, Webhook};
+pub use aws::{Aws, Queue, ReadModel, Sqs, Workflow};
 pub use database::Database;
 pub use front::{Forwarded, Front, Proxy};
 pub use http::{Http, Tls};
 pub use limits::{Limits, Rate};
 pub use log::{Log, LogFormat};
-pub use sections::{Announce, Compat, Identity, Imaging, Jwks, Operations, Storage, Sweep, Uploads, Worker};
+pub use sections::{Compat, Identity, Imaging, Jwks, Operations, Sweep, Uploads, Worker};
 pub use source::{Mistakes, Source};
+pub use storage::{CloudFront, Place, S3, Storage};
 pub use telemetry::{Emf, Otlp, Telemetry};
 
 /// Everything that an operator can set.
@@ -39,6 +45,8 @@ pub struct Config {
     pub identity: Identity,
     /// The MySQL or MariaDB server.
     pub database: Database,
+    /// What all services of AWS share.
+    pub aws: Aws,
     /// Where photos are kept.
     pub storage: Storage,
     /// What may be uploaded.
@@ -47,10 +55,16 @@ pub struct Config {
     pub imaging: Imaging,
     /// The worker's loop.
     pub worker: Worker,
+    /// How workers come to their jobs.
+    pub queue: Queue,
     /// The sweep.
     pub sweep: Sweep,
     /// Where events are announced.
     pub announce: Announce,
+    /// What album pages are read from.
+    pub read_model: ReadModel,
+    /// Who leads edits through their steps.
+    pub workflow: Workflow,
     /// What those knew who come from the Java service.
     pub compat: Compat,
     /// What is logged, and how.
@@ -78,9 +92,12 @@ impl Config {
         let s = &mut source;
         let (http, limits) = (Http::read(s), Limits::read(s));
         let (operations, identity) = (Operations::read(s), Identity::read(s));
-        let (database, storage, uploads) = (Database::read(s), Storage::read(s), Uploads::read(s));
-        let (imaging, worker, sweep) = (Imaging::read(s), Worker::read(s), Sweep::read(s));
-        let (announce, compat, log, telemetry) = (Announce::read(s), Compat::read(s), Log::read(s), Telemetry::read(s));
+        let (database, aws) = (Database::read(s), Aws::read(s));
+        let (storage, uploads, imaging) = (Storage::read(s, &aws), Uploads::read(s), Imaging::read(s));
+        let (worker, queue, sweep) = (Worker::read(s), Queue::read(s, &aws), Sweep::read(s));
+        let (announce, read_model) = (Announce::read(s, &aws), ReadModel::read(s, &aws));
+        let (workflow, compat) = (Workflow::read(s, &aws), Compat::read(s));
+        let (log, telemetry) = (Log::read(s), Telemetry::read(s));
         let effective = source.finish()?;
         Ok(Self {
             http,
@@ -88,12 +105,16 @@ impl Config {
             operations,
             identity,
             database,
+            aws,
             storage,
             uploads,
             imaging,
             worker,
+            queue,
             sweep,
             announce,
+            read_model,
+            workflow,
             compat,
             log,
             telemetry,
@@ -117,6 +138,41 @@ mod tests {
         database = { user = "darkroom" }
         storage = { directory = "/var/lib/darkroom", signing_keys = ["00112233445566778899aabbccddeeff"] }
     "#;
+
+    #[test]
+    fn each_part_of_aws_says_what_it_needs() {
+        let aws = r#"
+            storage.kind = "s3"
+            storage.signing_keys = ["00112233445566778899aabbccddeeff"]
+            queue.kind = "sqs"
+            announce = { kind = "sns", topic = "photos" }
+            read_model.kind = "dynamodb"
+            workflow = { kind = "step-functions", state_machine = "edits" }
+        "#;
+        let least = LEAST.lines().filter(|line| !line.contains("storage")).collect::<Vec<_>>().join(
+            "
+",
+        );
+        let mistakes = read(&format!("{least}{aws}"), &[]).unwrap_err().to_string();
+        for part in [
+            "aws.region: must be given (or AWS_REGION) for storage.kind",
+            "storage.bucket is missing",
+            "queue.url is missing",
+            "queue.dead_letter_url is missing",
+            "announce.topic: must be the ARN",
+            "read_model.table is missing",
+            "workflow.state_machine: must be the ARN",
+        ] {
+            assert!(mistakes.contains(part), "{part} is missing from:\n{mistakes}");
+        }
+        let wrong = read(&format!("{LEAST}\nqueue.kind = 'kafka'"), &[]).unwrap_err().to_string();
+        assert!(wrong.contains("queue.kind") && wrong.contains("sqs"), "{wrong}");
+        let region = |env: &[(&str, &str)]| read(LEAST, env).unwrap().aws.region;
+        assert_eq!(region(&[]), None);
+        assert_eq!(region(&[("AWS_DEFAULT_REGION", "eu-west-1")]).unwrap(), "eu-west-1");
+        assert_eq!(region(&[("AWS_DEFAULT_REGION", "eu-west-1"), ("AWS_REGION", "eu-west-3")]).unwrap(), "eu-west-3");
+        assert_eq!(region(&[("AWS_REGION", "eu-west-3"), ("DARKROOM_AWS_REGION", "eu-west-2")]).unwrap(), "eu-west-2");
+    }
 
     #[test]
     fn every_mistake_is_reported_in_one_run() {

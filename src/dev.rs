@@ -78,7 +78,7 @@ async fn serve(
     stop: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<()> {
     db::create_database(&server, DATABASE).await?;
-    let app = App::build(config, Some(level))?;
+    let app = App::build(config, Some(level)).await?;
     db::migrations::run(&app.db).await?;
     let address = listener.local_addr()?;
     let looking = operations.local_addr()?;

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aws_config::SdkConfig;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -73,9 +74,12 @@ impl Storage {
     ///
     /// # Errors
     /// The folder can't be made or written to; the error names it.
-    pub fn open(config: &config::Storage, http: &config::Http) -> io::Result<Self> {
+    pub fn open(config: &config::Storage, http: &config::Http, sdk: Option<&SdkConfig>) -> io::Result<Self> {
+        let config::Place::Files(folder) = &config.place else {
+            return Err(io::Error::other(format!("{} has no client for {sdk:?}", config.place)));
+        };
         Ok(Self {
-            files: Files::open(&config.directory)?,
+            files: Files::open(folder)?,
             signer: Arc::new(Signer::new(&config.signing_keys)),
             public_url: http.public("").into(),
             url_window: config.url_window,

@@ -71,7 +71,7 @@ async fn bench() -> anyhow::Result<Vec<String>> {
     };
     let settings = bed.settings(&client.url).into_iter().map(|(key, value)| (key.into(), value.into()));
     let config = Config::read(Source::parse("worker.enabled = false\ndatabase.query_timeout = \"0s\"", settings)?)?;
-    let app = App::with_program(config, PathBuf::from("nothing is decoded here"), None)?;
+    let app = App::with(config, PathBuf::from("nothing is decoded here"), None, None)?;
     seed::fill(&bed, &app.db).await?;
     let stop = CancellationToken::new();
     let running = tokio::spawn(command::run(app.clone(), Some(listener), operations, false, stop.clone()));

@@ -42,8 +42,10 @@ async fn migrate(bed: &Bed) -> anyhow::Result<()> {
     bed.create_anew().await?;
     let settings = bed.settings("http://localhost").into_iter().map(|(key, value)| (key.into(), value.into()));
     let config = darkroom::config::Config::read(darkroom::config::Source::parse("", settings)?)?;
-    if config.storage.directory.exists() {
-        std::fs::remove_dir_all(&config.storage.directory)?;
+    if let darkroom::config::Place::Files(folder) = &config.storage.place
+        && folder.exists()
+    {
+        std::fs::remove_dir_all(folder)?;
     }
     let db = Db::new(&config.database);
     migrations::run(&db).await?;

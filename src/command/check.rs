@@ -74,8 +74,8 @@ pub async fn check(file: Option<&Path>) -> anyhow::Result<bool> {
     let mut table = Table::begin();
     table.row("config", Instant::now(), Ok(format!("{} settings", config.effective.len())));
     let started = Instant::now();
-    let storage = Storage::open(&config.storage, &config.http);
-    let writable = format!("{} can be written to", config.storage.directory.display());
+    let storage = Storage::open(&config.storage, &config.http, None);
+    let writable = format!("{} can be written to", config.storage.place);
     table.row("storage", started, storage.map(|_| writable).map_err(|error| error.to_string().into()));
     database::check(&config.database, &mut table).await;
     if let Some(files) = &config.http.tls {

@@ -6,14 +6,9 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use url::Url;
 
 use super::source::Source;
-
-/// The smallest signing secret: 128 bits, as RFC 2104 advises for keys of HMAC at the least.
-const LEAST_SECRET_CHARS: usize = 32;
 
 /// `[operations]`: the listener of the operators.
 #[derive(Debug, Clone)]
@@ -87,35 +82,6 @@ impl Identity {
             leeway: s.duration("identity.leeway", "30s"),
             refresh: s.duration("identity.refresh", "10m"),
         }
-    }
-}
-
-/// `[storage]`: where photos are kept.
-#[derive(Debug, Clone)]
-pub struct Storage {
-    /// The folder of originals and renditions.
-    pub directory: PathBuf,
-    /// Secrets that sign URLs: the first signs, all verify, so that one can be rotated.
-    pub signing_keys: Vec<SecretString>,
-    /// Rendition URLs live between one and two of these, and stay the same for one.
-    pub url_window: Duration,
-}
-
-impl Storage {
-    pub(super) fn read(s: &mut Source) -> Self {
-        let this = Self {
-            directory: s.require("storage.directory", PathBuf::new()),
-            signing_keys: s.secrets("storage.signing_keys"),
-            url_window: s.duration("storage.url_window", "1h"),
-        };
-        let long = this.signing_keys.iter().all(|key| key.expose_secret().len() >= LEAST_SECRET_CHARS);
-        s.check(
-            !this.signing_keys.is_empty() && long,
-            "storage.signing_keys",
-            format!("must hold at least one secret, each of at least {LEAST_SECRET_CHARS} characters"),
-        );
-        s.check(this.url_window >= Duration::from_mins(1), "storage.url_window", "must be at least 1m");
-        this
     }
 }
 
@@ -253,55 +219,6 @@ impl Sweep {
             "and sweep.scrub_interval must be more than 0",
         );
         this
-    }
-}
-
-/// `[announce]`: where events go. Each is logged; a webhook is told too when one is set.
-#[derive(Debug, Clone)]
-pub struct Announce {
-    /// The webhook.
-    pub webhook: Option<Webhook>,
-}
-
-/// A webhook after <https://www.standardwebhooks.com/>.
-#[derive(Debug, Clone)]
-pub struct Webhook {
-    /// Where to POST.
-    pub url: Url,
-    /// The key of the HMAC signature.
-    pub key: SecretSlice<u8>,
-    /// Longest time for one delivery.
-    pub timeout: Duration,
-}
-
-impl Announce {
-    pub(super) fn read(s: &mut Source) -> Self {
-        let url: Option<Url> = s.optional("announce.webhook_url");
-        let secret = s.secret("announce.webhook_secret");
-        let key = secret.as_ref().and_then(webhook_key);
-        let timeout = s.duration("announce.webhook_timeout", "10s");
-        if let Some(url) = &url {
-            s.check(matches!(url.scheme(), "http" | "https"), "announce.webhook_url", "must be an http or https URL");
-            let long = secret.as_ref().is_some_and(|secret| secret.expose_secret().len() >= LEAST_SECRET_CHARS);
-            s.check(
-                long && key.is_some(),
-                "announce.webhook_secret",
-                format!(
-                    "must be given with announce.webhook_url, at least {LEAST_SECRET_CHARS} characters; base64 after `whsec_`"
-                ),
-            );
-        }
-        let webhook = url.zip(key).map(|(url, key)| Webhook { url, key, timeout });
-        Self { webhook }
-    }
-}
-
-/// The key in a secret: in base64 after `whsec_`, as Standard Webhooks write it, else the text itself.
-fn webhook_key(secret: &SecretString) -> Option<SecretSlice<u8>> {
-    let text = secret.expose_secret();
-    match text.strip_prefix("whsec_") {
-        Some(encoded) => STANDARD.decode(encoded).ok().map(SecretSlice::from),
-        None => Some(text.as_bytes().to_vec().into()),
     }
 }
 

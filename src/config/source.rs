@@ -19,6 +19,8 @@ const PREFIX: &str = "DARKROOM_";
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// What systemd puts before the name of each file of the folder in `LoadCredential=darkroom:FOLDER`.
 const CREDENTIAL_PREFIX: &str = "darkroom_";
+/// Where every AWS SDK finds the region, in the order in which it looks.
+const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 
 /// All that is wrong with a configuration, a line each.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,7 @@ pub struct Source {
     table: Table,
     env: BTreeMap<String, String>,
     credentials: Option<PathBuf>,
+    regions: BTreeMap<String, String>,
     secrets: BTreeSet<String>,
     known: BTreeSet<String>,
     effective: BTreeMap<String, String>,
@@ -73,10 +76,17 @@ impl Source {
             let line = before.matches('\n').count() + 1;
             Mistakes(vec![format!("line {line}: {}", error.message())])
         })?;
-        let (mut settings, mut credentials) = (BTreeMap::new(), None);
+        let (mut settings, mut credentials, mut regions) = (BTreeMap::new(), None, BTreeMap::new());
         for (name, value) in env {
             if name == CREDENTIALS {
                 credentials = Some(PathBuf::from(value));
+                continue;
+            }
+            if let (Some(name), Some(value)) = (name.to_str(), value.to_str())
+                && REGIONS.contains(&name)
+                && !value.is_empty()
+            {
+                regions.insert(name.to_owned(), value.to_owned());
                 continue;
             }
             let Some(name) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
@@ -90,6 +100,7 @@ impl Source {
             table,
             env: settings,
             credentials,
+            regions,
             secrets: BTreeSet::new(),
             known: BTreeSet::new(),
             effective: BTreeMap::new(),
@@ -181,6 +192,19 @@ impl Source {
                 read_secrets(&path).map_err(|why| format!("{name}: {why}"))
             }
         }
+    }
+
+    /// The region that the environment names as AWS's own libraries want it.
+    pub fn region(&self) -> Option<String> {
+        REGIONS.iter().find_map(|name| self.regions.get(*name)).cloned()
+    }
+
+    /// One secret of several lines, such as a key in PEM.
+    pub fn text(&mut self, key: &str) -> Option<SecretString> {
+        use secrecy::ExposeSecret;
+        let lines = self.secrets(key);
+        let lines: Vec<&str> = lines.iter().map(ExposeSecret::expose_secret).collect();
+        (!lines.is_empty()).then(|| lines.join("\n").into())
     }
 
     /// One secret.

@@ -58,7 +58,7 @@ impl TestServer {
         let config = Config::read(Source::parse(&text, []).expect("TOML")).expect("a good configuration");
         let works = config.worker.enabled;
         let program = PathBuf::from(env!("CARGO_BIN_EXE_darkroom"));
-        let app = App::with_program(config, program, None).expect("an app");
+        let app = App::with(config, program, None, None).expect("an app");
         migrations::run(&app.db).await.expect("migrations run");
         let stop = CancellationToken::new();
         let running = tokio::spawn(command::run(app.clone(), Some(listener), operations, works, stop.clone()));
