@@ -4,6 +4,7 @@
 //! IMDSv2; `AWS_ENDPOINT_URL` and its kin lead to an emulator. The region is always said by the caller: a default one
 //! would sign for the wrong place in silence.
 
+pub mod credentials;
 pub mod region;
 
 use std::time::Duration;

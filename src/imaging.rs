@@ -31,7 +31,7 @@ mod tests;
 
 pub use exif::TakenAt;
 pub use media::{Foreign, MediaType, Sniffed, UnknownMediaType, sniff};
-pub use probe::{Probe, probe};
+pub use probe::{Probe, probe, recognise};
 pub use recipe::{Limits, OutputFormat, Recipe, Size};
 pub use rejection::Rejection;
 

@@ -1,31 +1,45 @@
 //! Originals and renditions: where their bytes are, and the signed URLs that open them.
 //!
-//! Kept in files: `originals/xx/ID`, `renditions/xx/ID/NAME`, and `incoming/` for uploads under way, where `xx`
-//! are the last two digits of the id, which are random. An original is complete and on disk before its name
-//! exists. Renditions can be made again from it, so they are renamed into place without waiting for the disk.
+//! `originals/xx/ID` and `renditions/xx/ID/NAME`, where `xx` are the last two digits of the id, which are random: paths in a
+//! folder, or keys in a bucket.
+//!
+//! In files an original is complete and on disk before its name exists; uploads under way are in `incoming/`. Renditions
+//! can be made again from it, so they are renamed into place without waiting for the disk. In S3 clients write originals
+//! themselves, by URLs that are bound to what was declared.
 
+mod cloudfront;
 mod files;
+mod presign;
+mod s3;
 mod signing;
 
 use std::{
+    fs::File,
     io,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+use anyhow::Context;
 use aws_config::SdkConfig;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use cloudfront::CloudFront;
 pub use files::{Files, Incoming, Received};
+use presign::Presigner;
+use s3::S3;
 pub use signing::{SignedUrl, Signer, UrlError};
 
 use crate::{
     config,
-    domain::{Photo, PhotoId, Rendition},
+    domain::{Photo, PhotoId, Rendition, Sha256},
     telemetry::metrics,
 };
+
+const ORIGINALS: &str = "originals";
+const RENDITIONS: &str = "renditions";
 
 /// How long the URL of an original is good for.
 const ORIGINAL_TTL: Duration = Duration::from_mins(1);
@@ -60,81 +74,306 @@ pub(crate) fn moved(operation: &'static str, bytes: u64) {
     metrics::STORAGE_BYTES.with(&[("operation", operation.to_owned())]).increment(bytes);
 }
 
-/// Photos in files, and the key that signs their URLs.
+/// An original that is open for reading.
+#[derive(Debug)]
+pub struct Original {
+    /// Its bytes.
+    pub file: File,
+    /// Its digest, where it was read on the way.
+    pub sha256: Option<Sha256>,
+}
+
+/// Where the bytes are.
+#[derive(Clone)]
+enum Place {
+    Files(Files),
+    S3(Arc<S3>),
+}
+
+/// The photos' bytes, and the keys that sign their URLs.
 #[derive(Clone)]
 pub struct Storage {
-    files: Files,
+    place: Place,
     signer: Arc<Signer>,
+    cloudfront: Option<Arc<CloudFront>>,
     public_url: Arc<str>,
     url_window: Duration,
 }
 
 impl Storage {
-    /// Opens the folder and makes what is missing in it.
+    /// Opens the folder and makes what is missing in it; or makes a client of the bucket, which asks nothing yet.
     ///
     /// # Errors
-    /// The folder can't be made or written to; the error names it.
-    pub fn open(config: &config::Storage, http: &config::Http, sdk: Option<&SdkConfig>) -> io::Result<Self> {
-        let config::Place::Files(folder) = &config.place else {
-            return Err(io::Error::other(format!("{} has no client for {sdk:?}", config.place)));
+    /// The folder can't be made or written to, and the error names it. A key of CloudFront that is none.
+    pub fn open(config: &config::Storage, http: &config::Http, sdk: Option<&SdkConfig>) -> anyhow::Result<Self> {
+        let (place, cloudfront) = match &config.place {
+            config::Place::Files(folder) => (Place::Files(Files::open(folder)?), None),
+            config::Place::S3(s3) => {
+                let sdk = sdk.context("the bucket needs a configuration of AWS's clients")?;
+                let cloudfront = s3.cloudfront.as_ref().map(CloudFront::new).transpose()?;
+                (Place::S3(Arc::new(S3::new(s3, sdk)?)), cloudfront.map(Arc::new))
+            }
         };
         Ok(Self {
-            files: Files::open(folder)?,
+            place,
             signer: Arc::new(Signer::new(&config.signing_keys)),
+            cloudfront,
             public_url: http.public("").into(),
             url_window: config.url_window,
         })
     }
 
-    /// The bytes.
+    /// The folder, where photos are kept in one.
     #[must_use]
-    pub fn files(&self) -> &Files {
-        &self.files
+    pub fn files(&self) -> Option<&Files> {
+        match &self.place {
+            Place::Files(files) => Some(files),
+            Place::S3(_) => None,
+        }
     }
 
-    /// The signatures.
+    /// The signatures of our own URLs and cursors.
     #[must_use]
     pub fn signer(&self) -> &Signer {
         &self.signer
     }
 
-    /// The URL to send a declared photo's bytes to.
-    #[must_use]
-    pub fn upload(&self, photo: &Photo, expires_at: DateTime<Utc>) -> Upload {
-        let digest = photo.sha256.map(|digest| format!("&sha256={digest}")).unwrap_or_default();
-        let path =
-            format!("/v1/uploads/{}?bytes={}&content_type={}{digest}", photo.id, photo.bytes, photo.content_type);
-        Upload {
-            method: "PUT".to_owned(),
-            url: format!("{}{}", self.public_url, self.signer.sign("PUT", &path, expires_at)),
-            headers: [("content-type".to_owned(), photo.content_type.clone())].into(),
-            expires_at,
+    /// What signs URLs for now.
+    ///
+    /// # Errors
+    /// There are no credentials of AWS.
+    pub async fn links(&self, now: DateTime<Utc>) -> io::Result<Links> {
+        let uploads = match &self.place {
+            Place::Files(_) => None,
+            Place::S3(s3) => Some((Box::pin(s3.presigner()).await?, s3.clone())),
+        };
+        Ok(Links { storage: self.clone(), bucket: uploads, now })
+    }
+
+    /// Whether photos can be kept: a file is written and removed, or the bucket is asked whether it is there.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub async fn probe(&self) -> io::Result<()> {
+        match &self.place {
+            Place::Files(files) => {
+                let files = files.clone();
+                tokio::task::spawn_blocking(move || files.probe()).await?
+            }
+            Place::S3(s3) => Box::pin(s3.probe()).await,
         }
     }
 
-    /// The URL of a rendition: the same for one window, and good for one to two.
-    #[must_use]
-    pub fn rendition_url(&self, id: PhotoId, rendition: &Rendition, now: DateTime<Utc>) -> String {
-        let path = format!("/v1/renditions/{id}/{}?", rendition.file_name());
-        format!("{}{}", self.public_url, self.signer.sign("GET", &path, self.window_end(id, now)))
+    /// Opens an original for reading. One in S3 is fetched, unless `goes_on` refuses its first bytes.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub async fn open_original<E>(
+        &self,
+        id: PhotoId,
+        goes_on: impl Fn(&[u8]) -> Result<(), E>,
+    ) -> io::Result<Result<Original, E>> {
+        measured("open_original", async {
+            match &self.place {
+                Place::Files(files) => Ok(Ok(Original { file: files.open_original(id).await?, sha256: None })),
+                // Boxed, as all that hold a client's call: their futures are large.
+                Place::S3(s3) => Box::pin(s3.fetch_original(id, goes_on)).await,
+            }
+        })
+        .await
+    }
+
+    /// Size of an original and its digest where that is known; none when it is not there.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub async fn measure_original(&self, id: PhotoId) -> io::Result<Option<(u64, Option<Sha256>)>> {
+        measured("measure_original", async {
+            match &self.place {
+                Place::Files(files) => {
+                    let found = files.measure_original(id).await?;
+                    Ok(found.map(|(bytes, digest)| (bytes, Some(digest))))
+                }
+                Place::S3(s3) => Box::pin(s3.measure_original(id)).await,
+            }
+        })
+        .await
+    }
+
+    /// Writes renditions of a photo, by their names; each appears whole or not at all.
+    ///
+    /// # Errors
+    /// What the file system or S3 says; a disk may be full.
+    pub async fn put_renditions(&self, id: PhotoId, renditions: Vec<(String, Vec<u8>)>) -> io::Result<()> {
+        let bytes = renditions.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        measured("put_renditions", async {
+            match &self.place {
+                Place::Files(files) => files.put_renditions(id, renditions).await,
+                Place::S3(s3) => Box::pin(s3.put_renditions(id, renditions)).await,
+            }
+        })
+        .await?;
+        moved("put_renditions", bytes);
+        Ok(())
+    }
+
+    /// Those of some photos that lack a rendition. S3 is not asked: it loses none, and a question for each photo costs.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub async fn incomplete(&self, photos: Vec<(PhotoId, Vec<Rendition>)>) -> io::Result<Vec<PhotoId>> {
+        match &self.place {
+            Place::Files(files) => files.incomplete(photos).await,
+            Place::S3(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Removes all objects of a photo; that they are gone already is fine.
+    ///
+    /// # Errors
+    /// What the file system or S3 says.
+    pub async fn remove(&self, id: PhotoId) -> io::Result<()> {
+        measured("remove", async {
+            match &self.place {
+                Place::Files(files) => files.remove(id).await,
+                Place::S3(s3) => Box::pin(s3.remove(id)).await,
+            }
+        })
+        .await
+    }
+
+    /// The photos that have objects older than `cutoff` in one of the 256 shards.
+    ///
+    /// # Errors
+    /// What the file system or S3 says.
+    pub async fn photos_in_shard(&self, shard: u8, cutoff: SystemTime) -> io::Result<Vec<PhotoId>> {
+        match &self.place {
+            Place::Files(files) => files.photos_in_shard(shard, cutoff).await,
+            Place::S3(s3) => Box::pin(s3.photos_in_shard(shard, cutoff)).await,
+        }
+    }
+
+    /// Removes what uploads that were cut off left behind before `cutoff`; answers how many.
+    ///
+    /// # Errors
+    /// What the file system or S3 says.
+    pub async fn remove_partials(&self, cutoff: SystemTime) -> io::Result<usize> {
+        match &self.place {
+            Place::Files(files) => files.remove_partials(cutoff).await,
+            Place::S3(s3) => Box::pin(s3.remove_partials(cutoff)).await,
+        }
     }
 
     /// When the URLs of a photo's renditions change next but one: they are equal while this is.
-    #[must_use]
-    pub fn window_end(&self, id: PhotoId, now: DateTime<Utc>) -> DateTime<Utc> {
-        let window = i64::try_from(self.url_window.as_secs()).unwrap_or(i64::MAX / 4).max(1);
+    fn window_end(&self, id: PhotoId, now: DateTime<Utc>) -> DateTime<Utc> {
+        let window = self.window();
         // Each photo changes at a moment of its own, so that caches aren't emptied all at once.
         let offset = i64::from(u32::from_be_bytes(*id.as_uuid().as_bytes().last_chunk().expect("16 bytes"))) % window;
         let start = (now.timestamp() - offset).div_euclid(window) * window + offset;
         DateTime::from_timestamp(start + 2 * window, 0).unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 
+    /// In seconds.
+    fn window(&self) -> i64 {
+        i64::try_from(self.url_window.as_secs()).unwrap_or(i64::MAX / 4).max(1)
+    }
+}
+
+/// Signs URLs, all as of one moment.
+pub struct Links {
+    storage: Storage,
+    bucket: Option<(Presigner, Arc<S3>)>,
+    now: DateTime<Utc>,
+}
+
+impl Links {
+    /// The URL to send a declared photo's bytes to.
+    #[must_use]
+    pub fn upload(&self, photo: &Photo, expires_at: DateTime<Utc>) -> Upload {
+        let mut headers = vec![("content-type", photo.content_type.clone())];
+        let (url, expires_at) = match &self.bucket {
+            None => {
+                let digest = photo.sha256.map(|digest| format!("&sha256={digest}")).unwrap_or_default();
+                let path = format!(
+                    "/v1/uploads/{}?bytes={}&content_type={}{digest}",
+                    photo.id, photo.bytes, photo.content_type
+                );
+                (self.own("PUT", &path, expires_at), expires_at)
+            }
+            Some((presigner, s3)) => {
+                headers.extend(s3.upload_headers(photo.sha256.as_ref()));
+                // Every client sends the length by itself, and a browser lets no page set it.
+                let length = photo.bytes.to_string();
+                let signed: Vec<(&str, &str)> = headers
+                    .iter()
+                    .map(|(name, value)| (*name, value.as_str()))
+                    .chain([("content-length", length.as_str())])
+                    .collect();
+                let url = presigner.sign("PUT", &original_key(photo.id), &signed, self.now, expires_at);
+                (url, presigner.ends_at().map_or(expires_at, |end| end.min(expires_at)))
+            }
+        };
+        let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Upload { method: "PUT".to_owned(), url, headers, expires_at }
+    }
+
+    /// The URL of a rendition by its name: the same for one window, and good for one to two.
+    #[must_use]
+    pub fn rendition(&self, id: PhotoId, name: &str) -> String {
+        let until = self.window_end(id);
+        match (&self.storage.cloudfront, &self.bucket) {
+            (Some(cloudfront), _) => cloudfront.sign(&renditions_key(id), name, until),
+            (None, Some((presigner, _))) => {
+                let from = self.storage.window_end(id, self.now) - TimeDelta::seconds(2 * self.storage.window());
+                presigner.sign("GET", &format!("{}/{name}", renditions_key(id)), &[], from, until)
+            }
+            (None, None) => self.own("GET", &format!("/v1/renditions/{id}/{name}?"), until),
+        }
+    }
+
+    /// When the URLs of a photo's renditions change next but one: they are equal while this is. Those that credentials of
+    /// AWS sign end with these.
+    #[must_use]
+    pub fn window_end(&self, id: PhotoId) -> DateTime<Utc> {
+        let end = self.storage.window_end(id, self.now);
+        match (&self.storage.cloudfront, &self.bucket) {
+            (None, Some((presigner, _))) => presigner.ends_at().map_or(end, |at| at.min(end)),
+            _ => end,
+        }
+    }
+
     /// A short-lived URL of the original.
     #[must_use]
-    pub fn original_url(&self, photo: &Photo, now: DateTime<Utc>) -> String {
-        let path = format!("/v1/originals/{}?content_type={}", photo.id, photo.content_type);
-        format!("{}{}", self.public_url, self.signer.sign("GET", &path, now + ORIGINAL_TTL))
+    pub fn original(&self, photo: &Photo) -> String {
+        let until = self.now + ORIGINAL_TTL;
+        if let Some((presigner, _)) = &self.bucket {
+            let key = format!("{}?response-content-disposition=attachment", original_key(photo.id));
+            return presigner.sign("GET", &key, &[], self.now, until);
+        }
+        self.own("GET", &format!("/v1/originals/{}?content_type={}", photo.id, photo.content_type), until)
     }
+
+    fn own(&self, method: &str, path: &str, until: DateTime<Utc>) -> String {
+        format!("{}{}", self.storage.public_url, self.storage.signer.sign(method, path, until))
+    }
+}
+
+fn original_key(id: PhotoId) -> String {
+    format!("{ORIGINALS}/{}/{id}", shard(id))
+}
+
+/// The folder of a photo's renditions, without a `/` at its end.
+fn renditions_key(id: PhotoId) -> String {
+    format!("{RENDITIONS}/{}/{id}", shard(id))
+}
+
+fn shard(id: PhotoId) -> String {
+    format!("{:02x}", id.as_uuid().as_bytes()[15])
+}
+
+/// The type that a rendition's name tells.
+pub(crate) fn media_type_of(name: &str) -> &'static str {
+    if name.rsplit('.').next() == Some("webp") { "image/webp" } else { "image/jpeg" }
 }
 
 #[cfg(test)]
@@ -145,8 +384,9 @@ mod tests {
     fn rendition_urls_stay_the_same_for_a_window_and_live_for_one_to_two() {
         let dir = std::env::temp_dir().join(format!("darkroom-storage-{}", uuid::Uuid::now_v7()));
         let storage = Storage {
-            files: Files::open(&dir).unwrap(),
+            place: Place::Files(Files::open(&dir).unwrap()),
             signer: Arc::new(Signer::new(&["k".repeat(32).into()])),
+            cloudfront: None,
             public_url: "https://p.example".into(),
             url_window: Duration::from_hours(1),
         };

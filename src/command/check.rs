@@ -4,7 +4,7 @@ mod database;
 
 use std::{fmt::Display, path::Path, time::Instant};
 
-use crate::{identity::Verifier, net::Tls, storage::Storage, telemetry::Stream};
+use crate::{aws, identity::Verifier, net::Tls, storage::Storage, telemetry::Stream};
 
 /// The table, printed as it grows.
 struct Table {
@@ -74,9 +74,10 @@ pub async fn check(file: Option<&Path>) -> anyhow::Result<bool> {
     let mut table = Table::begin();
     table.row("config", Instant::now(), Ok(format!("{} settings", config.effective.len())));
     let started = Instant::now();
-    let storage = Storage::open(&config.storage, &config.http, None);
-    let writable = format!("{} can be written to", config.storage.place);
-    table.row("storage", started, storage.map(|_| writable).map_err(|error| error.to_string().into()));
+    let sdk = Box::pin(aws::for_parts_of(&config)).await;
+    let usable = async { anyhow::Ok(Storage::open(&config.storage, &config.http, sdk.as_ref())?.probe().await?) };
+    let (place, usable) = (config.storage.place.to_string(), usable.await);
+    table.row("storage", started, usable.map(|()| place).map_err(|error| format!("{error:#}").into()));
     database::check(&config.database, &mut table).await;
     if let Some(files) = &config.http.tls {
         let (opened, shown) = (Tls::open(files), files.certificate.display());

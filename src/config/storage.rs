@@ -57,6 +57,8 @@ pub struct S3 {
     pub bucket: String,
     /// The KMS key that encrypts what is written; the bucket's own encryption when left out.
     pub kms_key: Option<String>,
+    /// Whether the bucket's name goes into the path of URLs instead of the host name, as servers other than AWS want it.
+    pub path_style: bool,
     /// The distribution that renditions are fetched through.
     pub cloudfront: Option<CloudFront>,
 }
@@ -81,6 +83,7 @@ impl Storage {
                 Place::S3(S3 {
                     bucket: s.require("storage.bucket", String::new()),
                     kms_key: s.optional("storage.kms_key"),
+                    path_style: s.get("storage.path_style", false),
                     cloudfront: CloudFront::read(s),
                 })
             }

@@ -274,27 +274,43 @@ fn push_range(query: &mut QueryBuilder<MySql>, range: &Range, page: &Page) {
         .push_bind(page.limit);
 }
 
-/// Notes that a photo's bytes have come. It keeps the `dedup` of its declaration; without one it gets the
-/// digest, unless another photo of the album has that already.
+/// Notes that a photo's bytes have come, and their digest where it is known already.
 ///
 /// # Errors
 /// The database's.
-pub async fn set_uploaded(session: &mut Session, photo: &Photo, digest: &Sha256) -> Result<()> {
-    sqlx::query("UPDATE photos SET state = ?, sha256 = ?, version = version + 1, sweep_at = ? WHERE id = ?")
+pub async fn set_uploaded(session: &mut Session, photo: &Photo, digest: Option<&Sha256>) -> Result<()> {
+    sqlx::query("UPDATE photos SET state = ?, version = version + 1, sweep_at = ? WHERE id = ?")
         .bind(PhotoState::Processing.as_str())
-        .bind(&digest.0[..])
         .bind(super::now() + super::sweep::LOOK_AGAIN)
         .bind(photo.id.as_uuid())
         .execute(&mut *session)
         .await?;
-    if photo.sha256.is_none() {
-        sqlx::query("UPDATE IGNORE photos SET dedup = ? WHERE id = ? AND dedup IS NULL")
-            .bind(&digest.0[..])
-            .bind(photo.id.as_uuid())
-            .execute(&mut *session)
-            .await?;
+    if let Some(digest) = digest {
+        set_digest(session, photo, digest).await?;
     }
     note_change(session, photo).await
+}
+
+/// Notes the digest of a photo's bytes. It keeps the `dedup` of its declaration; without one it gets the digest, unless
+/// another photo of the album has that already.
+///
+/// # Errors
+/// The database's.
+pub async fn set_digest(session: &mut Session, photo: &Photo, digest: &Sha256) -> Result<()> {
+    if photo.sha256.is_some() {
+        return Ok(());
+    }
+    sqlx::query("UPDATE photos SET sha256 = ? WHERE id = ?")
+        .bind(&digest.0[..])
+        .bind(photo.id.as_uuid())
+        .execute(&mut *session)
+        .await?;
+    sqlx::query("UPDATE IGNORE photos SET dedup = ? WHERE id = ? AND dedup IS NULL")
+        .bind(&digest.0[..])
+        .bind(photo.id.as_uuid())
+        .execute(session)
+        .await?;
+    Ok(())
 }
 
 /// No event tells the uploader of a photo that is declared anew or whose bytes have come.

@@ -174,6 +174,13 @@ pub struct Photo {
 }
 
 impl Photo {
+    /// Whether bytes are those that were declared, as far as their digest is known.
+    #[must_use]
+    pub fn fits(&self, bytes: u64, digest: Option<Sha256>) -> bool {
+        let same = self.sha256.zip(digest).is_none_or(|(declared, found)| declared == found);
+        bytes == self.bytes && same
+    }
+
     /// Whether everybody who sees the album sees it.
     #[must_use]
     pub fn is_public(&self) -> bool {

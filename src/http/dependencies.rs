@@ -179,17 +179,17 @@ async fn look_at_pools(app: &App) -> Vec<(&'static str, Dependency)> {
 }
 
 async fn look_at_storage(app: &App) -> Dependency {
-    let (started, files, probing) = (Instant::now(), app.storage.files().clone(), app.dependencies.probing.clone());
+    let (started, storage, probing) = (Instant::now(), app.storage.clone(), app.dependencies.probing.clone());
     if probing.swap(true, Ordering::Relaxed) {
         return Dependency::looked(started, Err("the look before has not come back yet".to_owned()));
     }
-    let probe = tokio::task::spawn_blocking(move || {
-        let outcome = files.probe();
+    let probe = tokio::spawn(async move {
+        let outcome = storage.probe().await;
         probing.store(false, Ordering::Relaxed);
         outcome
     });
     let outcome = match tokio::time::timeout(LOOK, probe).await {
-        Ok(Ok(Ok(()))) => Ok("writable".to_owned()),
+        Ok(Ok(Ok(()))) => Ok(app.config.storage.place.to_string()),
         Ok(Ok(Err(error))) => Err(error.to_string()),
         Ok(Err(_)) => Err("the look failed".to_owned()),
         Err(_) => Err(format!("no answer within {LOOK:?}")),

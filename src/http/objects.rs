@@ -28,7 +28,7 @@ use crate::{
     domain::{PhotoId, PhotoState, Sha256},
     imaging::MediaType,
     net::TooSlow,
-    storage::{self, Received, UrlError},
+    storage::{self, Files, Received, UrlError},
 };
 
 /// What an upload URL is bound to.
@@ -56,12 +56,13 @@ pub async fn upload(
     let bound = Bound::deserialize(serde_html_form::Deserializer::new(pairs))
         .map_err(|_| HttpError::Unauthorized("the signature does not fit the URL"))?;
     check_headers(&request, &bound)?;
+    let files = files(&app)?;
     let (_turn, newer) = app.receiving.begin(id);
     let received = tokio::select! {
-        received = receive(&app, request.into_body(), &bound) => received?,
+        received = receive(&app, files, request.into_body(), &bound) => received?,
         () = newer.cancelled() => return Err(HttpError::Conflict("the same upload was begun anew")),
     };
-    accept(&app, id, &bound, received).await?;
+    accept(&app, files, id, &bound, received).await?;
     Ok(StatusCode::OK)
 }
 
@@ -122,8 +123,8 @@ fn shorter(bound: &Bound) -> HttpError {
 }
 
 /// Streams the body to the disk; memory holds one buffer of it at a time.
-async fn receive(app: &App, body: Body, bound: &Bound) -> Result<Received> {
-    let mut incoming = app.storage.files().incoming().await.map_err(disk)?;
+async fn receive(app: &App, files: &Files, body: Body, bound: &Bound) -> Result<Received> {
+    let mut incoming = files.incoming().await.map_err(disk)?;
     let mut stream = body.into_data_stream();
     loop {
         let next = tokio::time::timeout(app.config.uploads.idle_timeout, stream.next()).await;
@@ -155,7 +156,7 @@ fn disk(error: std::io::Error) -> HttpError {
 }
 
 /// The state change, the original's name and the job come to be together.
-async fn accept(app: &App, id: PhotoId, bound: &Bound, received: Received) -> Result<()> {
+async fn accept(app: &App, files: &Files, id: PhotoId, bound: &Bound, received: Received) -> Result<()> {
     let received = &received;
     app.db
         .transaction(|mut tx| async move {
@@ -164,8 +165,8 @@ async fn accept(app: &App, id: PhotoId, bound: &Bound, received: Received) -> Re
             if photo.state != PhotoState::AwaitingUpload || !same {
                 return Err(HttpError::Conflict("this upload URL has been used, or the photo was declared anew"));
             }
-            received.keep(app.storage.files(), id).await.map_err(disk)?;
-            db::photos::set_uploaded(tx.session(), &photo, &received.sha256).await?;
+            received.keep(files, id).await.map_err(disk)?;
+            db::photos::set_uploaded(tx.session(), &photo, Some(&received.sha256)).await?;
             tx.enqueue(Kind::Develop, id.as_uuid()).await?;
             Ok(tx.done(()))
         })
@@ -185,11 +186,10 @@ pub async fn rendition(
     let signed = verify(&app, "GET", &uri)?;
     let id: PhotoId = path_id(&params, "photo_id")?;
     let name: String = path_id(&params, "name")?;
-    let mime = if name.rsplit('.').next() == Some("webp") { "image/webp" } else { "image/jpeg" };
     // Immutable for as long as the URL opens it; longer would be of no use to anybody.
     let seconds = (signed.expires_at - db::now()).num_seconds();
     let cache = format!("public, max-age={seconds}, immutable");
-    serve(&app.storage.files().rendition_path(id, &name), mime, &cache, request).await
+    serve(&files(&app)?.rendition_path(id, &name), storage::media_type_of(&name), &cache, request).await
 }
 
 /// An original.
@@ -206,9 +206,14 @@ pub async fn original(
     let id: PhotoId = path_id(&params, "photo_id")?;
     let mut pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let mime = pairs.find(|(key, _)| key == "content_type").map(|(_, value)| value.into_owned()).unwrap_or_default();
-    let mut response = serve(&app.storage.files().original_path(id), &mime, "private, no-store", request).await?;
+    let mut response = serve(&files(&app)?.original_path(id), &mime, "private, no-store", request).await?;
     response.headers_mut().insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
     Ok(response)
+}
+
+/// The folder. Where photos are kept in S3, no URL leads here.
+fn files(app: &App) -> Result<&Files> {
+    app.storage.files().ok_or(HttpError::NotFound)
 }
 
 fn verify(app: &App, method: &str, uri: &OriginalUri) -> Result<crate::storage::SignedUrl> {

@@ -26,6 +26,7 @@ use crate::{
     app::{App, AppState},
     db::{self, jobs::Kind, photo_event},
     domain::{Access, Caller, Caption, EventKind, Photo, PhotoId, PhotoState, Visibility},
+    storage::Links,
 };
 
 /// Who added a photo.
@@ -82,10 +83,10 @@ pub struct PhotoBody {
 
 impl PhotoBody {
     /// Signs the renditions' URLs.
-    pub(super) fn new(app: &App, photo: Photo, now: DateTime<Utc>) -> Self {
+    pub(super) fn new(photo: Photo, links: &Links) -> Self {
         let kind = if photo.uploader.invite_id.is_some() { "guest" } else { "host" };
         let renditions = photo.renditions.iter().map(|rendition| RenditionBody {
-            url: app.storage.rendition_url(photo.id, rendition, now),
+            url: links.rendition(photo.id, &rendition.file_name()),
             name: rendition.name.clone(),
             content_type: rendition.content_type.clone(),
             width: rendition.width,
@@ -183,14 +184,14 @@ pub async fn list(
     let (access, album_id, wanted) = (&here.access, here.album.id, &wanted);
     let list = |mut session| async move { db::photos::list(&mut session, access, album_id, wanted).await };
     let photos = app.db.read_apart(here.freshness, list).await?;
-    let now = db::now();
+    let links = links(&app).await?;
     Ok(Reply(Page::new(
         photos,
         limit,
         signer,
         &name,
         |photo| photo.id.as_uuid(),
-        |photo| PhotoBody::new(&app, photo, now),
+        |photo| PhotoBody::new(photo, &links),
     )))
 }
 
@@ -206,12 +207,12 @@ pub async fn get(
     let (id, caller) = (path_id(&params, "photo_id")?, &caller);
     let find = |mut session| async move { db::photos::find(&mut session, caller, id).await };
     let (photo, _) = app.db.read_apart(freshness, find).await?.ok_or(HttpError::NotFound)?;
-    let now = db::now();
-    let tag = etag::tag(photo.version, app.storage.window_end(photo.id, now).timestamp());
+    let links = links(&app).await?;
+    let tag = etag::tag(photo.version, links.window_end(photo.id).timestamp());
     if etag::not_modified(&headers, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
     }
-    Ok(([(header::ETAG, tag)], Reply(PhotoBody::new(&app, photo, now))).into_response())
+    Ok(([(header::ETAG, tag)], Reply(PhotoBody::new(photo, &links))).into_response())
 }
 
 /// Changes the caption (uploader, host) or the visibility (host).
@@ -236,9 +237,9 @@ pub async fn update(
         Caption::parse(&**caption).map_err(|why| HttpError::field("caption", why))?;
     }
     let photo = app.db.transaction(|tx| change(tx, &photo, &patch, &headers)).await?;
-    let now = db::now();
-    let tag = etag::tag(photo.version, app.storage.window_end(photo.id, now).timestamp());
-    Ok(([(header::ETAG, tag)], Reply(PhotoBody::new(&app, photo, now))).into_response())
+    let links = links(&app).await?;
+    let tag = etag::tag(photo.version, links.window_end(photo.id).timestamp());
+    Ok(([(header::ETAG, tag)], Reply(PhotoBody::new(photo, &links))).into_response())
 }
 
 async fn change(mut tx: db::Tx, seen: &Photo, patch: &PhotoPatch, headers: &HeaderMap) -> Result<db::Done<Photo>> {
@@ -311,9 +312,15 @@ pub async fn original(State(app): State<AppState>, caller: Caller, params: RawPa
     if matches!(photo.state, PhotoState::AwaitingUpload | PhotoState::Expired) {
         return Err(HttpError::Conflict("the photo's bytes have not come"));
     }
-    let location = app.storage.original_url(&photo, db::now());
+    let location = links(&app).await?.original(&photo);
     Ok((StatusCode::SEE_OTHER, [(header::LOCATION, location), (header::CACHE_CONTROL, "no-store".into())])
         .into_response())
+}
+
+/// What signs the URLs of an answer.
+pub(super) async fn links(app: &App) -> Result<Links> {
+    let links = app.storage.links(db::now()).await;
+    links.map_err(|error| HttpError::Unavailable("URLs can't be signed right now", anyhow::Error::from(error)))
 }
 
 async fn seen(app: &App, caller: &Caller, params: &RawPathParams) -> Result<(Photo, Access)> {

@@ -47,6 +47,22 @@ impl Layout {
     }
 }
 
+/// Looks at the first bytes of a file, some 32 of them at the least: is it what it was declared as?
+///
+/// # Errors
+/// The reason why the file is not taken, whatever follows.
+pub fn recognise(head: &[u8], declared: MediaType) -> Result<MediaType, Rejection> {
+    if head.is_empty() {
+        return Err(Rejection::Empty);
+    }
+    match sniff(head) {
+        Sniffed::Picture(real) if real == declared => Ok(real),
+        Sniffed::Picture(real) => Err(Rejection::TypeMismatch { declared, real }),
+        Sniffed::Foreign(kind) => Err(Rejection::Foreign(kind)),
+        Sniffed::Unknown => Err(Rejection::Unknown),
+    }
+}
+
 /// Looks at a whole file's structure without decoding it; takes well under 100 ms and next to no memory for any input.
 ///
 /// # Errors
@@ -57,17 +73,7 @@ pub fn probe(bytes: &[u8], declared: MediaType, limits: &Limits) -> Result<Probe
 
 /// [`probe`], with the layout that it found.
 pub(super) fn survey(bytes: &[u8], declared: MediaType, limits: &Limits) -> Result<(Probe, Layout), Rejection> {
-    if bytes.is_empty() {
-        return Err(Rejection::Empty);
-    }
-    let real = match sniff(bytes) {
-        Sniffed::Picture(real) => real,
-        Sniffed::Foreign(kind) => return Err(Rejection::Foreign(kind)),
-        Sniffed::Unknown => return Err(Rejection::Unknown),
-    };
-    if real != declared {
-        return Err(Rejection::TypeMismatch { declared, real });
-    }
+    let real = recognise(bytes, declared)?;
     let (width, height, held, layout) = match real {
         MediaType::Jpeg => {
             let it = jpeg::walk(bytes, limits)?;

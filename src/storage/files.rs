@@ -12,11 +12,9 @@ use aws_lc_rs::digest;
 use tokio::{fs, io::AsyncWriteExt};
 use uuid::Uuid;
 
-use super::{measured, moved};
-use crate::domain::{PhotoId, Sha256};
+use super::{ORIGINALS, RENDITIONS, measured, moved, original_key, renditions_key};
+use crate::domain::{PhotoId, Rendition, Sha256};
 
-const ORIGINALS: &str = "originals";
-const RENDITIONS: &str = "renditions";
 const INCOMING: &str = "incoming";
 
 /// What one upload may hold in memory on its way to the disk, in bytes.
@@ -70,19 +68,13 @@ impl Files {
     }
 
     /// Opens an original for reading.
-    ///
-    /// # Errors
-    /// `NotFound` when there is none.
-    pub async fn open_original(&self, id: PhotoId) -> io::Result<File> {
+    pub(super) async fn open_original(&self, id: PhotoId) -> io::Result<File> {
         let path = self.original_path(id);
-        measured("open_original", async { tokio::task::spawn_blocking(move || File::open(path)).await? }).await
+        tokio::task::spawn_blocking(move || File::open(path)).await?
     }
 
     /// Size and digest of an original, or none when it is not there.
-    ///
-    /// # Errors
-    /// It can't be read.
-    pub async fn measure_original(&self, id: PhotoId) -> io::Result<Option<(u64, Sha256)>> {
+    pub(super) async fn measure_original(&self, id: PhotoId) -> io::Result<Option<(u64, Sha256)>> {
         let path = self.original_path(id);
         let read = move || match File::open(path) {
             Ok(mut file) => {
@@ -93,13 +85,13 @@ impl Files {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         };
-        measured("measure_original", async { tokio::task::spawn_blocking(read).await? }).await
+        tokio::task::spawn_blocking(read).await?
     }
 
     /// Where an original is, or will be.
     #[must_use]
     pub fn original_path(&self, id: PhotoId) -> PathBuf {
-        self.root.join(ORIGINALS).join(shard(id)).join(id.to_string())
+        self.root.join(original_key(id))
     }
 
     /// Where a rendition is, or will be.
@@ -108,54 +100,53 @@ impl Files {
         self.renditions_of(id).join(file_name)
     }
 
-    /// Writes the renditions of a photo: each appears whole or not at all.
-    ///
-    /// # Errors
-    /// What the file system says; the disk may be full.
-    pub async fn put_renditions(&self, id: PhotoId, renditions: Vec<(String, Vec<u8>)>) -> io::Result<()> {
+    /// Writes renditions: each appears whole or not at all. The disk may be full.
+    pub(super) async fn put_renditions(&self, id: PhotoId, renditions: Vec<(String, Vec<u8>)>) -> io::Result<()> {
         let (folder, incoming) = (self.renditions_of(id), self.root.join(INCOMING));
-        let bytes = renditions.iter().map(|(_, bytes)| bytes.len() as u64).sum();
         let write = move || {
-            std::fs::create_dir_all(&folder)?;
             for (file_name, bytes) in renditions {
+                let target = folder.join(file_name);
+                std::fs::create_dir_all(target.parent().expect("a rendition has a folder"))?;
                 let partial = Partial(Some(incoming.join(Uuid::now_v7().to_string())));
                 std::fs::write(partial.path(), bytes)?;
-                partial.rename(&folder.join(file_name))?;
+                partial.rename(&target)?;
             }
             Ok(())
         };
-        measured("put_renditions", async { tokio::task::spawn_blocking(write).await? }).await?;
-        moved("put_renditions", bytes);
-        Ok(())
+        tokio::task::spawn_blocking(write).await?
     }
 
-    /// Whether a rendition is there in its full size.
-    #[must_use]
-    pub fn has_rendition(&self, id: PhotoId, file_name: &str, bytes: u64) -> bool {
-        std::fs::metadata(self.rendition_path(id, file_name)).is_ok_and(|metadata| metadata.len() == bytes)
+    /// Those of some photos of which not all renditions are there in their full size.
+    pub(super) async fn incomplete(&self, photos: Vec<(PhotoId, Vec<Rendition>)>) -> io::Result<Vec<PhotoId>> {
+        let files = self.clone();
+        let is_there = move |id, rendition: &Rendition| {
+            let path = files.rendition_path(id, &rendition.file_name());
+            std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == rendition.bytes)
+        };
+        let look = move || {
+            let lacks = |(id, renditions): &(PhotoId, Vec<Rendition>)| !renditions.iter().all(|it| is_there(*id, it));
+            photos.into_iter().filter(lacks).map(|(id, _)| id).collect()
+        };
+        Ok(tokio::task::spawn_blocking(look).await?)
     }
 
     /// Removes all objects of a photo; that they are gone already is fine.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub async fn remove(&self, id: PhotoId) -> io::Result<()> {
+    pub(super) async fn remove(&self, id: PhotoId) -> io::Result<()> {
         let there = |outcome: io::Result<()>| match outcome {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other,
         };
-        measured("remove", async {
-            there(fs::remove_dir_all(self.renditions_of(id)).await)?;
-            there(fs::remove_file(self.original_path(id)).await)
-        })
-        .await
+        there(fs::remove_dir_all(self.renditions_of(id)).await)?;
+        there(fs::remove_file(self.original_path(id)).await)
     }
 
     /// The photos that have objects older than `cutoff` in one of the 256 shards.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub fn photos_in_shard(&self, shard: u8, cutoff: SystemTime) -> io::Result<Vec<PhotoId>> {
+    pub(super) async fn photos_in_shard(&self, shard: u8, cutoff: SystemTime) -> io::Result<Vec<PhotoId>> {
+        let files = self.clone();
+        tokio::task::spawn_blocking(move || files.list_shard(shard, cutoff)).await?
+    }
+
+    fn list_shard(&self, shard: u8, cutoff: SystemTime) -> io::Result<Vec<PhotoId>> {
         let mut found = Vec::new();
         for area in [ORIGINALS, RENDITIONS] {
             let folder = self.root.join(area).join(format!("{shard:02x}"));
@@ -167,10 +158,12 @@ impl Files {
     }
 
     /// Removes what uploads that were cut off left behind before `cutoff`; answers how many files.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub fn remove_partials(&self, cutoff: SystemTime) -> io::Result<usize> {
+    pub(super) async fn remove_partials(&self, cutoff: SystemTime) -> io::Result<usize> {
+        let files = self.clone();
+        tokio::task::spawn_blocking(move || files.remove_incoming(cutoff)).await?
+    }
+
+    fn remove_incoming(&self, cutoff: SystemTime) -> io::Result<usize> {
         let folder = self.root.join(INCOMING);
         let mut removed = 0;
         for name in older(&folder, cutoff)? {
@@ -185,7 +178,7 @@ impl Files {
     }
 
     fn renditions_of(&self, id: PhotoId) -> PathBuf {
-        self.root.join(RENDITIONS).join(shard(id)).join(id.to_string())
+        self.root.join(renditions_key(id))
     }
 }
 
@@ -301,14 +294,10 @@ impl io::Write for Hash {
     }
 }
 
-fn finish(context: digest::Context) -> Sha256 {
+pub(super) fn finish(context: digest::Context) -> Sha256 {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(context.finish().as_ref());
     Sha256(bytes)
-}
-
-fn shard(id: PhotoId) -> String {
-    format!("{:02x}", id.as_uuid().as_bytes()[15])
 }
 
 fn older(folder: &Path, cutoff: SystemTime) -> io::Result<Vec<String>> {

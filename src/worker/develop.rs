@@ -10,8 +10,8 @@ use super::{End, complete, sandbox::SandboxError};
 use crate::{
     app::{App, AppState},
     db::{self, Db, Tx, photo_event},
-    domain::{EventKind, Photo, PhotoId, PhotoState, Rendition},
-    imaging::{Developed, TakenAt},
+    domain::{EventKind, Photo, PhotoId, PhotoState, Rendition, Sha256},
+    imaging::{self, Developed, TakenAt},
     queue::Claim,
     telemetry::metrics,
 };
@@ -37,32 +37,38 @@ pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
         PhotoState::AwaitingUpload | PhotoState::Rejected | PhotoState::Expired => return complete(app, claim).await,
     }
     let mut developed = photo;
-    match judge(app, claim, &developed).await? {
+    let (verdict, digest) = judge(app, claim, &developed).await?;
+    match verdict {
         Verdict::Developed(result) => {
             store(app, id, &result).await?;
             ready(&mut developed, result);
-            finish(app, claim, developed).await
         }
         Verdict::Rejected { code, reason } => {
             tracing::info!(code, reason, "rejected");
             metrics::PHOTOS_REJECTED.with(&[("reason", code)]).increment(1);
             developed.state = PhotoState::Rejected;
             developed.reject_reason = Some(reason);
-            finish(app, claim, developed).await
         }
     }
+    finish(app, claim, developed, digest).await
 }
 
-async fn judge(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<Verdict> {
-    let original = app.storage.files().open_original(photo.id).await.context("the original can't be opened")?;
+/// What becomes of a photo, and the digest of its bytes if it was found on the way.
+async fn judge(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<(Verdict, Option<Sha256>)> {
     let declared = photo.content_type.parse().context("the declared type")?;
+    let rejected = |code: &str, reason: &str| Verdict::Rejected { code: code.to_owned(), reason: reason.to_owned() };
+    let opened = app.storage.open_original(photo.id, |head| imaging::recognise(head, declared).map(drop)).await;
+    let original = match opened.context("the original can't be opened")? {
+        Ok(original) => original,
+        Err(rejection) => return Ok((rejected(rejection.code(), &rejection.to_string()), None)),
+    };
+    let same = photo.sha256.zip(original.sha256).is_none_or(|(known, found)| known == found);
+    anyhow::ensure!(same, "the original is not what was uploaded");
     let started = Instant::now();
-    let outcome = app.sandbox.develop(original, declared).await;
+    let outcome = app.sandbox.develop(original.file, declared).await;
     metrics::IMAGING_SECONDS.with(&[]).record(started.elapsed().as_secs_f64());
-    let rejected =
-        |code: &str, reason: &str| Ok(Verdict::Rejected { code: code.to_owned(), reason: reason.to_owned() });
-    match outcome {
-        Ok(developed) => Ok(Verdict::Developed(developed)),
+    let verdict = match outcome {
+        Ok(developed) => Verdict::Developed(developed),
         Err(SandboxError::Rejected(rejection)) => rejected(rejection.code(), &rejection.to_string()),
         Err(SandboxError::TimedOut) => rejected("too_costly", "the picture takes too long to decode"),
         Err(SandboxError::OutOfMemory) => rejected("too_costly", "the picture takes too much memory to decode"),
@@ -70,13 +76,14 @@ async fn judge(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<Verdic
             tracing::error!(%error, "the decoder crashed again");
             rejected("undecodable", "the picture can't be decoded")
         }
-        Err(error) => Err(error.into()),
-    }
+        Err(error) => return Err(error.into()),
+    };
+    Ok((verdict, original.sha256))
 }
 
 async fn store(app: &App, id: PhotoId, developed: &Developed) -> anyhow::Result<()> {
     let files = developed.renditions.iter().map(|r| (describe(r).file_name(), r.bytes.clone())).collect();
-    app.storage.files().put_renditions(id, files).await.context("the renditions can't be stored")
+    app.storage.put_renditions(id, files).await.context("the renditions can't be stored")
 }
 
 fn describe(made: &crate::imaging::Rendition) -> Rendition {
@@ -106,7 +113,7 @@ fn in_utc(taken: TakenAt) -> DateTime<Utc> {
 }
 
 /// Files what became of the photo, numbers the event and completes the job, in one transaction.
-async fn finish(app: &App, claim: &Claim, result: Photo) -> anyhow::Result<End> {
+async fn finish(app: &App, claim: &Claim, result: Photo, digest: Option<Sha256>) -> anyhow::Result<End> {
     enum Filed {
         Yes,
         Gone,
@@ -125,6 +132,9 @@ async fn finish(app: &App, claim: &Claim, result: Photo) -> anyhow::Result<End> 
             if current.state == PhotoState::Processing {
                 // The host may have changed caption or visibility meanwhile; those stay as they are.
                 let photo = Photo { visibility: current.visibility, caption: current.caption, ..made.clone() };
+                if let Some(digest) = digest {
+                    db::photos::set_digest(tx.session(), &photo, &digest).await?;
+                }
                 file(&mut tx, &photo).await?;
             }
             Ok(tx.done(Filed::Yes))
@@ -140,7 +150,7 @@ async fn finish(app: &App, claim: &Claim, result: Photo) -> anyhow::Result<End> 
         }
         Filed::Gone => {
             // Deleted while we worked: the purge may have gone by before our renditions were written.
-            app.storage.files().remove(result.id).await.context("objects of a deleted photo can't be removed")?;
+            app.storage.remove(result.id).await.context("objects of a deleted photo can't be removed")?;
             Ok(End::Done)
         }
     }
@@ -183,7 +193,7 @@ pub(crate) async fn give_up(db: &Db, job: Uuid) -> db::Result<bool> {
 
 /// Makes the renditions of a ready photo once more, because storage has lost some. Nobody is told.
 async fn repair(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<End> {
-    match judge(app, claim, photo).await? {
+    match judge(app, claim, photo).await?.0 {
         Verdict::Developed(developed) => store(app, photo.id, &developed).await?,
         Verdict::Rejected { reason, .. } => {
             anyhow::bail!("a ready photo's renditions are lost and can't be made again: {reason}")

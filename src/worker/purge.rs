@@ -15,7 +15,7 @@ const BATCH: u32 = 100;
 
 /// The row is gone already; its objects go now.
 pub(super) async fn photo(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
-    app.storage.files().remove(PhotoId::from(claim.subject)).await.context("objects can't be removed")?;
+    app.storage.remove(PhotoId::from(claim.subject)).await.context("objects can't be removed")?;
     complete(app, claim).await
 }
 
@@ -30,7 +30,7 @@ pub(super) async fn album(app: &AppState, claim: &Claim) -> anyhow::Result<End> 
             break;
         }
         for photo in photos {
-            app.storage.files().remove(photo).await.context("objects can't be removed")?;
+            app.storage.remove(photo).await.context("objects can't be removed")?;
             let mut session = app.db.session().await?;
             db::photos::delete(&mut session, photo).await?;
         }

@@ -8,9 +8,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::{
     app::{App, AppState},
     db,
-    domain::{PhotoId, PhotoState, Sha256},
+    domain::{PhotoId, PhotoState},
     queue::Kind,
-    storage::Files,
     telemetry::metrics,
 };
 
@@ -119,7 +118,7 @@ async fn overdue(app: &App, report: &mut Report) -> anyhow::Result<()> {
 
 /// The bytes of an overdue upload are there in full, or it is given up.
 async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::Result<()> {
-    let found: Option<(u64, Sha256)> = app.storage.files().measure_original(id).await?;
+    let found = app.storage.measure_original(id).await?;
     let accepted = app
         .db
         .transaction(|mut tx| async move {
@@ -130,10 +129,8 @@ async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::R
                 return Ok(tx.done(None));
             }
             match found {
-                Some((bytes, digest))
-                    if bytes == photo.bytes && photo.sha256.is_none_or(|declared| declared == digest) =>
-                {
-                    db::photos::set_uploaded(tx.session(), &photo, &digest).await?;
+                Some((bytes, digest)) if photo.fits(bytes, digest) => {
+                    db::photos::set_uploaded(tx.session(), &photo, digest.as_ref()).await?;
                     tx.enqueue(Kind::Develop, id.as_uuid()).await?;
                     Ok(tx.done(Some(true)))
                 }
@@ -151,7 +148,7 @@ async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::R
         Some(true) => report.accepted += 1,
         Some(false) => {
             report.expired += 1;
-            app.storage.files().remove(id).await?;
+            app.storage.remove(id).await?;
         }
         None => {}
     }
@@ -174,8 +171,7 @@ async fn lost_jobs(app: &App, report: &mut Report) -> anyhow::Result<()> {
 
 /// What uploads that were cut off left.
 async fn partials(app: &App, report: &mut Report) -> anyhow::Result<()> {
-    let cutoff = cutoff(app);
-    report.removed += on_disk(app, move |files| files.remove_partials(cutoff)).await? as u64;
+    report.removed += app.storage.remove_partials(cutoff(app)).await? as u64;
     Ok(())
 }
 
@@ -183,7 +179,7 @@ async fn partials(app: &App, report: &mut Report) -> anyhow::Result<()> {
 async fn orphans(app: &App, report: &mut Report) -> anyhow::Result<()> {
     let cutoff = cutoff(app);
     for shard in 0..=u8::MAX {
-        let ids = on_disk(app, move |files| files.photos_in_shard(shard, cutoff)).await?;
+        let ids = app.storage.photos_in_shard(shard, cutoff).await?;
         for some in ids.chunks(BATCH as usize) {
             let mut session = app.db.session().await?;
             let states = db::sweep::states(&mut session, some).await?;
@@ -191,7 +187,7 @@ async fn orphans(app: &App, report: &mut Report) -> anyhow::Result<()> {
                 states.into_iter().filter(|(_, state)| *state != PhotoState::Expired).map(|(id, _)| id).collect();
             drop(session);
             for id in some.iter().filter(|id| !known.contains(id)) {
-                app.storage.files().remove(*id).await?;
+                app.storage.remove(*id).await?;
                 report.removed += 1;
             }
         }
@@ -208,17 +204,7 @@ async fn lost_renditions(app: &App, report: &mut Report) -> anyhow::Result<()> {
         drop(session);
         let Some((last, _)) = photos.last() else { return Ok(()) };
         after = *last;
-        let incomplete = on_disk(app, move |files| {
-            let whole = |id, renditions: &[crate::domain::Rendition]| {
-                renditions.iter().all(|r| files.has_rendition(id, &r.file_name(), r.bytes))
-            };
-            Ok(photos
-                .into_iter()
-                .filter(|(id, renditions)| !whole(*id, renditions))
-                .map(|(id, _)| id)
-                .collect::<Vec<_>>())
-        })
-        .await?;
+        let incomplete = app.storage.incomplete(photos).await?;
         for id in incomplete {
             tracing::warn!(photo = %id, "renditions are missing from storage and will be made again");
             app.db.enqueue(Kind::Develop, id.as_uuid()).await?;
@@ -229,12 +215,4 @@ async fn lost_renditions(app: &App, report: &mut Report) -> anyhow::Result<()> {
 
 fn cutoff(app: &App) -> SystemTime {
     SystemTime::now().checked_sub(app.config.sweep.orphan_grace).unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-async fn on_disk<T: Send + 'static>(
-    app: &App,
-    look: impl FnOnce(Files) -> std::io::Result<T> + Send + 'static,
-) -> anyhow::Result<T> {
-    let files = app.storage.files().clone();
-    Ok(tokio::task::spawn_blocking(move || look(files)).await??)
 }

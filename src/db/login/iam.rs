@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
 use aws_sdk_rds::auth_token::{AuthTokenGenerator, Config};
-use aws_sdk_sts::config::{Credentials, ProvideCredentials, SharedCredentialsProvider};
+use aws_sdk_sts::config::{Credentials, SharedCredentialsProvider};
 use secrecy::SecretString;
 
 use super::lease::Issued;
@@ -16,8 +16,6 @@ use crate::{aws, config::database::Iam};
 
 /// A login may take so long; a token is not used when its credentials end before that.
 const LOGIN: Duration = Duration::from_secs(10);
-/// The longest a credential provider may take, of the chain's several.
-const PROVIDING: Duration = Duration::from_secs(4);
 
 /// Signs tokens for one user of one server.
 pub(super) struct Signer {
@@ -69,13 +67,7 @@ impl Signer {
 
     async fn credentials(&self) -> Result<(SdkConfig, Credentials), String> {
         let sdk = aws::configuration(&self.iam.region).await;
-        let provider = sdk.credentials_provider().ok_or("no credentials provider is configured")?;
-        let asked = tokio::time::timeout(PROVIDING, provider.provide_credentials()).await;
-        let asked = asked.map_err(|_| format!("no AWS credentials within {PROVIDING:?}"))?;
-        let credentials = asked.map_err(|error| aws::explained(&error))?;
-        if credentials.expiry().is_some_and(|end| end <= SystemTime::now()) {
-            return Err(format!("the AWS credentials {} have expired", credentials.access_key_id()));
-        }
+        let credentials = aws::credentials::ask(&sdk).await?;
         Ok((sdk, credentials))
     }
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::PhotoBody;
+use super::{PhotoBody, links};
 use crate::{
     app::{App, AppState},
     db::{self, Done, Tx},
@@ -21,7 +21,7 @@ use crate::{
         problem::{FieldError, HttpError, Problem, Result},
     },
     imaging::{MediaType, UnknownMediaType},
-    storage::Upload,
+    storage::{Links, Upload},
 };
 
 /// How often the same bytes declared at the same moment by others may get in the way.
@@ -112,10 +112,11 @@ pub async fn add(State(app): State<AppState>, here: InAlbum, request: Json<NewPh
         return Err(HttpError::Forbidden("this invite is for viewing only"));
     }
     let declared = request.body.check(app.config.uploads.max_bytes)?;
-    idempotency::run(&app, &here.caller, &request, |tx| declare(&app, tx, &here, &declared)).await
+    let links = links(&app).await?;
+    idempotency::run(&app, &here.caller, &request, |tx| declare(&app, tx, &here, &declared, &links)).await
 }
 
-async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared) -> Result<Done<Answer>> {
+async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared, links: &Links) -> Result<Done<Answer>> {
     // The share lock keeps a delete or a close from passing us half-way.
     let album = db::albums::share(tx.session(), here.album.id).await?.ok_or(HttpError::NotFound)?;
     let now = db::now();
@@ -124,8 +125,8 @@ async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared) -> 
     // An upload that has begun in time may go on for as long again.
     let upload_ends = expires_at + ttl;
     let answer = |status, photo: Photo, open: bool| {
-        let upload = open.then(|| app.storage.upload(&photo, expires_at));
-        Answer::new(status, &AddedPhoto { photo: PhotoBody::new(app, photo, now), upload })
+        let upload = open.then(|| links.upload(&photo, expires_at));
+        Answer::new(status, &AddedPhoto { photo: PhotoBody::new(photo, links), upload })
     };
     let own = declared.sha256.map(|digest| own_dedup(&here.access, &digest));
     let mut dedup = declared
