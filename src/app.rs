@@ -20,6 +20,7 @@ use crate::{
     identity::Verifier,
     imaging::{self, Recipe},
     net::Tls,
+    queue::Sqs,
     storage::Storage,
     telemetry::{self, LogLevel, Slow},
     worker::sandbox::{Sandbox, SandboxConfig},
@@ -45,6 +46,8 @@ pub struct App {
     pub verifier: Verifier,
     /// The processes that decode pictures.
     pub sandbox: Sandbox,
+    /// What carries jobs to workers, where that is not the table alone.
+    pub queue: Option<Sqs>,
     /// Where events go.
     pub announcer: Announcer,
     /// The last requests that were slow or failed.
@@ -103,6 +106,7 @@ impl App {
         Ok(Arc::new(Self {
             verifier: Verifier::new(&config.identity),
             announcer: Announcer::new(&config.announce)?,
+            queue: config.queue.sqs.as_ref().zip(sdk).map(|(sqs, sdk)| Sqs::new(sqs, sdk)),
             db,
             storage,
             sandbox,

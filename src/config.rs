@@ -94,7 +94,7 @@ impl Config {
         let (operations, identity) = (Operations::read(s), Identity::read(s));
         let (database, aws) = (Database::read(s), Aws::read(s));
         let (storage, uploads, imaging) = (Storage::read(s, &aws), Uploads::read(s), Imaging::read(s));
-        let (worker, queue, sweep) = (Worker::read(s), Queue::read(s, &aws), Sweep::read(s));
+        let (worker, queue, sweep) = (Worker::read(s), Queue::read(s, &aws), Sweep::read(s, &storage.place));
         let (announce, read_model) = (Announce::read(s, &aws), ReadModel::read(s, &aws));
         let (workflow, compat) = (Workflow::read(s, &aws), Compat::read(s));
         let (log, telemetry) = (Log::read(s), Telemetry::read(s));

@@ -1,6 +1,12 @@
 //! Jobs, and the rules of trying again: leases, capped backoff with jitter, dead letters.
 //!
-//! Jobs are rows of a table today; all that a worker knows of that is in here.
+//! A job is a row from its wish to its end. Workers find rows by looking for what is due; or, with a queue of SQS, by
+//! messages that carry the jobs of [`Lane::Work`] to them. The row stays what counts: a message says only whose turn it is, so
+//! that one that comes twice, late or never does no harm. What a worker claims and gives back is the row; a job that was
+//! sent and that nobody has taken up is due again after a while, and sent again.
+
+pub mod message;
+mod sqs;
 
 use std::time::Duration;
 
@@ -10,6 +16,7 @@ use crate::{
 };
 
 pub use jobs::{Claim, Kind, Lane};
+pub use sqs::{BATCH, Message, Sqs};
 
 /// What becomes of a try that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,27 +52,27 @@ pub async fn keep(db: &Db, claim: &Claim, rules: &config::Worker) {
     }
 }
 
-/// Notes a failed try.
+/// Notes a failed try. A job whose message comes again by itself is due only `patience` later, in case that it doesn't.
 ///
 /// # Errors
 /// The database's; then the lease runs out and the job comes back by itself.
-pub async fn failed(db: &Db, claim: &Claim, error: &str, rules: &config::Worker) -> Result<Next> {
+pub async fn failed(db: &Db, claim: &Claim, error: &str, rules: &config::Worker, patience: Duration) -> Result<Next> {
     let next = next(claim, rules);
     let mut session = db.session().await?;
     match next {
-        Next::Again(wait) => jobs::give_back(&mut session, claim, wait, true, Some(error)).await?,
+        Next::Again(wait) => jobs::give_back(&mut session, claim, wait + patience, true, Some(error)).await?,
         Next::Dead => jobs::bury(&mut session, claim, error).await?,
     }
     Ok(next)
 }
 
-/// Gives back what a stopping worker does not finish.
+/// Gives back what a stopping worker does not finish; `patience` as for [`failed`].
 ///
 /// # Errors
 /// The database's; then the lease runs out and the job comes back by itself.
-pub async fn give_back(db: &Db, claim: &Claim) -> Result<()> {
+pub async fn give_back(db: &Db, claim: &Claim, patience: Duration) -> Result<()> {
     let mut session = db.session().await?;
-    jobs::give_back(&mut session, claim, Duration::ZERO, false, None).await
+    jobs::give_back(&mut session, claim, patience, false, None).await
 }
 
 /// An announcement is never laid aside: the events behind it would wait for ever.
@@ -73,10 +80,16 @@ fn next(claim: &Claim, rules: &config::Worker) -> Next {
     if claim.attempt >= rules.max_attempts && claim.kind != Kind::Announce {
         return Next::Dead;
     }
-    let doubled = rules.retry_base.saturating_mul(1 << claim.attempt.saturating_sub(1).min(20));
+    Next::Again(backoff(claim.attempt, rules))
+}
+
+/// How long to wait after so many tries.
+#[must_use]
+pub fn backoff(tries: u32, rules: &config::Worker) -> Duration {
+    let doubled = rules.retry_base.saturating_mul(1 << tries.saturating_sub(1).min(20));
     let cap = u64::try_from(doubled.min(rules.retry_cap).as_millis()).unwrap_or(u64::MAX).max(1);
     // Between half and all of it, so that what failed together does not come back together.
-    Next::Again(Duration::from_millis(cap / 2 + db::rand_below(cap / 2 + 1)))
+    Duration::from_millis(cap / 2 + db::rand_below(cap / 2 + 1))
 }
 
 #[cfg(test)]

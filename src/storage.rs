@@ -362,6 +362,13 @@ fn original_key(id: PhotoId) -> String {
     format!("{ORIGINALS}/{}/{id}", shard(id))
 }
 
+/// The photo whose original a key is; none for any other key.
+#[must_use]
+pub fn photo_of_original(key: &str) -> Option<PhotoId> {
+    let id = key.rsplit('/').next()?.parse().ok()?;
+    (original_key(id) == key).then_some(id)
+}
+
 /// The folder of a photo's renditions, without a `/` at its end.
 fn renditions_key(id: PhotoId) -> String {
     format!("{RENDITIONS}/{}/{id}", shard(id))

@@ -5,6 +5,7 @@
 mod announce;
 pub(crate) mod develop;
 mod levels;
+pub mod messages;
 mod purge;
 pub mod sandbox;
 pub mod sweep;
@@ -56,8 +57,13 @@ enum End {
 
 /// Starts the workers of this process and the timers of the sweep and of levels; they end once the app drains.
 pub fn start(app: &AppState, tasks: &TaskTracker) {
-    for _ in 0..app.config.worker.concurrency {
-        tasks.spawn(work(app.clone(), Lane::Work));
+    if let Some(queue) = &app.queue {
+        tasks.spawn(messages::consume(app.clone(), queue.clone(), tasks.clone()));
+        tasks.spawn(messages::relay(app.clone(), queue.clone()));
+    } else {
+        for _ in 0..app.config.worker.concurrency {
+            tasks.spawn(work(app.clone(), Lane::Work));
+        }
     }
     for _ in 0..ANNOUNCERS {
         tasks.spawn(work(app.clone(), Lane::Announce));
@@ -106,12 +112,17 @@ pub async fn step(app: &AppState) -> db::Result<Outcome> {
 
 async fn step_in(app: &AppState, lane: Lane) -> db::Result<Outcome> {
     let Some(claim) = queue::claim(&app.db, lane, &app.config.worker).await? else { return Ok(Outcome::Idle) };
+    Ok(do_job(app, &claim).await)
+}
+
+/// Does a job that is claimed, and gives it back if it fails.
+async fn do_job(app: &AppState, claim: &Claim) -> Outcome {
     let kind = claim.kind.as_str();
     let trace = claim.trace.map_or_else(Trace::begin, |above| above.child());
     let span = info_span!("job", kind, subject = %claim.subject, attempt = claim.attempt, trace_id = trace.id());
     let started = Instant::now();
     // Boxed: idle workers need not hold room for all that a job does.
-    let outcome = Scope::new(trace).enter(Box::pin(attempt(app, &claim))).instrument(span).await;
+    let outcome = Scope::new(trace).enter(Box::pin(attempt(app, claim))).instrument(span).await;
     let word = match &outcome {
         Outcome::Idle | Outcome::Done => "done",
         Outcome::Lost => "lost",
@@ -135,11 +146,12 @@ async fn step_in(app: &AppState, lane: Lane) -> db::Result<Outcome> {
     if matches!(outcome, Outcome::Done | Outcome::Failed(Next::Dead)) {
         metrics::JOB_ATTEMPTS.with(&[("kind", kind.to_owned())]).record(f64::from(claim.attempt));
     }
-    Ok(outcome)
+    outcome
 }
 
 async fn attempt(app: &AppState, claim: &Claim) -> Outcome {
     // A try that ends with its process tells nobody; only the next claim shows that there were too many.
+    let patience = messages::patience(app, claim.kind);
     let spent = claim.attempt > app.config.worker.max_attempts && claim.kind != Kind::Announce;
     let outcome = tokio::select! {
         outcome = perform(app, claim), if !spent => outcome,
@@ -147,7 +159,7 @@ async fn attempt(app: &AppState, claim: &Claim) -> Outcome {
         () = queue::keep(&app.db, claim, &app.config.worker) => Ok(End::Lost),
         () = time_to_stop(app) => {
             tracing::info!("given back: the worker stops");
-            if let Err(error) = queue::give_back(&app.db, claim).await {
+            if let Err(error) = queue::give_back(&app.db, claim, patience).await {
                 tracing::warn!(%error, "a job comes back when its lease ends");
             }
             return Outcome::GivenBack;
@@ -161,7 +173,7 @@ async fn attempt(app: &AppState, claim: &Claim) -> Outcome {
         }
         Err(error) => {
             let error = format!("{error:#}");
-            let next = queue::failed(&app.db, claim, &error, &app.config.worker).await;
+            let next = queue::failed(&app.db, claim, &error, &app.config.worker, patience).await;
             let next = next.unwrap_or(Next::Again(app.config.worker.lease));
             match next {
                 Next::Again(wait) => tracing::warn!(error, ?wait, "a job failed and will be tried again"),

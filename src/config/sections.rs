@@ -8,7 +8,7 @@ use std::{
 
 use url::Url;
 
-use super::source::Source;
+use super::{source::Source, storage::Place};
 
 /// `[operations]`: the listener of the operators.
 #[derive(Debug, Clone)]
@@ -207,10 +207,12 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(super) fn read(s: &mut Source, place: &Place) -> Self {
+        // A list of all keys of a large bucket costs money.
+        let scrub = if matches!(place, Place::S3(_)) { "24h" } else { "1h" };
         let this = Self {
             interval: s.duration("sweep.interval", "1m"),
-            scrub_interval: s.duration("sweep.scrub_interval", "1h"),
+            scrub_interval: s.duration("sweep.scrub_interval", scrub),
             orphan_grace: s.duration("sweep.orphan_grace", "24h"),
         };
         s.check(

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sqlx::{FromRow, MySqlExecutor};
+use sqlx::{FromRow, MySql, MySqlExecutor, QueryBuilder};
 use uuid::Uuid;
 
 use super::{Db, Error, Result, Session};
@@ -37,7 +37,13 @@ impl Kind {
         }
     }
 
-    /// The word of the table, of logs and of metrics.
+    /// The kind of a word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
+    /// The word of the table, of messages, of logs and of metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -126,28 +132,142 @@ pub(super) async fn insert(session: &mut Session, kind: Kind, subject: Uuid) -> 
 /// The database's.
 pub async fn claim(db: &Db, lane: Lane, lease_for: Duration) -> Result<Option<Claim>> {
     db.transaction(|mut tx| async move {
-        let row: Option<(Uuid, String, Uuid, u32, Option<String>)> = sqlx::query_as(
+        let row: Option<Waiting> = sqlx::query_as(
             "SELECT id, kind, subject, attempts, traceparent FROM jobs WHERE lane = ? AND dead = FALSE AND visible_at <= UTC_TIMESTAMP(3)
              ORDER BY visible_at LIMIT 1 FOR UPDATE SKIP LOCKED",
         )
         .bind(lane.as_str())
         .fetch_optional(tx.session())
         .await?;
-        let Some((id, kind, subject, attempts, traceparent)) = row else { return Ok(tx.done(None)) };
-        let kind = Kind::ALL.into_iter().find(|k| k.as_str() == kind).ok_or(Error::Corrupt("jobs"))?;
-        let trace = traceparent.as_deref().and_then(Trace::parse);
-        let claim = Claim { id, kind, subject, attempt: attempts + 1, lease: Uuid::now_v7(), trace };
-        sqlx::query(
-            "UPDATE jobs SET lease = ?, attempts = attempts + 1, visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND WHERE id = ?",
-        )
-        .bind(claim.lease)
-        .bind(micros(lease_for))
-        .bind(id)
-        .execute(tx.session())
-        .await?;
+        let Some(row) = row else { return Ok(tx.done(None)) };
+        let claim = take(tx.session(), row, lease_for).await?;
         Ok(tx.done(Some(claim)))
     })
     .await
+}
+
+/// Claims one job, due or not; none when it is done, dead, or another worker's just now.
+///
+/// # Errors
+/// The database's.
+pub async fn claim_this(
+    session: &mut Session,
+    kind: Kind,
+    subject: Uuid,
+    lease_for: Duration,
+) -> Result<Option<Claim>> {
+    let row: Option<Waiting> = sqlx::query_as(
+        "SELECT id, kind, subject, attempts, traceparent FROM jobs WHERE kind = ? AND subject = ? AND dead = FALSE
+         AND (lease IS NULL OR visible_at <= UTC_TIMESTAMP(3)) FOR UPDATE",
+    )
+    .bind(kind.as_str())
+    .bind(subject)
+    .fetch_optional(&mut *session)
+    .await?;
+    match row {
+        Some(row) => take(session, row, lease_for).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A job that may be claimed.
+#[derive(FromRow)]
+struct Waiting {
+    id: Uuid,
+    kind: String,
+    subject: Uuid,
+    attempts: u32,
+    traceparent: Option<String>,
+}
+
+async fn take(session: &mut Session, row: Waiting, lease_for: Duration) -> Result<Claim> {
+    let claim = Claim {
+        id: row.id,
+        kind: Kind::parse(&row.kind).ok_or(Error::Corrupt("jobs"))?,
+        subject: row.subject,
+        attempt: row.attempts + 1,
+        lease: Uuid::now_v7(),
+        trace: row.traceparent.as_deref().and_then(Trace::parse),
+    };
+    sqlx::query(
+        "UPDATE jobs SET lease = ?, attempts = attempts + 1, visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND WHERE id = ?",
+    )
+    .bind(claim.lease)
+    .bind(micros(lease_for))
+    .bind(claim.id)
+    .execute(session)
+    .await?;
+    Ok(claim)
+}
+
+/// A job that waits to be sent to a queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Unsent {
+    /// The job's id.
+    pub id: Uuid,
+    /// What to do.
+    pub kind: Kind,
+    /// The photo or album.
+    pub subject: Uuid,
+}
+
+/// Takes jobs of a lane that are due, to be sent; nobody else takes them for `hold`. One whose lease has run out is nobody's
+/// any more.
+///
+/// # Errors
+/// The database's.
+pub async fn take_unsent(db: &Db, lane: Lane, limit: usize, hold: Duration) -> Result<Vec<Unsent>> {
+    db.transaction(|mut tx| async move {
+        let rows: Vec<(Uuid, String, Uuid)> = sqlx::query_as(
+            "SELECT id, kind, subject FROM jobs WHERE lane = ? AND dead = FALSE AND visible_at <= UTC_TIMESTAMP(3)
+             ORDER BY visible_at LIMIT ? FOR UPDATE SKIP LOCKED",
+        )
+        .bind(lane.as_str())
+        .bind(u32::try_from(limit).unwrap_or(u32::MAX))
+        .fetch_all(tx.session())
+        .await?;
+        let unsent = |(id, kind, subject): (Uuid, String, Uuid)| {
+            Ok(Unsent { id, kind: Kind::parse(&kind).ok_or(Error::Corrupt("jobs"))?, subject })
+        };
+        let unsent = rows.into_iter().map(unsent).collect::<Result<Vec<_>>>()?;
+        if !unsent.is_empty() {
+            let mut query =
+                QueryBuilder::<MySql>::new("UPDATE jobs SET lease = NULL, visible_at = UTC_TIMESTAMP(3) + INTERVAL ");
+            query.push_bind(micros(hold)).push(" MICROSECOND WHERE id IN (");
+            push_ids(&mut query, unsent.iter().map(|job| job.id));
+            query.build().execute(tx.session()).await?;
+        }
+        Ok(tx.done(unsent))
+    })
+    .await
+}
+
+/// Notes that messages for jobs were sent: unless one is taken up, it is due again after `patience`, and each further time
+/// after twice as long, up to 12 hours.
+///
+/// # Errors
+/// The database's; then they are due again soon.
+pub async fn note_sent(session: &mut Session, ids: &[Uuid], patience: Duration) -> Result<()> {
+    const LONGEST: Duration = Duration::from_hours(12);
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut query = QueryBuilder::<MySql>::new("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL LEAST(CAST(");
+    query.push_bind(micros(patience)).push(" AS SIGNED) * (1 << LEAST(sends, 16)), CAST(");
+    query
+        .push_bind(micros(LONGEST))
+        .push(" AS SIGNED)) MICROSECOND, sends = sends + 1 WHERE lease IS NULL AND id IN (");
+    push_ids(&mut query, ids.iter().copied());
+    query.build().execute(session).await?;
+    Ok(())
+}
+
+fn push_ids(query: &mut QueryBuilder<MySql>, ids: impl Iterator<Item = Uuid>) {
+    let mut list = query.separated(", ");
+    ids.for_each(|id| {
+        list.push_bind(id);
+    });
+    query.push(")");
 }
 
 /// Renews a lease; false when it is no longer ours.

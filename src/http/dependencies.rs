@@ -133,9 +133,10 @@ pub(super) async fn database_answers(app: &App) -> bool {
 }
 
 async fn look(app: &App) -> BTreeMap<&'static str, Dependency> {
-    let (database, storage) = tokio::join!(look_at_database(app), look_at_storage(app));
+    let (database, storage, queue) = tokio::join!(look_at_database(app), look_at_storage(app), look_at_queue(app));
     let mut dependencies =
         BTreeMap::from([("database", database), ("storage", storage), ("identity", look_at_keys(app))]);
+    dependencies.extend(queue.map(|queue| ("queue", queue)));
     dependencies.extend(look_at_pools(app).await);
     dependencies.extend(app.tls.as_ref().map(|tls| ("listener_certificate", look_at_certificate(tls))));
     dependencies
@@ -195,6 +196,17 @@ async fn look_at_storage(app: &App) -> Dependency {
         Err(_) => Err(format!("no answer within {LOOK:?}")),
     };
     Dependency::looked(started, outcome)
+}
+
+/// The queue, if there is one.
+async fn look_at_queue(app: &App) -> Option<Dependency> {
+    let (queue, started) = (app.queue.as_ref()?, Instant::now());
+    let outcome = match tokio::time::timeout(LOOK, Box::pin(queue.depth())).await {
+        Ok(Ok((waiting, dead))) => Ok(format!("about {waiting} messages, {dead} dead")),
+        Ok(Err(error)) => Err(format!("{error:#}")),
+        Err(_) => Err(format!("no answer within {LOOK:?}")),
+    };
+    Some(Dependency::looked(started, outcome))
 }
 
 /// The certificate that clients are shown.

@@ -227,6 +227,8 @@ registry! {
     JOB_SECONDS: Summary("darkroom_job_seconds", Seconds, ["kind"]);
     /// Tries that a job took until it was done or dead, by kind.
     JOB_ATTEMPTS: Summary("darkroom_job_attempts", Count, ["kind"]);
+    /// Messages of the queue that were acted on, by what became of them.
+    MESSAGES: Count("darkroom_queue_messages_total", Count, ["outcome"]);
     /// Photos that became ready.
     PHOTOS_READY: Count("darkroom_photos_ready_total", Count);
     /// Photos that were rejected, by reason.

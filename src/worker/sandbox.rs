@@ -124,6 +124,13 @@ impl Sandbox {
         }
     }
 
+    /// Waits until there is room for one more photo behind those that wait already: a worker that takes on more than that
+    /// keeps it from others.
+    pub async fn room(&self) {
+        // Never closed, and given back at once: who waits here next gets it.
+        let _ = tokio::join!(self.slots.acquire(), self.pixels.acquire());
+    }
+
     /// Develops a photo in a child, which reads `original` from its start to its end; its position is of no matter.
     ///
     /// # Errors
