@@ -39,7 +39,8 @@ test:
 	      export DARKROOM_MYSQLD="$(CACHE)/mysql/mysqld" ;; \
 	  esac; \
 	fi; \
-	export TEST_DB="$(TEST_DB)"; \
+	tests/bed/get-ministack.sh "$(CACHE)/ministack"; \
+	export DARKROOM_MINISTACK="$(CACHE)/ministack/ministack" TEST_DB="$(TEST_DB)"; \
 	cargo test $(TEST_ARGS)
 
 check: packages $(DENY)

@@ -4,8 +4,9 @@
 //! The database server is the one that is found; `TEST_DB=mysql` or `TEST_DB=mariadb` names one. Every answer that a
 //! test gets is held against the OpenAPI document.
 //!
-//! What belongs to AWS is stood in for, under `support`: sign-in to RDS by IAM, its failures and its replica, the
-//! metadata service, Secrets Manager and STS. `bed` holds the stand-ins themselves to what they promise.
+//! What belongs to AWS is stood in for, under `support`: S3, SQS, SNS, DynamoDB, Step Functions and IAM by an emulator
+//! (`support::cloud`), sign-in to RDS by IAM, its failures and its replica, the metadata service, Secrets Manager and STS.
+//! `bed` and `cloud` hold the stand-ins themselves to what they promise.
 
 mod support;
 
@@ -13,6 +14,7 @@ mod albums;
 mod announce;
 mod bad_photos;
 mod bed;
+mod cloud;
 mod cloudwatch;
 mod commands;
 mod database;

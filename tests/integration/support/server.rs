@@ -17,7 +17,11 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{bed::Database, client::Client};
+use super::{
+    bed::Database,
+    client::Client,
+    cloud::{Cloud, Part, Role},
+};
 
 /// The running service, with what a test needs to look behind it. It ends when dropped.
 pub struct TestServer {
@@ -32,6 +36,7 @@ pub struct TestServer {
     /// Who may sign in.
     pub identity: Arc<Identity>,
     folder: TempDir,
+    environment: Vec<(String, String)>,
     stop: CancellationToken,
     running: Option<JoinHandle<anyhow::Result<()>>>,
 }
@@ -49,20 +54,49 @@ impl TestServer {
 
     /// The same on a database and in a folder that the test has prepared.
     pub async fn start_on(database: Database, folder: TempDir, settings: &str) -> Self {
+        Self::begin(database, folder, settings, None).await
+    }
+
+    /// One for which AWS does some parts, with the rights of an instance that serves and works.
+    pub async fn start_in(cloud: &Cloud, parts: &[Part], settings: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self::begin(Database::create().await, folder, settings, Some((cloud, parts))).await
+    }
+
+    async fn begin(database: Database, folder: TempDir, more: &str, cloud: Option<(&Cloud, &[Part])>) -> Self {
         let listener = net::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
         let operations = net::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
         let (url, operations_url) =
             [&listener, &operations].map(|l| format!("http://{}", l.local_addr().unwrap())).into();
         let identity = Arc::new(Identity::open(&folder.path().join("identity")).expect("an identity"));
-        let text = settings_text(folder.path(), &url, &identity, &database, settings);
+        let mut settings = common(folder.path(), &url, &identity, &database);
+        let mut environment = Vec::new();
+        if let Some((cloud, parts)) = cloud {
+            settings.retain(|(key, _)| *key != "storage.directory" || !parts.contains(&Part::Storage));
+            settings.extend(cloud.settings(parts));
+            environment = cloud.environment(Role::Instance);
+        }
+        environment.extend(settings.iter().map(|(key, value)| variable(key, value)));
+        let text = settings_text(settings, more);
         let config = Config::read(Source::parse(&text, []).expect("TOML")).expect("a good configuration");
         let works = config.worker.enabled;
         let program = PathBuf::from(env!("CARGO_BIN_EXE_darkroom"));
-        let app = App::with(config, program, None, None).expect("an app");
+        let sdk = cloud.map(|(cloud, _)| cloud.sdk(Role::Instance));
+        let app = App::with(config, program, sdk.as_ref(), None).expect("an app");
         migrations::run(&app.db).await.expect("migrations run");
         let stop = CancellationToken::new();
         let running = tokio::spawn(command::run(app.clone(), Some(listener), operations, works, stop.clone()));
-        Self { url, operations: operations_url, app, database, identity, folder, stop, running: Some(running) }
+        Self {
+            url,
+            operations: operations_url,
+            app,
+            database,
+            identity,
+            folder,
+            environment,
+            stop,
+            running: Some(running),
+        }
     }
 
     /// Stops the service, as SIGTERM does, and waits for its end.
@@ -113,7 +147,7 @@ impl TestServer {
 
     /// The settings of this server as `DARKROOM_*` variables, for processes beside it.
     pub fn environment(&self) -> Vec<(String, String)> {
-        environment(self.folder.path(), &self.url, &self.identity, &self.database)
+        self.environment.clone()
     }
 }
 
@@ -148,17 +182,15 @@ fn common(folder: &Path, url: &str, identity: &Identity, database: &Database) ->
     ]
 }
 
-fn settings_text(folder: &Path, url: &str, identity: &Identity, database: &Database, more: &str) -> String {
+fn settings_text(settings: Vec<(&str, String)>, more: &str) -> String {
     let overridden = |key: &str| more.lines().any(|line| line.trim_start().starts_with(key));
-    let common = common(folder, url, identity, database);
-    let kept = common.into_iter().filter(|(key, _)| !overridden(key));
+    let kept = settings.into_iter().filter(|(key, _)| !overridden(key));
     let literal = |text: String| text.parse().map_or(toml::Value::String(text), toml::Value::Integer);
     let lines: Vec<String> = kept.map(|(key, value)| format!("{key} = {}\n", literal(value))).collect();
     lines.concat() + more
 }
 
-/// The same settings as variables.
-pub fn environment(folder: &Path, url: &str, identity: &Identity, database: &Database) -> Vec<(String, String)> {
-    let name = |key: &str| format!("DARKROOM_{}", key.replace('.', "_").to_uppercase());
-    common(folder, url, identity, database).into_iter().map(|(key, value)| (name(key), value)).collect()
+/// A setting as a variable.
+fn variable(key: &str, value: &str) -> (String, String) {
+    (format!("DARKROOM_{}", key.replace('.', "_").to_uppercase()), value.to_owned())
 }

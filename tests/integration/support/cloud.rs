@@ -1,0 +1,159 @@
+//! AWS as far as the service uses it: S3, SQS, SNS, DynamoDB, Step Functions, `EventBridge` and IAM, by an emulator that
+//! checks signatures and policies. Each test has a bucket, queues, topics and a table of its own in it, and users that
+//! hold the policies of `deploy/iam`, so that a right that is missing there fails a test.
+//!
+//! Not compared with the real AWS. What the emulator is known not to do: it takes a state machine that AWS would refuse,
+//! has no `StartMessageMoveTask`, and checks neither trust policies nor the rights of a service's own role.
+
+mod emulator;
+mod identities;
+mod parts;
+mod signed;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use aws_config::SdkConfig;
+use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
+use aws_sdk_sqs::types::Message;
+use uuid::Uuid;
+
+use super::{eventually, iam::REGION};
+pub use emulator::{ACCOUNT, Emulator};
+pub use parts::{Notifications, Part};
+
+/// Who somebody is: the holder of one document of `deploy/iam`, or of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// `darkroom serve` with a worker.
+    Instance,
+    /// `darkroom serve` without.
+    Serve,
+    /// `darkroom work`.
+    Work,
+    /// Who runs `darkroom jobs` and `darkroom project`.
+    Operator,
+    /// `darkroom migrate`.
+    Migrate,
+    /// The function `api`.
+    LambdaApi,
+    /// The function `develop`.
+    LambdaDevelop,
+    /// The function `step`.
+    LambdaStep,
+    /// The function `announce`.
+    LambdaAnnounce,
+}
+
+/// A test's own part of an account.
+pub struct Cloud {
+    /// The emulator.
+    pub emulator: Arc<Emulator>,
+    /// The bucket.
+    pub bucket: String,
+    /// The URL of the queue of jobs and uploads. It hides a message for 60 s and gives it up after 20 tries.
+    pub queue: String,
+    /// The queue's ARN.
+    pub queue_arn: String,
+    /// The URL of its dead-letter queue.
+    pub dead_letters: String,
+    /// The ARN of a FIFO topic.
+    pub fifo_topic: String,
+    /// The URL of a FIFO queue that hears all of it.
+    pub fifo_ear: String,
+    /// The ARN of a standard topic.
+    pub topic: String,
+    /// The URL of a queue that hears all of it.
+    pub ear: String,
+    /// The table.
+    pub table: String,
+    /// The ARN that the state machine of edits will have, once the test makes it.
+    pub state_machine: String,
+    /// What makes this test's names its own.
+    pub unique: String,
+    base: SdkConfig,
+    keys: BTreeMap<Role, Credentials>,
+}
+
+impl Cloud {
+    /// On the emulator that all tests of this process share; uploads are told straight to the queue.
+    pub async fn start() -> Self {
+        Self::start_with(Notifications::Direct).await
+    }
+
+    /// The same with another way for the news of uploads.
+    pub async fn start_with(notifications: Notifications) -> Self {
+        Self::on(Emulator::shared().await, notifications).await
+    }
+
+    /// On an emulator of the test's own, to be ended or frozen.
+    pub async fn alone() -> Self {
+        Self::on(Emulator::start().await, Notifications::Direct).await
+    }
+
+    async fn on(emulator: Arc<Emulator>, notifications: Notifications) -> Self {
+        let unique = Uuid::now_v7().simple().to_string();
+        // The service's own timeouts and tries.
+        let base = darkroom::aws::configuration(REGION).await.into_builder().endpoint_url(&emulator.url).build();
+        let mut this = parts::make(emulator, base, unique, notifications).await;
+        this.keys = identities::make(&this).await;
+        this
+    }
+
+    /// What the AWS clients of a process start from.
+    pub fn sdk(&self, role: Role) -> SdkConfig {
+        signed_by(&self.base, self.keys[&role].clone())
+    }
+
+    /// The same for the account's root, which may do everything.
+    pub fn admin(&self) -> SdkConfig {
+        signed_by(&self.base, emulator::root())
+    }
+
+    /// Key, region and endpoint as the variables that every AWS SDK knows.
+    pub fn environment(&self, role: Role) -> Vec<(String, String)> {
+        let key = &self.keys[&role];
+        [
+            ("AWS_ACCESS_KEY_ID", key.access_key_id()),
+            ("AWS_SECRET_ACCESS_KEY", key.secret_access_key()),
+            ("AWS_REGION", REGION),
+            ("AWS_ENDPOINT_URL", &self.emulator.url),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    /// The settings that switch parts on, as keys and values; the region among them.
+    pub fn settings(&self, parts: &[Part]) -> Vec<(&'static str, String)> {
+        let region = ("aws.region", REGION.to_owned());
+        [region].into_iter().chain(parts.iter().flat_map(|part| part.settings(self))).collect()
+    }
+
+    /// Makes the state machine of [`Cloud::state_machine`] from its definition in the States Language.
+    pub async fn make_state_machine(&self, definition: &str) {
+        let role = identities::role(self, "states.amazonaws.com").await;
+        let name = self.state_machine.rsplit(':').next().expect("a name");
+        let call = aws_sdk_sfn::Client::new(&self.admin()).create_state_machine().name(name).definition(definition);
+        let made = call.role_arn(role).send().await.expect("a state machine");
+        assert_eq!(made.state_machine_arn, self.state_machine);
+    }
+
+    /// Waits for a message in a queue, and takes it out.
+    pub async fn received(&self, queue: &str) -> Message {
+        eventually("received", async || self.receive(queue).await).await
+    }
+
+    /// Takes a message out of a queue, if one is there.
+    pub async fn receive(&self, queue: &str) -> Option<Message> {
+        let sqs = aws_sdk_sqs::Client::new(&self.admin());
+        let asked = sqs.receive_message().queue_url(queue).message_attribute_names("All");
+        let message = asked.send().await.expect("a queue").messages.unwrap_or_default().pop()?;
+        let receipt = message.receipt_handle().expect("a receipt");
+        sqs.delete_message().queue_url(queue).receipt_handle(receipt).send().await.expect("it is deleted");
+        Some(message)
+    }
+}
+
+/// A configuration under another key.
+fn signed_by(base: &SdkConfig, key: Credentials) -> SdkConfig {
+    base.clone().into_builder().credentials_provider(SharedCredentialsProvider::new(key)).build()
+}
