@@ -17,8 +17,10 @@ use serde_json::{Value, json};
 use crate::support::{
     TestServer,
     cloud::{Cloud, Notifications, Part, Role},
+    eventually,
     fault_proxy::{Fault, FaultProxy},
     process::{darkroom, run},
+    tiny,
 };
 
 /// The body of the next message about an object, past the test message that S3 sends when it is told where to.
@@ -174,7 +176,7 @@ async fn an_emulator_of_ones_own_can_stand_still() {
     cloud.emulator.freeze().await;
     assert!(ask().await.is_err());
     cloud.emulator.thaw();
-    crate::support::eventually("an answer", async || ask().await.ok()).await;
+    eventually("an answer", async || ask().await.ok()).await;
     assert!(!cloud.emulator.log().is_empty());
 }
 
@@ -186,7 +188,7 @@ async fn a_state_machine_runs() {
     let states = aws_sdk_sfn::Client::new(&cloud.sdk(Role::Work));
     let started = states.start_execution().state_machine_arn(&cloud.state_machine).name("edit-1").send().await;
     let execution = started.expect("started").execution_arn;
-    let ended = crate::support::eventually("ended", async || {
+    let ended = eventually("ended", async || {
         let told = states.describe_execution().execution_arn(&execution).send().await.expect("its own");
         (told.status().as_str() != "RUNNING").then_some(told)
     })
@@ -200,12 +202,21 @@ async fn a_state_machine_runs() {
 #[tokio::test]
 async fn a_server_and_its_processes_are_told_of_its_parts() {
     let cloud = Cloud::start().await;
-    let server = TestServer::start_in(&cloud, &[Part::Announce, Part::ReadModel], "worker.enabled = false").await;
+    let server =
+        TestServer::start_in(&cloud, &[Part::Storage, Part::Announce, Part::ReadModel], "worker.enabled = false").await;
     let config = &server.app.config;
     assert_eq!(config.announce.topic.as_ref().map(|topic| &topic.arn), Some(&cloud.fifo_topic));
     assert_eq!(config.read_model.table.as_ref(), Some(&cloud.table));
     assert_eq!(config.aws.region.as_deref(), Some("eu-west-1"));
     assert!(config.queue.sqs.is_none());
+    let host = server.user("host");
+    let album = host.album("in the cloud").await;
+    let photo = tiny(1);
+    let upload = host.declare(&album, "image/png", &photo).await;
+    assert!(upload["upload"]["url"].as_str().expect("a URL").starts_with(&cloud.emulator.url), "{upload}");
+    let put = host.sending(&upload["upload"], photo).send().await.expect("an answer of S3");
+    assert_eq!(put.status(), 200);
+    next_upload(&cloud).await;
     let (code, _, said) = run(darkroom(&["migrate", "--check"], &server.environment())).await;
     assert_eq!(code, 0, "{said}");
     assert_eq!(cloud.settings(&Part::USUAL).len(), 1 + 2 + 3 + 2 + 2);
