@@ -98,6 +98,8 @@ impl Config {
         let (announce, read_model) = (Announce::read(s, &aws), ReadModel::read(s, &aws));
         let (workflow, compat) = (Workflow::read(s, &aws), Compat::read(s));
         let (log, telemetry) = (Log::read(s), Telemetry::read(s));
+        let heard = queue.sqs.is_some() || matches!(storage.place, Place::Files(_));
+        s.check(heard, "queue.kind", "must be \"sqs\" with storage.kind = \"s3\": S3 tells of uploads by messages");
         let effective = source.finish()?;
         Ok(Self {
             http,
@@ -165,6 +167,8 @@ mod tests {
         ] {
             assert!(mistakes.contains(part), "{part} is missing from:\n{mistakes}");
         }
+        let deaf = read(&aws.replace("queue.kind", "# queue.kind"), &[]).unwrap_err().to_string();
+        assert!(deaf.contains("queue.kind: must be \"sqs\" with storage.kind"), "{deaf}");
         let wrong = read(&format!("{LEAST}\nqueue.kind = 'kafka'"), &[]).unwrap_err().to_string();
         assert!(wrong.contains("queue.kind") && wrong.contains("sqs"), "{wrong}");
         let region = |env: &[(&str, &str)]| read(LEAST, env).unwrap().aws.region;

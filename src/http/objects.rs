@@ -51,12 +51,12 @@ pub async fn upload(
     request: Request,
 ) -> Result<StatusCode> {
     verify(&app, "PUT", &uri)?;
+    let files = files(&app)?;
     let id: PhotoId = path_id(&params, "photo_id")?;
     let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let bound = Bound::deserialize(serde_html_form::Deserializer::new(pairs))
         .map_err(|_| HttpError::Unauthorized("the signature does not fit the URL"))?;
     check_headers(&request, &bound)?;
-    let files = files(&app)?;
     let (_turn, newer) = app.receiving.begin(id);
     let received = tokio::select! {
         received = receive(&app, files, request.into_body(), &bound) => received?,

@@ -18,6 +18,8 @@ use crate::{domain::PhotoId, storage};
 pub enum Carried {
     /// A job that has a row.
     Job {
+        /// The row's id.
+        id: Uuid,
         /// What to do.
         kind: Kind,
         /// The photo or album.
@@ -30,7 +32,9 @@ pub enum Carried {
 /// Our own message.
 #[derive(Serialize, Deserialize)]
 struct Job {
-    darkroom_job: String,
+    #[serde(rename = "darkroom_job")]
+    kind: String,
+    id: Uuid,
     subject: Uuid,
 }
 
@@ -77,9 +81,9 @@ struct Object {
 
 /// The text of a message for a job.
 #[must_use]
-pub fn write(kind: Kind, subject: Uuid) -> String {
-    let job = Job { darkroom_job: kind.as_str().to_owned(), subject };
-    serde_json::to_string(&job).expect("a word and an id are JSON")
+pub fn write(id: Uuid, kind: Kind, subject: Uuid) -> String {
+    let job = Job { kind: kind.as_str().to_owned(), id, subject };
+    serde_json::to_string(&job).expect("a word and two ids are JSON")
 }
 
 /// Reads a message. Notifications of other buckets than ours call for nothing.
@@ -88,8 +92,8 @@ pub fn write(kind: Kind, subject: Uuid) -> String {
 /// Says what is wrong with one that nobody can act on.
 pub fn read(body: &str, bucket: Option<&str>) -> Result<Carried, String> {
     if let Ok(job) = serde_json::from_str::<Job>(body) {
-        let kind = Kind::parse(&job.darkroom_job).ok_or_else(|| format!("no job is a `{}`", job.darkroom_job))?;
-        return Ok(Carried::Job { kind, subject: job.subject });
+        let kind = Kind::parse(&job.kind).ok_or_else(|| format!("no job is a `{}`", job.kind))?;
+        return Ok(Carried::Job { id: job.id, kind, subject: job.subject });
     }
     let shape: Shape = serde_json::from_str(body).map_err(|_| "neither a job nor a notification of S3".to_owned())?;
     let ours = |place: &Place| bucket == Some(place.bucket.name.as_str());
@@ -165,8 +169,9 @@ mod tests {
         // S3 encodes keys as forms do.
         let encoded = records(&key().replace('/', "%2F"), "photos", "ObjectCreated:CompleteMultipartUpload");
         assert_eq!(read(&encoded, Some("photos")), uploaded);
-        let job = write(Kind::PurgePhoto, ID.parse().unwrap());
-        assert_eq!(read(&job, None), Ok(Carried::Job { kind: Kind::PurgePhoto, subject: ID.parse().unwrap() }));
+        let (id, subject) = (Uuid::now_v7(), ID.parse().unwrap());
+        let job = write(id, Kind::PurgePhoto, subject);
+        assert_eq!(read(&job, None), Ok(Carried::Job { id, kind: Kind::PurgePhoto, subject }));
     }
 
     #[test]
@@ -186,7 +191,7 @@ mod tests {
     #[test]
     fn what_nobody_can_act_on_is_told() {
         let endless = json!({"Message": json!({"Message": "{}"}).to_string()}).to_string();
-        let unknown = json!({"darkroom_job": "dance", "subject": ID}).to_string();
+        let unknown = json!({"darkroom_job": "dance", "id": ID, "subject": ID}).to_string();
         for body in ["", "{}", "[]", "\"text\"", "{\"Records\": 3}", "{\"Message\": \"hello\"}", &endless, &unknown] {
             assert!(read(body, Some("photos")).is_err(), "{body}");
         }

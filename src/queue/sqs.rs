@@ -69,7 +69,7 @@ impl Sqs {
         self.take(&self.config.url, most, hidden, LONG_POLL).await
     }
 
-    /// The same of the dead-letter queue, without waiting.
+    /// The same of the dead-letter queue, which has no such need to wait for one.
     ///
     /// # Errors
     /// What SQS says.

@@ -74,7 +74,7 @@ pub async fn send_due(app: &App, queue: &Sqs) -> anyhow::Result<usize> {
     if due.is_empty() {
         return Ok(0);
     }
-    let bodies: Vec<String> = due.iter().map(|job| message::write(job.kind, job.subject)).collect();
+    let bodies: Vec<String> = due.iter().map(|job| message::write(job.id, job.kind, job.subject)).collect();
     let taken = Box::pin(queue.send(&bodies)).await?;
     let ids: Vec<_> = taken.iter().filter_map(|n| due.get(*n)).map(|job| job.id).collect();
     let mut session = app.db.session().await?;
@@ -201,7 +201,7 @@ fn bucket(app: &App) -> Option<&str> {
 
 async fn carry_out(app: &AppState, carried: Carried) -> anyhow::Result<Fate> {
     match carried {
-        Carried::Job { kind, subject } => {
+        Carried::Job { kind, subject, .. } => {
             let lease = app.config.worker.lease;
             let claim = app
                 .db

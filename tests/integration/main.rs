@@ -34,6 +34,8 @@ mod openapi;
 mod overload;
 mod photos;
 mod rds;
+mod s3;
+mod sqs;
 mod sweep;
 mod telemetry;
 mod uploads;

@@ -77,10 +77,14 @@ impl Client {
     pub async fn try_send(&self, request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
         let request = request.build().expect("a request");
         let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let of_s3 = request.url().query_pairs().any(|(name, _)| name == "X-Amz-Signature");
         let response = self.http.execute(request).await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let answer = Answer { status, headers, bytes: response.bytes().await?.to_vec() };
-        contract::check(&method, &path, &answer);
+        // S3 answers after a contract of its own.
+        if !of_s3 {
+            contract::check(&method, &path, &answer);
+        }
         Ok(answer)
     }
 

@@ -10,7 +10,10 @@ mod identities;
 mod parts;
 mod signed;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use aws_config::SdkConfig;
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
@@ -128,6 +131,11 @@ impl Cloud {
         [region].into_iter().chain(parts.iter().flat_map(|part| part.settings(self))).collect()
     }
 
+    /// The bucket as its owner sees it.
+    pub fn objects(&self) -> Bucket {
+        Bucket { client: aws_sdk_s3::Client::new(&self.admin()), name: self.bucket.clone() }
+    }
+
     /// Makes the state machine of [`Cloud::state_machine`] from its definition in the States Language.
     pub async fn make_state_machine(&self, definition: &str) {
         let role = identities::role(self, "states.amazonaws.com").await;
@@ -150,6 +158,26 @@ impl Cloud {
         let receipt = message.receipt_handle().expect("a receipt");
         sqs.delete_message().queue_url(queue).receipt_handle(receipt).send().await.expect("it is deleted");
         Some(message)
+    }
+}
+
+/// A bucket, to look into.
+pub struct Bucket {
+    /// With every right.
+    pub client: aws_sdk_s3::Client,
+    /// Its name.
+    pub name: String,
+}
+
+impl Bucket {
+    /// The keys of all its objects.
+    pub async fn keys(&self) -> BTreeSet<String> {
+        let mut pages = self.client.list_objects_v2().bucket(&self.name).into_paginator().send();
+        let mut keys = BTreeSet::new();
+        while let Some(page) = pages.next().await {
+            keys.extend(page.expect("a list").contents().iter().filter_map(|it| it.key().map(str::to_owned)));
+        }
+        keys
     }
 }
 

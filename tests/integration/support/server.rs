@@ -1,6 +1,7 @@
 //! The service under test, in this process, on a port of its own.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     bed::Database,
     client::Client,
-    cloud::{Cloud, Part, Role},
+    cloud::{Bucket, Cloud, Part, Role},
+    whole::files,
 };
 
 /// The running service, with what a test needs to look behind it. It ends when dropped.
@@ -37,6 +39,7 @@ pub struct TestServer {
     pub identity: Arc<Identity>,
     folder: TempDir,
     environment: Vec<(String, String)>,
+    bucket: Option<Bucket>,
     stop: CancellationToken,
     running: Option<JoinHandle<anyhow::Result<()>>>,
 }
@@ -94,6 +97,7 @@ impl TestServer {
             identity,
             folder,
             environment,
+            bucket: cloud.map(|(cloud, _)| cloud.objects()),
             stop,
             running: Some(running),
         }
@@ -120,7 +124,15 @@ impl TestServer {
         Self::start_on(database, folder, settings).await
     }
 
-    /// Where its photos are.
+    /// The paths or keys of all that is in its storage.
+    pub async fn stored(&self) -> BTreeSet<String> {
+        match &self.bucket {
+            Some(bucket) if self.app.storage.files().is_none() => bucket.keys().await,
+            _ => files(&self.photos()),
+        }
+    }
+
+    /// Where its photos are, if they are in files.
     pub fn photos(&self) -> PathBuf {
         self.folder.path().join("photos")
     }

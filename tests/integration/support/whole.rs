@@ -55,7 +55,7 @@ async fn settled_once(server: &TestServer, host: &Client, album: &str, accepted:
     assert_eq!(album["photo_count"], ready);
 }
 
-/// The paths in the photos' folder are those that the rows of all albums call for.
+/// The paths in the photos' folder, or the keys of the bucket, are those that the rows of all albums call for.
 pub async fn storage_is_what_the_rows_say(server: &TestServer) {
     let rows: Vec<(uuid::Uuid, String, Option<String>)> = sqlx::query_as("SELECT id, state, renditions FROM photos")
         .fetch_all(&mut server.database.connect().await)
@@ -74,7 +74,7 @@ pub async fn storage_is_what_the_rows_say(server: &TestServer) {
             wanted.insert(format!("renditions/{shard}/{id}/{}.jpg", rendition["name"].as_str().expect("a name")));
         }
     }
-    assert_eq!(files(&server.photos()), wanted);
+    assert_eq!(server.stored().await, wanted);
 }
 
 /// All files below a folder, relative to it.

@@ -82,7 +82,10 @@ fn filled_in(document: &str, cloud: &Cloud) -> String {
     .into_iter()
     .fold(document.to_owned(), |text, (name, value)| text.replace(&format!("${{{name}}}"), &value));
     assert!(!text.contains("${"), "a name that deploy/iam/README.md does not have: {text}");
-    text
+    // To AWS a batch is the same right as a single message; the emulator has a word of its own for each call.
+    ["SendMessage", "DeleteMessage", "ChangeMessageVisibility"].into_iter().fold(text, |text, action| {
+        text.replace(&format!("\"sqs:{action}\""), &format!("\"sqs:{action}\", \"sqs:{action}Batch\""))
+    })
 }
 
 /// The text of an element that occurs once.

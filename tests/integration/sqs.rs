@@ -1,0 +1,293 @@
+//! Jobs by SQS: messages that come twice, late, in another order, or never; garbage; and processes that are killed.
+
+use aws_sdk_sqs::Client as Sqs;
+use darkroom::{
+    db::jobs::Kind,
+    queue::message,
+    worker::messages::{self, Fate},
+};
+use serde_json::{Value, json};
+
+use crate::support::{
+    TestServer,
+    bed::literal,
+    client::id,
+    cloud::{Cloud, Part, Role},
+    eventually,
+    fault_proxy::{Fault, FaultProxy},
+    large_photo, numbered,
+    process::{Process, darkroom, run},
+    whole,
+};
+
+const PARTS: &[Part] = &[Part::Storage, Part::Queue];
+/// Without a worker of its own, and with a sweep that spares nothing.
+const QUIET: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\n";
+
+/// What S3 says of an upload.
+fn notification(cloud: &Cloud, photo: &str) -> String {
+    let object = json!({ "key": format!("originals/{}/{photo}", &photo[34..]) });
+    let record =
+        json!({ "eventName": "ObjectCreated:Put", "s3": { "bucket": { "name": cloud.bucket }, "object": object } });
+    json!({ "Records": [record] }).to_string()
+}
+
+async fn tell(cloud: &Cloud, body: &str) {
+    Sqs::new(&cloud.admin())
+        .send_message()
+        .queue_url(&cloud.queue)
+        .message_body(body)
+        .send()
+        .await
+        .expect("it is sent");
+}
+
+/// The variables of a process that has these rights and this endpoint.
+fn variables(cloud: &Cloud, role: Role, endpoint: &str) -> Vec<(String, String)> {
+    let mut variables = cloud.environment(role);
+    variables.retain(|(name, _)| name != "AWS_ENDPOINT_URL");
+    variables.push(("AWS_ENDPOINT_URL".to_owned(), endpoint.to_owned()));
+    variables
+}
+
+async fn start(server: &TestServer, verb: &str, variables: &[(String, String)]) -> Process {
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    Process::start(server, verb, &variables).await
+}
+
+#[tokio::test]
+async fn server_and_worker_do_with_their_own_rights() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let mut serving = variables(&cloud, Role::Serve, &cloud.emulator.url);
+    serving.push(("DARKROOM_WORKER_ENABLED".to_owned(), "false".to_owned()));
+    let api = start(&server, "serve", &serving).await;
+    let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    let host = api.user(&server, "alice");
+    let album = host.album("rights").await;
+    let photos =
+        [host.upload(&album, "image/jpeg", &numbered(1)).await, host.upload(&album, "image/jpeg", &numbered(2)).await];
+    whole::check(&server, &host, &album, &photos).await;
+    assert_eq!(host.delete(&format!("/v1/photos/{}", photos[0])).await.status, 204);
+    eventually("purged", async || (!server.stored().await.iter().any(|key| key.contains(&photos[0]))).then_some(()))
+        .await;
+    for process in [&api, &worker] {
+        let health: Value = reqwest::get(format!("{}/health", process.operations)).await.unwrap().json().await.unwrap();
+        for part in ["storage", "queue"] {
+            assert_eq!(health["dependencies"][part]["status"], "ok", "{health}");
+        }
+        assert!(!process.log().contains("AccessDenied"), "{}", process.log());
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_comes_twice_or_out_of_order_changes_nothing() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("twice").await;
+    // Told before the bytes are there, and of a photo that never was.
+    let declared = host.declare(&album, "image/jpeg", &numbered(1)).await;
+    let first = id(&declared["photo"]);
+    let early = notification(&cloud, &first);
+    assert_eq!(messages::handle(&server.app, &early, 1).await, Fate::Done);
+    assert_eq!(
+        messages::handle(&server.app, &notification(&cloud, &uuid::Uuid::now_v7().to_string()), 1).await,
+        Fate::Done
+    );
+    assert_eq!(host.get(&format!("/v1/photos/{first}")).await.expect(200)["state"], "awaiting_upload");
+    host.put(&declared["upload"], numbered(1)).await.expect(200);
+    let job = message::write(uuid::Uuid::now_v7(), Kind::Develop, first.parse().unwrap());
+    // At the same moment, to two who act on it.
+    let both = tokio::join!(messages::handle(&server.app, &early, 1), messages::handle(&server.app, &early, 2));
+    assert_eq!(both, (Fate::Done, Fate::Done));
+    for body in [&job, &early, &job] {
+        assert_eq!(messages::handle(&server.app, body, 3).await, Fate::Done);
+    }
+    assert_eq!(host.events(&album).await, [(1, "photo.ready".to_owned())]);
+
+    // And all of it again with workers, backwards, three times each.
+    let mut photos = vec![first];
+    for number in 2..10 {
+        photos.push(host.upload(&album, "image/jpeg", &numbered(number)).await);
+    }
+    for _ in 0..3 {
+        for photo in photos.iter().rev() {
+            tell(&cloud, &notification(&cloud, photo)).await;
+            tell(&cloud, &message::write(uuid::Uuid::now_v7(), Kind::Develop, photo.parse().unwrap())).await;
+        }
+    }
+    let work = variables(&cloud, Role::Work, &cloud.emulator.url);
+    let workers = [start(&server, "work", &work).await, start(&server, "work", &work).await];
+    whole::check(&server, &host, &album, &photos).await;
+    drop(workers);
+}
+
+#[tokio::test]
+async fn with_one_call_in_five_failing_and_workers_killed_nothing_is_lost() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("trouble").await;
+    let proxy = FaultProxy::start(&cloud.emulator.url).await;
+    proxy.every(5, Fault::Status(503));
+    let work = variables(&cloud, Role::Work, &proxy.url);
+    let first = start(&server, "work", &work).await;
+    let mut photos = Vec::new();
+    for number in 0..12 {
+        photos.push(host.upload(&album, "image/jpeg", &numbered(number)).await);
+    }
+    eventually("some are ready", async || {
+        (server.database.count("SELECT COUNT(*) FROM photos WHERE state = 'ready'").await >= 2).then_some(())
+    })
+    .await;
+    first.kill();
+    proxy.every(5, Fault::Status(500));
+    let second = start(&server, "work", &work).await;
+    proxy.every(5, Fault::LoseAnswer);
+    // Messages that the first one held come back when their time is over; what S3 said goes out again meanwhile.
+    for photo in &photos {
+        tell(&cloud, &notification(&cloud, photo)).await;
+    }
+    whole::check(&server, &host, &album, &photos).await;
+    assert!(proxy.hit() > 5);
+    drop(second);
+}
+
+/// The outbox: what was committed is sent once there is a queue to send it to.
+#[tokio::test]
+async fn jobs_wait_in_the_database_for_a_queue_that_is_away() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("outbox").await;
+    let proxy = FaultProxy::start(&cloud.emulator.url).await;
+    let worker = start(&server, "work", &variables(&cloud, Role::Work, &proxy.url)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    host.settled(&photo).await;
+    proxy.every_of("sqs", 1, Fault::Cut);
+    assert_eq!(host.delete(&format!("/v1/photos/{photo}")).await.status, 204);
+    eventually("the worker has noticed", async || {
+        worker.log().contains("jobs wait to be sent to the queue").then_some(())
+    })
+    .await;
+    assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'purge_photo'").await, 1);
+    let health = reqwest::get(format!("{}/health", worker.operations)).await.unwrap().text().await.unwrap();
+    assert!(health.contains("SQS"), "{health}");
+    proxy.heal();
+    eventually("purged", async || server.stored().await.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_message_stays_hidden_while_its_photo_is_developed() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("slow").await;
+    let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    let photo = host.upload(&album, "image/png", &large_photo()).await;
+    let decoder = worker.halt_decoder().await;
+    let held = |what: &'static str| {
+        let query = format!("SELECT CAST(visible_at AS CHAR) FROM jobs WHERE subject = {}", literal(&photo));
+        let database = &server.database;
+        async move {
+            let at: Option<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(query))
+                .fetch_optional(&mut database.connect().await)
+                .await
+                .expect(what);
+            at
+        }
+    };
+    // Past the time that it is hidden for at first, which is the lease's: the lease was renewed twice.
+    let mut seen = std::collections::BTreeSet::new();
+    eventually("the lease is renewed for longer than the message was hidden at first", async || {
+        seen.insert(held("the job's row").await);
+        (seen.len() > 4).then_some(())
+    })
+    .await;
+    let others = cloud.receive(&cloud.queue).await;
+    assert!(others.is_none(), "another would begin it: {others:?}");
+    crate::support::process::send(decoder, rustix::process::Signal::CONT);
+    whole::check(&server, &host, &album, &[photo]).await;
+    assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE attempts > 1").await, 0);
+}
+
+async fn jobs(server: &TestServer, cloud: &Cloud, words: &[&str]) -> (bool, String) {
+    let mut command = darkroom(&[&["jobs"], words].concat(), &server.environment());
+    command.envs(cloud.environment(Role::Operator));
+    let (status, output, errors) = run(command).await;
+    (status == 0, output + &errors)
+}
+
+#[tokio::test]
+async fn garbage_goes_to_the_dead_letters_and_an_operator_puts_it_back_or_drops_it() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, "").await;
+    tell(&cloud, "{\"hello\": \"there\"}").await;
+    let line = eventually("listed", async || {
+        let (well, said) = jobs(&server, &cloud, &["list", "--dead"]).await;
+        assert!(well, "{said}");
+        said.lines().find(|line| line.contains("hello")).map(str::to_owned)
+    })
+    .await;
+    assert!(line.contains("neither a job nor a notification of S3"), "{line}");
+    let message = line.split_whitespace().next().expect("an id").to_owned();
+    // Looking does not take it away.
+    assert!(jobs(&server, &cloud, &["list"]).await.1.contains(&message));
+    assert_eq!(jobs(&server, &cloud, &["retry", &message]).await, (true, "1 put back\n".to_owned()));
+    // It is no better the second time; it has another id then.
+    let again = eventually("dead again", async || {
+        let (_, said) = jobs(&server, &cloud, &["list"]).await;
+        said.lines().find(|line| line.contains("hello")).map(str::to_owned)
+    })
+    .await;
+    let again = again.split_whitespace().next().expect("an id").to_owned();
+    assert_ne!(again, message);
+    let (found, said) = jobs(&server, &cloud, &["drop", &message]).await;
+    assert!(!found && said.contains("there is no dead job or message of this id"), "{said}");
+    assert_eq!(jobs(&server, &cloud, &["drop", &again]).await, (true, "dropped\n".to_owned()));
+    assert_eq!(jobs(&server, &cloud, &["list"]).await, (true, String::new()));
+}
+
+#[tokio::test]
+async fn a_job_that_fails_for_good_is_dead_in_both_places_and_retried_from_either() {
+    let cloud = Cloud::start().await;
+    let settings = format!("{QUIET}worker.max_attempts = 2");
+    let server = TestServer::start_in(&cloud, PARTS, &settings).await;
+    let host = server.user("alice");
+    let album = host.album("dead").await;
+    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let told = notification(&cloud, &photo);
+    let object = format!("originals/{}/{photo}", &photo[34..]);
+    let bucket = cloud.objects();
+    // Its original is gone between the news and the work.
+    let kept = bucket.client.get_object().bucket(&bucket.name).key(&object).send().await.expect("an original");
+    let kept = kept.body.collect().await.expect("bytes").into_bytes();
+    let mut session = server.app.db.session().await.expect("a session");
+    let row = darkroom::db::photos::get(&mut session, photo.parse().unwrap()).await.expect("a row").expect("a photo");
+    drop(session);
+    let row = &row;
+    server
+        .app
+        .db
+        .transaction(|mut tx| async move {
+            darkroom::db::photos::set_uploaded(tx.session(), row, None).await?;
+            tx.enqueue(Kind::Develop, row.id.as_uuid()).await?;
+            Ok::<_, darkroom::db::Error>(tx.done(()))
+        })
+        .await
+        .expect("a job");
+    bucket.client.delete_object().bucket(&bucket.name).key(&object).send().await.expect("it is gone");
+    assert!(matches!(messages::handle(&server.app, &told, 1).await, Fate::Again(_)));
+    let Fate::Dead(reason) = messages::handle(&server.app, &told, 2).await else { panic!("it is not dead") };
+    server.app.queue.as_ref().expect("a queue").bury(&told, &reason).await.expect("it is buried");
+    let (_, said) = jobs(&server, &cloud, &["list", "--dead"]).await;
+    assert!(said.contains("develop") && said.contains("the original can't be opened"), "{said}");
+
+    bucket.client.put_object().bucket(&bucket.name).key(&object).body(kept.into()).send().await.expect("it is back");
+    let (well, said) = jobs(&server, &cloud, &["retry"]).await;
+    assert!(well && said.contains("2 put back"), "{said}");
+    let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    whole::check(&server, &host, &album, &[photo]).await;
+    drop(worker);
+}
