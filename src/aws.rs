@@ -4,12 +4,15 @@
 //! IMDSv2; `AWS_ENDPOINT_URL` and its kin lead to an emulator. The region is always said by the caller: a default one
 //! would sign for the wrong place in silence.
 
+mod advice;
 pub mod credentials;
 pub mod region;
 
 use std::time::Duration;
 
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+
+pub use advice::{Failure, advice};
 
 use crate::config::{Config, Place};
 
