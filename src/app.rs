@@ -105,8 +105,8 @@ impl App {
         let sandbox = Sandbox::new(sandbox_config(&config), program);
         Ok(Arc::new(Self {
             verifier: Verifier::new(&config.identity),
-            announcer: Announcer::new(&config.announce)?,
             queue: config.queue.sqs.as_ref().zip(sdk).map(|(sqs, sdk)| Sqs::new(sqs, sdk)),
+            announcer: Announcer::new(&config.announce, sdk)?,
             db,
             storage,
             sandbox,

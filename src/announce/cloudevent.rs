@@ -1,0 +1,32 @@
+//! An event as a `CloudEvents` 1.0 JSON document (<https://cloudevents.io/>), made once for all who are told.
+
+use serde_json::json;
+
+use crate::domain::{AlbumId, Event};
+
+/// The media type of the document.
+pub(super) const MEDIA_TYPE: &str = "application/cloudevents+json";
+
+/// The document.
+pub(super) struct CloudEvent {
+    /// `ALBUM-SEQ`, the same each time the event is sent: repeats are told by it.
+    pub(super) id: String,
+    /// The JSON text.
+    pub(super) body: String,
+}
+
+impl CloudEvent {
+    pub(super) fn new(album_id: AlbumId, event: &Event) -> Self {
+        let id = format!("{album_id}-{}", event.seq);
+        let body = json!({
+            "specversion": "1.0",
+            "id": id,
+            "source": format!("/v1/albums/{album_id}"),
+            "type": format!("darkroom.{}", event.kind.as_str()),
+            "time": event.at,
+            "datacontenttype": "application/json",
+            "data": { "album_id": album_id, "seq": event.seq, "kind": event.kind, "photo_id": event.photo_id },
+        });
+        Self { id, body: body.to_string() }
+    }
+}
