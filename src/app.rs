@@ -21,6 +21,7 @@ use crate::{
     imaging::{self, Recipe},
     net::Tls,
     queue::Sqs,
+    read_model::ReadModel,
     storage::Storage,
     telemetry::{self, LogLevel, Slow},
     worker::sandbox::{Sandbox, SandboxConfig},
@@ -40,6 +41,8 @@ pub struct App {
     pub config: Config,
     /// The pool and its bells.
     pub db: Db,
+    /// What viewers' pages are read from before the database, where it is on.
+    pub read_model: Option<ReadModel>,
     /// Originals and renditions.
     pub storage: Storage,
     /// Judges JWTs.
@@ -100,13 +103,14 @@ impl App {
     ) -> anyhow::Result<AppState> {
         // Before the pools, which keep what they measure with.
         let _ = telemetry::metrics::start(config.telemetry.emf);
-        let db = Db::new(&config.database);
+        let db = Db::new(&config.database).projecting(config.read_model.table.is_some());
         let storage = Storage::open(&config.storage, &config.http, sdk)?;
         let sandbox = Sandbox::new(sandbox_config(&config), program);
         Ok(Arc::new(Self {
             verifier: Verifier::new(&config.identity),
             queue: config.queue.sqs.as_ref().zip(sdk).map(|(sqs, sdk)| Sqs::new(sqs, sdk)),
             announcer: Announcer::new(&config.announce, sdk)?,
+            read_model: ReadModel::new(&config.read_model, sdk)?,
             db,
             storage,
             sandbox,

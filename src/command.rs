@@ -4,6 +4,7 @@ mod check;
 mod jobs;
 mod manager;
 mod manual;
+mod project;
 mod reload;
 mod run;
 
@@ -14,6 +15,7 @@ use anyhow::Context;
 pub use check::check;
 pub use jobs::{JobsCommand, jobs};
 pub use manual::manual;
+pub use project::project;
 pub use run::{run, stop_signal};
 
 use crate::{

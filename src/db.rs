@@ -20,6 +20,7 @@ pub mod migrations;
 pub mod photos;
 pub mod pool;
 pub mod probe;
+pub mod projection;
 pub mod reads;
 pub mod session;
 pub mod signals;
@@ -55,6 +56,8 @@ pub struct Db {
     reader: Option<Arc<Replica>>,
     signals: Arc<Signals>,
     transaction_timeout: Duration,
+    /// Whether changes are projected into a read model.
+    projects: bool,
 }
 
 /// How a pool and its login stand.
@@ -84,7 +87,14 @@ impl Db {
             reader,
             signals: Arc::default(),
             transaction_timeout: config.pool.transaction_timeout,
+            projects: false,
         }
+    }
+
+    /// The same with a read model, if `on`: whatever changes what guests see adds a job that projects it.
+    #[must_use]
+    pub fn projecting(self, on: bool) -> Self {
+        Self { projects: on, ..self }
     }
 
     /// A session of the writer, for single statements that wake nobody.

@@ -17,9 +17,11 @@
 //! | [`announce`] | where events go |
 //! | [`queue`] | jobs: leases and the rules of trying again |
 //! | [`storage`] | originals and renditions, signed URLs |
+//! | [`read_model`] | what viewers' pages are read from under a crowd |
 //! | [`db`] | the pool, transactions, all SQL |
 //! | [`imaging`] | bytes in, renditions out; knows nobody |
 //! | [`domain`] | the words of the product and their rules; knows nobody |
+//! | `breaker` | leaves alone for a while what fails |
 //! | `deadline` | the time that a request has, for all that waits in its name |
 //! | [`telemetry`] | logs, metrics, traces, request ids |
 //! | [`config`] | what an operator can set |
@@ -29,6 +31,7 @@
 pub mod announce;
 pub mod app;
 pub mod aws;
+mod breaker;
 pub mod client;
 pub mod command;
 pub mod config;
@@ -41,6 +44,7 @@ pub mod identity;
 pub mod imaging;
 pub mod net;
 pub mod queue;
+pub mod read_model;
 pub mod storage;
 pub mod telemetry;
 pub mod worker;

@@ -72,6 +72,12 @@ enum Command {
         #[command(subcommand)]
         command: JobsCommand,
     },
+    /// Bring the read model up to date
+    Project {
+        /// Write everything anew, and remove what has no row; the service may run meanwhile
+        #[arg(long)]
+        rebuild: bool,
+    },
     /// What the decoding processes run
     #[command(name = "__develop", hide = true)]
     Develop,
@@ -150,6 +156,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Upload(upload) => client::upload(upload.into()).await,
         Command::Token { data, subject } => print(&Identity::read(&data.join("identity"))?.token(&subject)?),
         Command::Jobs { command } => command::jobs(file, command).await,
+        Command::Project { rebuild } => command::project(file, rebuild).await.map(|()| true),
         Command::Manual { folder } => Ok(command::manual(Cli::command(), &folder).map(|()| true)?),
         Command::Develop => unreachable!("handled before the runtime starts"),
     }

@@ -75,9 +75,10 @@ pub async fn give_back(db: &Db, claim: &Claim, patience: Duration) -> Result<()>
     jobs::give_back(&mut session, claim, patience, false, None).await
 }
 
-/// An announcement is never laid aside: the events behind it would wait for ever.
+/// An announcement is never laid aside: the events behind it would wait for ever. Nor is a projection: pages would stay as
+/// they were, and revoked invites good, until somebody looked.
 fn next(claim: &Claim, rules: &config::Worker) -> Next {
-    if claim.attempt >= rules.max_attempts && claim.kind != Kind::Announce {
+    if claim.attempt >= rules.max_attempts && !goes_on_for_ever(claim.kind) {
         return Next::Dead;
     }
     Next::Again(backoff(claim.attempt, rules))
@@ -90,6 +91,12 @@ pub fn backoff(tries: u32, rules: &config::Worker) -> Duration {
     let cap = u64::try_from(doubled.min(rules.retry_cap).as_millis()).unwrap_or(u64::MAX).max(1);
     // Between half and all of it, so that what failed together does not come back together.
     Duration::from_millis(cap / 2 + db::rand_below(cap / 2 + 1))
+}
+
+/// Whether a job is tried until it is done.
+#[must_use]
+pub fn goes_on_for_ever(kind: Kind) -> bool {
+    matches!(kind, Kind::Announce | Kind::Project)
 }
 
 #[cfg(test)]
@@ -122,6 +129,8 @@ mod tests {
             assert!(wait <= Duration::from_secs(most) && wait >= Duration::from_secs(most) / 2, "{attempt}: {wait:?}");
         }
         assert_eq!(next(&try_number(8, Kind::Develop), &rules), Next::Dead);
-        assert!(matches!(next(&try_number(u32::MAX, Kind::Announce), &rules), Next::Again(_)));
+        for kind in [Kind::Announce, Kind::Project] {
+            assert!(matches!(next(&try_number(u32::MAX, kind), &rules), Next::Again(_)));
+        }
     }
 }

@@ -6,6 +6,7 @@ mod announce;
 pub(crate) mod develop;
 mod levels;
 pub mod messages;
+pub(crate) mod project;
 mod purge;
 pub mod sandbox;
 pub mod sweep;
@@ -26,7 +27,7 @@ use crate::{
     },
 };
 
-/// Workers that only announce. One album has one announcement at a time, so they wait for different albums.
+/// Workers that only announce and project. One album has one of each at a time, so they wait for different albums.
 const ANNOUNCERS: usize = 2;
 /// How often an idle worker looks for a job that no bell rings for, soon after others.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -152,7 +153,7 @@ async fn do_job(app: &AppState, claim: &Claim) -> Outcome {
 async fn attempt(app: &AppState, claim: &Claim) -> Outcome {
     // A try that ends with its process tells nobody; only the next claim shows that there were too many.
     let patience = messages::patience(app, claim.kind);
-    let spent = claim.attempt > app.config.worker.max_attempts && claim.kind != Kind::Announce;
+    let spent = claim.attempt > app.config.worker.max_attempts && !queue::goes_on_for_ever(claim.kind);
     let outcome = tokio::select! {
         outcome = perform(app, claim), if !spent => outcome,
         () = std::future::ready(()), if spent => Err(anyhow::anyhow!("every try ended without a word: its worker was killed, or took longer than its lease")),
@@ -196,6 +197,7 @@ async fn perform(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
         Kind::PurgePhoto => purge::photo(app, claim).await,
         Kind::PurgeAlbum => purge::album(app, claim).await,
         Kind::Announce => announce::run(app, claim).await,
+        Kind::Project => project::run(app, claim).await,
     }
 }
 

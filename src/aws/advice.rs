@@ -30,6 +30,18 @@ impl Failure {
         self.code.as_deref().and_then(advice)
     }
 
+    /// What was answered in part: the rest has to wait.
+    #[must_use]
+    pub fn throttled(told: &str) -> Self {
+        Self { code: Some("Throttling".to_owned()), told: told.to_owned() }
+    }
+
+    /// A request that can't be made, which is a mistake of ours.
+    #[must_use]
+    pub fn ours(error: &dyn std::error::Error) -> Self {
+        Self { code: None, told: explained(error) }
+    }
+
     /// The same with what was tried before it.
     #[must_use]
     pub fn of(mut self, what: &str) -> Self {

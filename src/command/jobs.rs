@@ -50,7 +50,7 @@ pub enum JobsCommand {
 /// The database's, or the queue's.
 pub async fn jobs(file: Option<&Path>, command: JobsCommand) -> anyhow::Result<bool> {
     let (config, _) = super::configure(file, Stream::Error)?;
-    let db = Db::new(&config.database);
+    let db = Db::new(&config.database).projecting(config.read_model.table.is_some());
     let queue = queue(&config).await;
     let outcome = match command {
         JobsCommand::List { dead } => list(&db, &config, queue.as_ref(), dead).await.map(|()| true),

@@ -26,6 +26,14 @@ const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 #[derive(Debug, thiserror::Error)]
 pub struct Mistakes(Vec<String>);
 
+impl Mistakes {
+    /// A single one, found by a command that needs what is not set.
+    #[must_use]
+    pub fn one(mistake: &str) -> Self {
+        Self(vec![mistake.to_owned()])
+    }
+}
+
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0[..] {

@@ -23,17 +23,19 @@ pub enum Kind {
     PurgeAlbum,
     /// Announce an album's events.
     Announce,
+    /// Bring the read model of an album up to date.
+    Project,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Develop, Self::PurgePhoto, Self::PurgeAlbum, Self::Announce];
+    const ALL: [Self; 5] = [Self::Develop, Self::PurgePhoto, Self::PurgeAlbum, Self::Announce, Self::Project];
 
     /// Which workers do it.
     #[must_use]
     pub const fn lane(self) -> Lane {
         match self {
             Self::Develop | Self::PurgePhoto | Self::PurgeAlbum => Lane::Work,
-            Self::Announce => Lane::Announce,
+            Self::Announce | Self::Project => Lane::Announce,
         }
     }
 
@@ -51,6 +53,7 @@ impl Kind {
             Self::PurgePhoto => "purge_photo",
             Self::PurgeAlbum => "purge_album",
             Self::Announce => "announce",
+            Self::Project => "project",
         }
     }
 }
@@ -60,7 +63,7 @@ impl Kind {
 pub enum Lane {
     /// Photos, and what is to be removed.
     Work,
-    /// Announcements.
+    /// Announcements and projections.
     Announce,
 }
 

@@ -9,12 +9,12 @@ use crate::domain::{
     Access, AlbumId, AlbumRole, Caller, InviteId, Photo, PhotoId, PhotoState, Sha256, Uploader, Visibility,
 };
 
-const SELECT: &str = "SELECT p.id, p.album_id, p.invite_id, p.uploader_name, p.state, p.visibility, p.caption, p.content_type, p.bytes,
+pub(super) const SELECT: &str = "SELECT p.id, p.album_id, p.invite_id, p.uploader_name, p.state, p.visibility, p.caption, p.content_type, p.bytes,
  p.sha256, p.width, p.height, p.taken_at, p.camera, p.placeholder, p.renditions, p.reject_reason, p.version, p.created_at, p.ready_at
  FROM photos p";
 
 #[derive(FromRow)]
-struct Row {
+pub(super) struct Row {
     id: Uuid,
     album_id: Uuid,
     invite_id: Option<Uuid>,
@@ -174,6 +174,15 @@ pub struct Page {
     pub limit: u32,
 }
 
+impl Page {
+    /// Whether all photos are on the list that everybody sees.
+    #[must_use]
+    pub fn shows_all_public(&self) -> bool {
+        self.state.is_none_or(|state| state == PhotoState::Ready)
+            && self.visibility.is_none_or(|visibility| visibility == Visibility::Visible)
+    }
+}
+
 /// A page of the photos of an album that the caller may see. Each branch is one range of one index, so that a
 /// page costs the same in an album of any size.
 ///
@@ -232,9 +241,7 @@ fn ranges(access: &Access, album_id: AlbumId, page: &Page) -> Vec<Range> {
     let own = access.invite_id();
     let mut all: Vec<Range> = exacts(page).into_iter().map(|exact| range(own, exact)).collect();
     let follows = matches!(access.role(), AlbumRole::View | AlbumRole::Contribute);
-    let public =
-        page.state.is_none_or(|s| s == PhotoState::Ready) && page.visibility.is_none_or(|v| v == Visibility::Visible);
-    if own.is_some() && follows && public {
+    if own.is_some() && follows && page.shows_all_public() {
         all.push(range(None, Some((Visibility::Visible, PhotoState::Ready))));
     }
     all

@@ -9,16 +9,13 @@
 //!
 //! Hosts read from the writer: they write, review, and are few.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tokio::time::{Instant, timeout};
 
 use super::{AsDbError, Db, Error, Result, invites, pool::Pool, session::Session};
-use crate::{deadline, domain::InviteId, telemetry::metrics};
+use crate::{breaker::Breaker, deadline, domain::InviteId, telemetry::metrics};
 
 /// A replica that failed is left alone for so long.
 const REST: Duration = Duration::from_secs(5);
@@ -39,37 +36,12 @@ pub struct Freshness {
 /// A server that may be behind.
 pub(super) struct Replica {
     pub(super) pool: Arc<Pool>,
-    /// Until when it is left alone, and whether it has answered since its last failure.
-    rest: Mutex<Rest>,
-}
-
-#[derive(Default)]
-struct Rest {
-    until: Option<Instant>,
-    failing: bool,
+    breaker: Breaker,
 }
 
 impl Replica {
     pub(super) fn new(pool: Pool) -> Self {
-        Self { pool: Arc::new(pool), rest: Mutex::default() }
-    }
-
-    /// Whether it may be asked. After a rest one caller goes first; the others wait for what it finds.
-    fn may_be_asked(&self) -> bool {
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if rest.until.is_some_and(|until| now < until) {
-            return false;
-        }
-        rest.until = rest.failing.then_some(now + REST);
-        true
-    }
-
-    fn answered(&self) {
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::take(&mut *rest).failing {
-            tracing::info!("the reader answers again");
-        }
+        Self { pool: Arc::new(pool), breaker: Breaker::new(REST) }
     }
 
     fn failed(&self, why: &dyn std::fmt::Display) {
@@ -77,16 +49,14 @@ impl Replica {
         if deadline::ends().is_some_and(|ends| ends <= Instant::now()) {
             return;
         }
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::mem::replace(&mut rest.failing, true) {
+        if self.breaker.failed() {
             tracing::warn!(error = %why, "the reader fails; reads go to the writer");
         }
-        rest.until = Some(Instant::now() + REST);
     }
 
     /// A session that is fresh enough, or the word for why there is none.
     async fn session(&self, wanted: &Freshness) -> Result<Session, &'static str> {
-        if !self.may_be_asked() {
+        if !self.breaker.may_be_asked() {
             return Err("failing");
         }
         let looked = timeout(LOOK, async {
@@ -96,7 +66,9 @@ impl Replica {
         });
         match looked.await {
             Ok(Ok((session, reached))) => {
-                self.answered();
+                if self.breaker.answered() {
+                    tracing::info!("the reader answers again");
+                }
                 let fresh =
                     reached.is_some_and(|(seq, wrote_at)| seq >= wanted.last_seq && wrote_at >= wanted.wrote_at);
                 if fresh { Ok(session) } else { Err("behind") }

@@ -19,6 +19,7 @@ const PAUSE_CAP: u64 = 500;
 pub struct Tx {
     session: Option<Session>,
     rings: Vec<signals::Ring>,
+    projects: bool,
 }
 
 /// A transaction that is ready to be committed, and what it came to.
@@ -43,10 +44,10 @@ enum Uncommitted {
 }
 
 impl Tx {
-    async fn begin(mut session: Session, ends: Instant) -> Result<Self> {
+    async fn begin(mut session: Session, ends: Instant, projects: bool) -> Result<Self> {
         session.ends_at(ends);
         sqlx::raw_sql("START TRANSACTION").execute(&mut session).await?;
-        Ok(Self { session: Some(session), rings: Vec::new() })
+        Ok(Self { session: Some(session), rings: Vec::new(), projects })
     }
 
     async fn commit(mut self, signals: &Signals) -> Result<(), Uncommitted> {
@@ -74,14 +75,24 @@ impl Tx {
         self.session.as_mut().expect("taken when the transaction ends, not before")
     }
 
-    /// Numbers and writes an event of a locked album, and sees to its announcement.
+    /// Numbers and writes an event of a locked album, and sees to its announcement and projection.
     ///
     /// # Errors
     /// The database's.
     pub async fn record(&mut self, album_id: AlbumId, event: events::NewEvent) -> Result<()> {
         let seq = events::append(self.session(), album_id, &event).await?;
         self.rings.push(signals::Ring::Event(album_id, seq));
-        self.enqueue(jobs::Kind::Announce, album_id.as_uuid()).await
+        self.enqueue(jobs::Kind::Announce, album_id.as_uuid()).await?;
+        self.project(album_id).await
+    }
+
+    /// Sees to the projection of what has changed with a locked album or its invites, where there is a read model. A share
+    /// lock will do: a job that looks for what is left to project locks the album too.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn project(&mut self, album_id: AlbumId) -> Result<()> {
+        if self.projects { self.enqueue(jobs::Kind::Project, album_id.as_uuid()).await } else { Ok(()) }
     }
 
     /// Adds a job unless the same one waits already.
@@ -132,7 +143,7 @@ impl Db {
         loop {
             // The pool has tried for as long as it may.
             let session = self.session().await?;
-            let failed = match Tx::begin(session, ends).await {
+            let failed = match Tx::begin(session, ends, self.projects).await {
                 Ok(tx) => match work(tx).await {
                     Ok(Done { tx, value }) => match tx.commit(&self.signals).await {
                         Ok(()) => return Ok(value),

@@ -13,7 +13,7 @@ use super::{
     etag,
     extract::{Json, Query},
     idempotency::{self, Answer},
-    identity::InAlbum,
+    identity::{InAlbum, Looking},
     page::{Page, PageQuery},
     problem::{FieldError, HttpError, Problem, Result},
     reply::Reply,
@@ -22,6 +22,7 @@ use crate::{
     app::AppState,
     db::{self, events::NewEvent, jobs::Kind},
     domain::{Access, Album, AlbumId, AlbumRole, Caller, EventKind, Title, User},
+    read_model::items::Item,
 };
 
 /// An album, as its caller sees it.
@@ -120,8 +121,9 @@ pub async fn list(
 /// One album, with the caller's role.
 #[utoipa::path(get, path = "/v1/albums/{album_id}", tag = "albums", params(("album_id" = uuid::Uuid, Path)), security(("jwt" = []), ("invite" = [])),
     responses((status = 200, body = AlbumBody), (status = 304), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn get(here: InAlbum, headers: HeaderMap) -> Response {
-    answer(here.album, &here.access, &headers)
+pub async fn get(looking: Looking, headers: HeaderMap) -> Response {
+    let here = looking.here();
+    answer(here.album.clone(), &here.access, &headers)
 }
 
 /// Changes title or settings.
@@ -174,10 +176,14 @@ pub async fn delete(State(app): State<AppState>, here: InAlbum, headers: HeaderM
             let album = db::albums::lock(tx.session(), id).await?.ok_or(HttpError::NotFound)?;
             etag::check_match(headers, album.version)?;
             db::albums::mark_deleted(tx.session(), album.id, db::now()).await?;
+            tx.project(album.id).await?;
             tx.enqueue(Kind::PurgeAlbum, album.id.as_uuid()).await?;
             Ok::<_, HttpError>(tx.done(()))
         })
         .await?;
+    if let Some(model) = &app.read_model {
+        model.write_now(&Item::deleted(id, db::now())).await;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -16,6 +16,7 @@ use crate::{
     db::{self, Freshness, invites::Opened},
     domain::{Access, Album, AlbumId, Caller, InviteToken, User},
     identity::Denied,
+    read_model::Found,
     telemetry::scope,
 };
 
@@ -139,21 +140,83 @@ impl FromRequestParts<AppState> for InAlbum {
     type Rejection = HttpError;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self> {
-        let credentials = Credentials::read(parts, app).await?;
-        let params = RawPathParams::from_request_parts(parts, app).await.map_err(|_| HttpError::NotFound)?;
-        let id = path_id::<AlbumId>(&params, "album_id");
+        let (credentials, id) = asked(parts, app).await?;
+        Self::find(app, &credentials, id).await
+    }
+}
+
+/// Who asks, and for which album; none for an id that can't be one.
+async fn asked(parts: &mut Parts, app: &AppState) -> Result<(Credentials, Option<AlbumId>)> {
+    let credentials = Credentials::read(parts, app).await?;
+    let params = RawPathParams::from_request_parts(parts, app).await.map_err(|_| HttpError::NotFound)?;
+    Ok((credentials, path_id(&params, "album_id").ok()))
+}
+
+/// The album in the path, for who looks at a page of it: for a viewer from the read model, where it is on and has it.
+#[derive(Debug)]
+pub struct Looking {
+    here: InAlbum,
+    /// What the database can be asked with, if the read model answered.
+    asked: Option<(Credentials, AlbumId)>,
+}
+
+impl FromRequestParts<AppState> for Looking {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self> {
+        let (credentials, id) = asked(parts, app).await?;
+        if let (Some(model), Credentials::Invite(token), Some(id)) = (&app.read_model, &credentials, id) {
+            match model.open(token, id, db::now()).await {
+                Found::Hit((guest, album)) => {
+                    scope::set_principal(guest.role.as_str());
+                    let (access, caller) = (Access::Guest(guest), Caller::Guest(guest));
+                    let here = InAlbum { album, access, caller, freshness: None };
+                    return Ok(Self { here, asked: Some((credentials, id)) });
+                }
+                Found::Ended => return Err(BAD_INVITE),
+                Found::Nothing => {}
+            }
+        }
+        Ok(Self { here: InAlbum::find(app, &credentials, id).await?, asked: None })
+    }
+}
+
+impl Looking {
+    /// The album, as the one or the other has told.
+    #[must_use]
+    pub fn here(&self) -> &InAlbum {
+        &self.here
+    }
+
+    /// Whether the read model has told.
+    #[must_use]
+    pub fn is_projected(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// The album as the database tells of it.
+    pub async fn in_database(self, app: &AppState) -> Result<InAlbum> {
+        match self.asked {
+            Some((credentials, id)) => InAlbum::find(app, &credentials, Some(id)).await,
+            None => Ok(self.here),
+        }
+    }
+}
+
+impl InAlbum {
+    async fn find(app: &AppState, credentials: &Credentials, id: Option<AlbumId>) -> Result<Self> {
         match credentials {
             Credentials::User(user) => {
-                let (id, subject) = (id?, &user.subject);
+                let (id, subject) = (id.ok_or(HttpError::NotFound)?, &user.subject);
                 let find = |mut session| async move { db::albums::find(&mut session, subject, id).await };
                 let album = app.db.read(find).await?.ok_or(HttpError::NotFound)?;
-                Ok(Self { album, access: Access::Host, caller: Caller::User(user), freshness: None })
+                Ok(Self { album, access: Access::Host, caller: Caller::User(user.clone()), freshness: None })
             }
             Credentials::Invite(token) => {
-                let opened = open(app, &token).await?;
+                let opened = open(app, token).await?;
                 let freshness = Some(freshness(&opened));
                 let Opened { guest, mut album, photos_used, .. } = opened;
-                if album.id != id? {
+                if Some(album.id) != id {
                     return Err(HttpError::NotFound);
                 }
                 let access = Access::Guest(guest);
@@ -164,9 +227,7 @@ impl FromRequestParts<AppState> for InAlbum {
             }
         }
     }
-}
 
-impl InAlbum {
     /// Refuses guests.
     pub fn host_only(&self) -> Result<()> {
         if self.access == Access::Host {

@@ -21,6 +21,7 @@ use crate::{
     app::{App, AppState},
     db::{self, invites::NewInvite},
     domain::{AlbumId, Invite, InviteId, InviteRole, InviteToken, Label},
+    read_model::items::Item,
 };
 
 /// The most photos that one invite may be limited to.
@@ -122,6 +123,7 @@ pub async fn create(State(app): State<AppState>, here: InAlbum, request: Json<In
     let new = request.body.check(db::now())?;
     let (state, id, new) = (&app, here.album.id, &new);
     idempotency::run(&app, &here.caller, &request, |mut tx| async move {
+        db::albums::share(tx.session(), id).await?.ok_or(HttpError::NotFound)?;
         let token = InviteToken::generate();
         let invite = db::invites::insert(tx.session(), id, new, &token, db::now()).await?;
         let created = CreatedInvite {
@@ -129,6 +131,7 @@ pub async fn create(State(app): State<AppState>, here: InAlbum, request: Json<In
             token: token.reveal().to_owned(),
             url: link(state, id, &token),
         };
+        tx.project(id).await?;
         Ok(tx.done(Answer::new(StatusCode::CREATED, &created)))
     })
     .await
@@ -161,11 +164,19 @@ pub async fn revoke(State(app): State<AppState>, here: InAlbum, params: RawPathP
     let id: InviteId = path_id(&params, "invite_id")?;
     let (album_id, now) = (here.album.id, db::now());
     let revoke = |mut tx: db::Tx| async move {
-        let revoked = db::invites::revoke(tx.session(), album_id, id, now).await?;
-        Ok::<_, HttpError>(tx.done(revoked))
+        db::albums::share(tx.session(), album_id).await?.ok_or(HttpError::NotFound)?;
+        if !db::invites::revoke(tx.session(), album_id, id, now).await? {
+            return Err(HttpError::NotFound);
+        }
+        let revoked = db::projection::invite(tx.session(), album_id, id).await?;
+        tx.project(album_id).await?;
+        Ok(tx.done(revoked))
     };
     let revoked = app.db.transaction(revoke).await?;
-    if revoked { Ok(StatusCode::NO_CONTENT) } else { Err(HttpError::NotFound) }
+    if let (Some(model), Some(invite)) = (&app.read_model, revoked) {
+        model.write_now(&Item::invite(&invite)).await;
+    }
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// A link to the guests' page. The token stands behind the `#`, which browsers send to no server.

@@ -17,7 +17,7 @@ pub use add::*;
 use super::{
     etag,
     extract::{Json, Query, path_id},
-    identity::{InAlbum, Reading},
+    identity::{Looking, Reading},
     page::{Page, PageQuery},
     problem::{HttpError, Problem, Result},
     reply::Reply,
@@ -166,12 +166,13 @@ pub struct PhotoPatch {
     responses((status = 200, body = Page<PhotoBody>), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(
     State(app): State<AppState>,
-    here: InAlbum,
+    looking: Looking,
     Query(query): Query<PhotoQuery>,
 ) -> Result<Reply<Page<PhotoBody>>> {
     let oldest_first = query.order == Some(Order::Oldest);
+    let album_id = looking.here().album.id;
     // A cursor of one order means nothing in the other.
-    let name = format!("photos of {}, {}", here.album.id, if oldest_first { "oldest" } else { "newest" });
+    let name = format!("photos of {album_id}, {}", if oldest_first { "oldest" } else { "newest" });
     let (page, signer) = (PageQuery { limit: query.limit, cursor: query.cursor }, app.storage.signer());
     let limit = page.limit()?;
     let wanted = db::photos::Page {
@@ -181,9 +182,10 @@ pub async fn list(
         after: page.after(signer, &name)?,
         limit: limit + 1,
     };
-    let (access, album_id, wanted) = (&here.access, here.album.id, &wanted);
-    let list = |mut session| async move { db::photos::list(&mut session, access, album_id, wanted).await };
-    let photos = app.db.read_apart(here.freshness, list).await?;
+    let photos = match projected(&app, &looking, &wanted).await {
+        Some(photos) => photos,
+        None => in_database(&app, looking, &wanted).await?,
+    };
     let links = links(&app).await?;
     Ok(Reply(Page::new(
         photos,
@@ -193,6 +195,19 @@ pub async fn list(
         |photo| photo.id.as_uuid(),
         |photo| PhotoBody::new(photo, &links),
     )))
+}
+
+/// A page from the read model, if that has opened the album and the page is of what it has.
+async fn projected(app: &App, looking: &Looking, wanted: &db::photos::Page) -> Option<Vec<Photo>> {
+    let model = app.read_model.as_ref().filter(|_| looking.is_projected() && wanted.shows_all_public())?;
+    model.photos(looking.here().album.id, wanted).await
+}
+
+async fn in_database(app: &AppState, looking: Looking, wanted: &db::photos::Page) -> Result<Vec<Photo>> {
+    let here = looking.in_database(app).await?;
+    let (access, album_id) = (&here.access, here.album.id);
+    let list = |mut session| async move { db::photos::list(&mut session, access, album_id, wanted).await };
+    Ok(app.db.read_apart(here.freshness, list).await?)
 }
 
 /// One photo.

@@ -255,6 +255,12 @@ registry! {
     ANNOUNCE_FAILURES: Count("darkroom_announce_failures_total", Count);
     /// Age of the oldest event that is not announced yet.
     ANNOUNCE_LAG: Level("darkroom_announce_lag_seconds", Seconds);
+    /// Reads of the read model, by outcome: it had an answer, it had none, or it did not answer in time and the database did.
+    READ_MODEL_READS: Count("darkroom_read_model_reads_total", Count, ["outcome"]);
+    /// Writes into the read model that failed and will be tried again.
+    READ_MODEL_FAILURES: Count("darkroom_read_model_failures_total", Count);
+    /// Age of the oldest change that is not in the read model yet.
+    READ_MODEL_LAG: Level("darkroom_read_model_lag_seconds", Seconds);
     /// What the sweep set right, by kind.
     SWEPT: Count("darkroom_swept_total", Count, ["kind"]);
     /// Failed readings of the issuer's key set.

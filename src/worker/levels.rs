@@ -31,6 +31,9 @@ async fn measure(app: &App) -> db::Result<()> {
     let mut session = app.db.session().await?;
     let (live, dead, oldest) = db::jobs::depth(&mut session).await?;
     let lag = db::events::lag(&mut session).await?;
+    if app.read_model.is_some() {
+        metrics::READ_MODEL_LAG.set(db::projection::lag(&mut session).await?);
+    }
     #[expect(clippy::cast_precision_loss, reason = "counts for a graph")]
     {
         metrics::JOBS_DEPTH.set(live as f64);

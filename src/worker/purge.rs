@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-use super::{End, complete};
+use super::{End, complete, project};
 use crate::{
     app::AppState,
     db,
@@ -35,6 +35,7 @@ pub(super) async fn album(app: &AppState, claim: &Claim) -> anyhow::Result<End> 
             db::photos::delete(&mut session, photo).await?;
         }
     }
+    project::forget_invites(app, id).await?;
     let mut session = app.db.session().await?;
     while db::albums::remove_some(&mut session, id).await? > 0 {}
     drop(session);

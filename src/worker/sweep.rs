@@ -155,14 +155,18 @@ async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::R
     Ok(())
 }
 
-/// Events without an announcement to come, and deleted albums that nobody removes.
+/// Events without an announcement or projection to come, and deleted albums that nobody removes.
 async fn lost_jobs(app: &App, report: &mut Report) -> anyhow::Result<()> {
     let mut session = app.db.session().await?;
     let unannounced = db::sweep::unannounced(&mut session, BATCH).await?;
     let unpurged = db::sweep::unpurged(&mut session, BATCH).await?;
+    let unprojected = match &app.read_model {
+        Some(_) => db::projection::due(&mut session, true, BATCH).await?,
+        None => Vec::new(),
+    };
     drop(session);
-    let announce = unannounced.into_iter().map(|id| (Kind::Announce, id));
-    for (kind, id) in announce.chain(unpurged.into_iter().map(|id| (Kind::PurgeAlbum, id))) {
+    let lost = [(Kind::Announce, unannounced), (Kind::PurgeAlbum, unpurged), (Kind::Project, unprojected)];
+    for (kind, id) in lost.into_iter().flat_map(|(kind, ids)| ids.into_iter().map(move |id| (kind, id))) {
         app.db.enqueue(kind, id.as_uuid()).await?;
         report.enqueued += 1;
     }

@@ -1,0 +1,243 @@
+//! The table of DynamoDB: items out of it and into it. Reads are strongly consistent: what a write has answered is seen.
+//!
+//! `pk` (string) is the partition key, `sk` (string) the sort key.
+
+use std::{collections::HashMap, time::Duration};
+
+use aws_config::{SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_dynamodb::{
+    Client,
+    operation::put_item::PutItemError,
+    types::{AttributeValue, DeleteRequest, KeysAndAttributes, WriteRequest},
+};
+use chrono::DateTime;
+
+use super::items::{Item, Key};
+use crate::aws::Failure;
+
+/// A page that takes longer is MySQL's to answer.
+const READ_ATTEMPT: Duration = Duration::from_millis(300);
+const READ: Duration = Duration::from_millis(650);
+const READ_TRIES: u32 = 2;
+const READ_PAUSE: Duration = Duration::from_millis(20);
+/// How many times a page of the list is asked for more because of tombstones in it.
+const MOST_LOOKS: usize = 5;
+/// DynamoDB's own limit for one batch of deletions.
+const BATCH: usize = 25;
+
+type Attributes = HashMap<String, AttributeValue>;
+
+/// What a write overwrites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// What is older.
+    Older,
+    /// What is older or as old, so that what was lost or damaged is set right.
+    OlderOrSame,
+}
+
+/// The table.
+pub(super) struct Table {
+    name: String,
+    /// With a short budget.
+    reader: Client,
+    writer: Client,
+}
+
+impl Table {
+    pub(super) fn new(name: &str, sdk: &SdkConfig) -> Self {
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(READ_ATTEMPT).operation_timeout(READ).build();
+        let retries = RetryConfig::standard().with_max_attempts(READ_TRIES).with_initial_backoff(READ_PAUSE);
+        let hurried = sdk.to_builder().timeout_config(timeouts).retry_config(retries).build();
+        Self { name: name.to_owned(), reader: Client::new(&hurried), writer: Client::new(sdk) }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The items of some keys, in any order; those that are not there are left out.
+    pub(super) async fn get(&self, keys: &[Key]) -> Result<Vec<Item>, Failure> {
+        let asked = KeysAndAttributes::builder()
+            .set_keys(Some(keys.iter().map(attributes_of_key).collect()))
+            .consistent_read(true)
+            .build()
+            .map_err(|error| Failure::ours(&error))?;
+        let answer = self.reader.batch_get_item().request_items(&self.name, asked).send().await?;
+        if answer.unprocessed_keys().is_some_and(|left| !left.is_empty()) {
+            return Err(Failure::throttled("some keys were not read"));
+        }
+        let found = answer.responses.unwrap_or_default().remove(&self.name).unwrap_or_default();
+        Ok(found.iter().filter_map(read).collect())
+    }
+
+    /// The items of a range that are no tombstones, in its order.
+    pub(super) async fn list(
+        &self,
+        partition: &str,
+        (low, high): &(String, String),
+        oldest_first: bool,
+        limit: usize,
+    ) -> Result<Vec<Item>, Failure> {
+        let (mut items, mut from) = (Vec::new(), None);
+        for _ in 0..MOST_LOOKS {
+            let answer = self
+                .reader
+                .query()
+                .table_name(&self.name)
+                .consistent_read(true)
+                .key_condition_expression("pk = :pk AND sk BETWEEN :low AND :high")
+                .expression_attribute_values(":pk", text(partition))
+                .expression_attribute_values(":low", text(low))
+                .expression_attribute_values(":high", text(high))
+                .scan_index_forward(oldest_first)
+                .limit(i32::try_from(limit).unwrap_or(i32::MAX))
+                .set_exclusive_start_key(from)
+                .send()
+                .await?;
+            items.extend(answer.items().iter().filter_map(read).filter(|item| item.json.is_some()));
+            from = answer.last_evaluated_key;
+            if items.len() >= limit || from.is_none() {
+                items.truncate(limit);
+                return Ok(items);
+            }
+        }
+        Err(Failure::throttled("too many photos were removed here lately"))
+    }
+
+    /// A look that changes nothing and needs what pages need.
+    pub(super) async fn look(&self) -> Result<(), Failure> {
+        let none = ("photo#".to_owned(), "photo#".to_owned());
+        self.list("none", &none, true, 1).await?;
+        Ok(())
+    }
+
+    /// Writes an item unless a newer one is there; whether it did.
+    pub(super) async fn put(&self, item: &Item, over: Over) -> Result<bool, Failure> {
+        let condition = match over {
+            Over::Older => "attribute_not_exists(seq) OR seq < :seq",
+            Over::OlderOrSame => "attribute_not_exists(seq) OR seq <= :seq",
+        };
+        let written = self
+            .writer
+            .put_item()
+            .table_name(&self.name)
+            .set_item(Some(attributes(item)))
+            .condition_expression(condition)
+            .expression_attribute_values(":seq", number(item.seq))
+            .send()
+            .await;
+        match written {
+            Ok(_) => Ok(true),
+            Err(error) if error.as_service_error().is_some_and(PutItemError::is_conditional_check_failed_exception) => {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A page of the keys of a partition, tombstones too.
+    pub(super) async fn keys(&self, partition: &str, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), Failure> {
+        let answer = self
+            .writer
+            .query()
+            .table_name(&self.name)
+            .consistent_read(true)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", text(partition))
+            .projection_expression("pk, sk")
+            .set_exclusive_start_key(after.map(attributes_of_key))
+            .send()
+            .await?;
+        Ok((answer.items().iter().filter_map(key).collect(), answer.last_evaluated_key.as_ref().and_then(key)))
+    }
+
+    /// A page of the keys of the whole table.
+    pub(super) async fn all_keys(&self, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), Failure> {
+        let answer = self
+            .writer
+            .scan()
+            .table_name(&self.name)
+            .consistent_read(true)
+            .projection_expression("pk, sk")
+            .set_exclusive_start_key(after.map(attributes_of_key))
+            .send()
+            .await?;
+        Ok((answer.items().iter().filter_map(key).collect(), answer.last_evaluated_key.as_ref().and_then(key)))
+    }
+
+    /// Removes items, whatever their numbers.
+    pub(super) async fn delete(&self, keys: &[Key]) -> Result<(), Failure> {
+        for some in keys.chunks(BATCH) {
+            let requests: Result<Vec<_>, _> = some
+                .iter()
+                .map(|key| {
+                    let request = DeleteRequest::builder().set_key(Some(attributes_of_key(key))).build()?;
+                    Ok(WriteRequest::builder().delete_request(request).build())
+                })
+                .collect();
+            let requests = requests.map_err(|error: aws_sdk_dynamodb::error::BuildError| Failure::ours(&error))?;
+            let answer = self.writer.batch_write_item().request_items(&self.name, requests).send().await?;
+            if answer.unprocessed_items().is_some_and(|left| !left.is_empty()) {
+                return Err(Failure::throttled("some items were not removed"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn text(text: &str) -> AttributeValue {
+    AttributeValue::S(text.to_owned())
+}
+
+fn number(number: impl ToString) -> AttributeValue {
+    AttributeValue::N(number.to_string())
+}
+
+fn attributes_of_key(key: &Key) -> Attributes {
+    HashMap::from([("pk".to_owned(), text(&key.pk)), ("sk".to_owned(), text(&key.sk))])
+}
+
+fn attributes(item: &Item) -> Attributes {
+    let mut attributes = attributes_of_key(&item.key);
+    attributes.insert("seq".to_owned(), number(item.seq));
+    attributes.extend(item.json.as_deref().map(|json| ("json".to_owned(), text(json))));
+    attributes.extend(item.expires_at.map(|at| ("expires_at".to_owned(), number(at.timestamp()))));
+    attributes
+}
+
+fn key(attributes: &Attributes) -> Option<Key> {
+    let text = |name: &str| attributes.get(name)?.as_s().ok().cloned();
+    Some(Key { pk: text("pk")?, sk: text("sk")? })
+}
+
+/// None for what is no item of ours.
+fn read(attributes: &Attributes) -> Option<Item> {
+    let number = |name: &str| attributes.get(name)?.as_n().ok();
+    Some(Item {
+        key: key(attributes)?,
+        seq: number("seq")?.parse().ok()?,
+        json: attributes.get("json").and_then(|value| value.as_s().ok()).cloned(),
+        expires_at: number("expires_at").and_then(|at| DateTime::from_timestamp(at.parse().ok()?, 0)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Utc;
+
+    use super::*;
+    use crate::domain::{AlbumId, PhotoId};
+
+    #[test]
+    fn items_come_back_as_they_went() {
+        let (album_id, photo_id) = (AlbumId::generate(), PhotoId::generate());
+        let now = DateTime::from_timestamp(Utc::now().timestamp(), 0).unwrap();
+        let tombstone = Item::photo(album_id, photo_id, 7, None, now);
+        let live = Item { json: Some("{}".to_owned()), expires_at: None, ..tombstone.clone() };
+        for item in [tombstone, live, Item::deleted(album_id, now)] {
+            assert_eq!(read(&attributes(&item)), Some(item));
+        }
+        assert_eq!(read(&attributes_of_key(&Key::album(album_id))), None, "an item without a number is not ours");
+    }
+}
