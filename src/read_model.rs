@@ -78,8 +78,11 @@ impl ReadModel {
     /// Notes whether changes have been waiting for too long.
     pub fn set_behind(&self, behind: bool) {
         if self.behind.swap(behind, Ordering::Relaxed) != behind {
-            let then = if behind { "pages come from the database" } else { "pages come from it again" };
-            tracing::warn!(behind, "the read model is known to be behind or not: {then}");
+            if behind {
+                tracing::warn!("the read model is too far behind; pages come from the database");
+            } else {
+                tracing::info!("the read model has caught up");
+            }
         }
     }
 

@@ -22,6 +22,8 @@ use crate::{
 /// The topic.
 pub struct Topic {
     arn: String,
+    /// A FIFO topic.
+    in_order: bool,
     client: Client,
     /// When something was last published here, and how that went.
     last: Mutex<Option<(Instant, Result<(), Failure>)>>,
@@ -29,7 +31,8 @@ pub struct Topic {
 
 impl Topic {
     pub(super) fn new(config: &config::Topic, sdk: &SdkConfig) -> Self {
-        Self { arn: config.arn.clone(), client: Client::new(sdk), last: Mutex::default() }
+        let in_order = config.arn.rsplit_once('.').is_some_and(|(_, end)| end == "fifo");
+        Self { arn: config.arn.clone(), in_order, client: Client::new(sdk), last: Mutex::default() }
     }
 
     /// Its ARN.
@@ -76,12 +79,12 @@ impl Topic {
         ] {
             request = request.message_attributes(name, attribute(value)?);
         }
-        if self.arn.ends_with(".fifo") {
+        if self.in_order {
             request = request.message_group_id(album_id.to_string()).message_deduplication_id(&document.id);
         }
         let outcome = request.send().await.map(|_| ()).map_err(|error| Failure::from(error).of(&self.arn));
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), outcome.clone()));
-        Ok(outcome?)
+        outcome.map_err(|failure| anyhow::anyhow!(failure.advised()))
     }
 }
 

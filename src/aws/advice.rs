@@ -30,6 +30,12 @@ impl Failure {
         self.code.as_deref().and_then(advice)
     }
 
+    /// Whether the caller is known and may not do it.
+    #[must_use]
+    pub fn is_of_rights(&self) -> bool {
+        self.code.as_deref().is_some_and(|code| advice(code) == advice("AccessDenied"))
+    }
+
     /// What was answered in part: the rest has to wait.
     #[must_use]
     pub fn throttled(told: &str) -> Self {
@@ -40,6 +46,12 @@ impl Failure {
     #[must_use]
     pub fn ours(error: &dyn std::error::Error) -> Self {
         Self { code: None, told: explained(error) }
+    }
+
+    /// All that there is to say, in one sentence.
+    #[must_use]
+    pub fn advised(&self) -> String {
+        self.advice().map_or_else(|| self.told.clone(), |advice| format!("{}; {advice}", self.told))
     }
 
     /// The same with what was tried before it.

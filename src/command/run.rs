@@ -22,6 +22,9 @@ use crate::{
 const TELL_METRICS: Duration = Duration::from_mins(1);
 /// How often the schema is looked at until it is up to date.
 const SCHEMA: Duration = Duration::from_secs(15);
+/// How far the read model may be behind before pages are read from the database, and how often that is looked at.
+const LONGEST_LAG: Duration = Duration::from_secs(30);
+const LOOK_AT_LAG: Duration = Duration::from_secs(5);
 /// How long an operator's last look may take.
 const LAST_LOOK: Duration = Duration::from_secs(1);
 /// What is left of the drain's time for the last steps.
@@ -65,6 +68,7 @@ pub async fn run(
         tokio::spawn(app.db.clone().keep()),
         tokio::spawn(upkeep()),
         tokio::spawn(look_at_schema(app.clone())),
+        tokio::spawn(watch_read_model(app.clone())),
         tokio::spawn(tell_metrics(app.clone())),
         tokio::spawn(manager::heartbeat()),
     ];
@@ -162,6 +166,18 @@ async fn look_at_schema(app: AppState) {
             Err(error) => tracing::debug!(%error, "whether the schema is up to date is not known yet"),
         }
         tokio::time::sleep(SCHEMA).await;
+    }
+}
+
+/// While changes wait for too long to be projected, the database answers. When it can't even tell that, what is old is better
+/// than nothing.
+async fn watch_read_model(app: AppState) {
+    let Some(model) = &app.read_model else { return };
+    loop {
+        let look = async { db::projection::lag(&mut app.db.session().await?).await };
+        let lag: db::Result<f64> = look.await;
+        model.set_behind(lag.is_ok_and(|lag| lag > LONGEST_LAG.as_secs_f64()));
+        tokio::time::sleep(LOOK_AT_LAG).await;
     }
 }
 

@@ -255,7 +255,8 @@ pub async fn invites(
 /// # Errors
 /// The database's.
 pub async fn invite(executor: impl MySqlExecutor<'_>, album_id: AlbumId, id: InviteId) -> Result<Option<Invite>> {
-    let query = "SELECT id, album_id, role, token_hash, expires_at, revoked_at FROM invites WHERE album_id = ? AND id = ?";
+    let query =
+        "SELECT id, album_id, role, token_hash, expires_at, revoked_at FROM invites WHERE album_id = ? AND id = ?";
     let row: Option<InviteRow> =
         sqlx::query_as(query).bind(album_id.as_uuid()).bind(id.as_uuid()).fetch_optional(executor).await?;
     row.map(Invite::try_from).transpose()

@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 use crate::{
+    announce::Topic,
     app::App,
     db::{self, login::LeaseState},
     net::Tls,
@@ -133,11 +134,14 @@ pub(super) async fn database_answers(app: &App) -> bool {
 }
 
 async fn look(app: &App) -> BTreeMap<&'static str, Dependency> {
-    let (database, storage, queue) = tokio::join!(look_at_database(app), look_at_storage(app), look_at_queue(app));
+    let (database, storage, queue, read_model) =
+        tokio::join!(look_at_database(app), look_at_storage(app), look_at_queue(app), look_at_read_model(app));
     let mut dependencies =
         BTreeMap::from([("database", database), ("storage", storage), ("identity", look_at_keys(app))]);
     dependencies.extend(queue.map(|queue| ("queue", queue)));
     dependencies.extend(look_at_pools(app).await);
+    dependencies.extend(app.announcer.topic().map(|topic| ("sns", last_of_topic(topic))));
+    dependencies.extend(read_model.map(|looked| ("dynamodb", looked)));
     dependencies.extend(app.tls.as_ref().map(|tls| ("listener_certificate", look_at_certificate(tls))));
     dependencies
 }
@@ -207,6 +211,27 @@ async fn look_at_queue(app: &App) -> Option<Dependency> {
         Err(_) => Err(format!("no answer within {LOOK:?}")),
     };
     Some(Dependency::looked(started, outcome))
+}
+
+/// The table of the read model, if it is on.
+async fn look_at_read_model(app: &App) -> Option<Dependency> {
+    let model = app.read_model.as_ref()?;
+    let started = Instant::now();
+    let outcome = match tokio::time::timeout(LOOK, model.look()).await {
+        Ok(Ok(())) => Ok("answers".to_owned()),
+        Ok(Err(failure)) => Err(failure.advised()),
+        Err(_) => Err(format!("no answer within {LOOK:?}")),
+    };
+    Some(Dependency::looked(started, outcome))
+}
+
+/// A look at the topic would take a right that publishing does not: what is known is how that went last.
+fn last_of_topic(topic: &Topic) -> Dependency {
+    match topic.last() {
+        Some((age, Ok(()))) => Dependency::known(age, Ok("took what was published last".to_owned())),
+        Some((age, Err(failure))) => Dependency::known(age, Err(failure.advised())),
+        None => Dependency::known(Duration::ZERO, Ok("this process has published nothing yet".to_owned())),
+    }
 }
 
 /// The certificate that clients are shown.

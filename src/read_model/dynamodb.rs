@@ -124,7 +124,7 @@ impl Table {
             .table_name(&self.name)
             .set_item(Some(attributes(item)))
             .condition_expression(condition)
-            .expression_attribute_values(":seq", number(item.seq))
+            .expression_attribute_values(":seq", number(&item.seq))
             .send()
             .await;
         match written {
@@ -190,7 +190,7 @@ fn text(text: &str) -> AttributeValue {
     AttributeValue::S(text.to_owned())
 }
 
-fn number(number: impl ToString) -> AttributeValue {
+fn number(number: &impl ToString) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 
@@ -200,9 +200,9 @@ fn attributes_of_key(key: &Key) -> Attributes {
 
 fn attributes(item: &Item) -> Attributes {
     let mut attributes = attributes_of_key(&item.key);
-    attributes.insert("seq".to_owned(), number(item.seq));
+    attributes.insert("seq".to_owned(), number(&item.seq));
     attributes.extend(item.json.as_deref().map(|json| ("json".to_owned(), text(json))));
-    attributes.extend(item.expires_at.map(|at| ("expires_at".to_owned(), number(at.timestamp()))));
+    attributes.extend(item.expires_at.map(|at| ("expires_at".to_owned(), number(&at.timestamp()))));
     attributes
 }
 

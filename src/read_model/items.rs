@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     db::projection::{DELETED, Invite},
     domain::{
-        Album, AlbumId, Guest, InviteId, InviteRole, Photo, PhotoId, PhotoState, Rendition, Sha256, Uploader, Visibility,
+        Album, AlbumId, Guest, InviteId, InviteRole, Photo, PhotoId, PhotoState, Rendition, Sha256, Uploader,
+        Visibility,
     },
 };
 

@@ -1,7 +1,7 @@
 //! The job that brings the read model of an album up to date, from the rows as they are now. It may run anywhere, any number
 //! of times and at once: what is written is conditional.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
 use chrono::Utc;
 
@@ -70,7 +70,7 @@ pub async fn album(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()
         let mut session = db.session().await?;
         let Some(standing) = projection::standing(&mut session, id).await? else {
             drop(session);
-            return Ok(model.remove_album(id).await.map_err(explained)?);
+            return model.remove_album(id).await.map_err(explained);
         };
         if standing.deleted {
             drop(session);
@@ -231,14 +231,12 @@ async fn remove_dead(db: &Db, model: &ReadModel, keys: Vec<Key>) -> anyhow::Resu
     let (mut dead, mut ended, mut lives) = (Vec::new(), Vec::new(), HashMap::new());
     for key in keys {
         let alive = match key.subject() {
-            Some(Subject::Album(id) | Subject::Photo(id, _)) => match lives.get(&id) {
-                Some(alive) => *alive,
-                None => {
-                    let alive = projection::album_lives(&mut session, id).await?;
-                    lives.insert(id, alive);
-                    alive
+            Some(Subject::Album(id) | Subject::Photo(id, _)) => {
+                if let Entry::Vacant(unknown) = lives.entry(id) {
+                    unknown.insert(projection::album_lives(&mut session, id).await?);
                 }
-            },
+                lives[&id]
+            }
             Some(Subject::Invite(hash)) => projection::invite_lives(&mut session, &hash).await?,
             // Somebody else's, in a table that should be ours alone.
             None => true,
@@ -262,9 +260,7 @@ fn items(album_id: AlbumId, photos: &[Numbered]) -> Vec<Item> {
 }
 
 /// With what to do about it: the job's last error is what an operator sees.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn explained(failure: Failure) -> anyhow::Error {
-    match failure.advice() {
-        Some(advice) => anyhow::anyhow!("the read model: {failure}; {advice}"),
-        None => anyhow::anyhow!("the read model: {failure}"),
-    }
+    anyhow::anyhow!("the read model: {}", failure.advised())
 }

@@ -1,0 +1,54 @@
+//! The rows of what AWS does for us: each part that is on, tried with what its process is allowed.
+
+use std::time::{Duration, Instant};
+
+use aws_config::SdkConfig;
+
+use super::{Failure, Outcome, Table};
+use crate::{announce::Announcer, aws, config::Config, read_model::ReadModel};
+
+/// The longest look at one thing.
+const LOOK: Duration = Duration::from_secs(10);
+
+impl From<aws::Failure> for Failure {
+    fn from(failure: aws::Failure) -> Self {
+        Self { advice: failure.advice().map(str::to_owned), told: failure.to_string() }
+    }
+}
+
+/// The rows of the parts that are on.
+pub(super) async fn check(config: &Config, sdk: Option<&SdkConfig>, table: &mut Table) {
+    if config.announce.topic.is_some() {
+        let started = Instant::now();
+        table.row("sns", started, within(topic(config, sdk)).await);
+    }
+    if config.read_model.table.is_some() {
+        let started = Instant::now();
+        table.row("dynamodb", started, within(read_model(config, sdk)).await);
+    }
+}
+
+/// Publishing can't be tried without telling somebody, so the topic is looked at, which takes another right.
+async fn topic(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
+    let announcer = Announcer::new(&config.announce, sdk).map_err(|error| Failure::from(format!("{error:#}")))?;
+    let Some(topic) = announcer.topic() else { return Ok("off".to_owned()) };
+    let arn = topic.arn();
+    match topic.look().await {
+        Ok(()) => Ok(format!("{arn} is there; publishing was not tried, somebody would be told")),
+        Err(failure) if failure.is_of_rights() => Ok(format!(
+            "{arn} was not tried: publishing would tell somebody, and to look at it this role would need sns:GetTopicAttributes"
+        )),
+        Err(failure) => Err(failure.of(arn).into()),
+    }
+}
+
+async fn read_model(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
+    let model = ReadModel::new(&config.read_model, sdk).map_err(|error| Failure::from(format!("{error:#}")))?;
+    let Some(model) = model else { return Ok("off".to_owned()) };
+    model.look().await.map_err(|failure| failure.of(model.table()))?;
+    Ok(format!("{} answers", model.table()))
+}
+
+async fn within(look: impl Future<Output = Outcome>) -> Outcome {
+    tokio::time::timeout(LOOK, look).await.unwrap_or_else(|_| Err(format!("no answer within {LOOK:?}").into()))
+}
