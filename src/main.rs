@@ -151,7 +151,8 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Work => command::work(file).await.map(|()| true),
         Command::Dev { listen, data, server } => dev::run(dev::Options { listen, data, server }).await.map(|()| true),
         Command::Migrate { check } => command::migrate(file, check).await,
-        Command::Check => command::check(file).await,
+        // Boxed: what looks at everything is a large future.
+        Command::Check => Box::pin(command::check(file)).await,
         Command::Openapi => print(&command::openapi()?),
         Command::Upload(upload) => client::upload(upload.into()).await,
         Command::Token { data, subject } => print(&Identity::read(&data.join("identity"))?.token(&subject)?),

@@ -97,20 +97,17 @@ impl ReadModel {
     /// The album that a viewer's invite opens. Other roles see more than is here.
     pub async fn open(&self, token: &InviteToken, id: AlbumId, now: DateTime<Utc>) -> Found<(Guest, Album)> {
         let (invite_key, album_key) = (Key::invite(&token.hash()), Key::album(id));
-        let keys = [invite_key.clone(), album_key.clone()];
-        let Some(items) = self.read(self.table.get(&keys)).await else { return Found::Nothing };
-        let item = |key: &Key| items.iter().find(|item| item.key == *key);
-        let found = match item(&invite_key).and_then(Item::to_invite) {
+        let both = futures_util::future::try_join(self.table.get(&invite_key), self.table.get(&album_key));
+        let Some((invite, album)) = self.read(both).await else { return Found::Nothing };
+        let found = match invite.as_ref().and_then(Item::to_invite) {
             Some(invite) if invite.revoked || invite.expires_at.is_some_and(|at| at <= now) => Found::Ended,
-            Some(invite) if invite.guest.role == InviteRole::View && invite.guest.album_id == id => {
-                match item(&album_key) {
-                    Some(item) if item.json.is_none() => Found::Ended,
-                    item => {
-                        let album = item.and_then(|item| item.to_album(id));
-                        album.map_or(Found::Nothing, |album| Found::Hit((invite.guest, album)))
-                    }
+            Some(invite) if invite.guest.role == InviteRole::View && invite.guest.album_id == id => match album {
+                Some(album) if album.json.is_none() => Found::Ended,
+                album => {
+                    let album = album.and_then(|item| item.to_album(id));
+                    album.map_or(Found::Nothing, |album| Found::Hit((invite.guest, album)))
                 }
-            }
+            },
             _ => Found::Nothing,
         };
         count(if matches!(found, Found::Nothing) { "miss" } else { "hit" });

@@ -1,7 +1,7 @@
 //! `darkroom check`: every configured dependency tried for real, a row each, and for what fails what to do about it.
 
-mod aws;
 mod database;
+mod parts;
 
 use std::{fmt::Display, path::Path, time::Instant};
 
@@ -80,8 +80,7 @@ pub async fn check(file: Option<&Path>) -> anyhow::Result<bool> {
     let (place, usable) = (config.storage.place.to_string(), usable.await);
     table.row("storage", started, usable.map(|()| place).map_err(|error| format!("{error:#}").into()));
     database::check(&config.database, &mut table).await;
-    let sdk = Box::pin(crate::aws::for_parts_of(&config)).await;
-    aws::check(&config, sdk.as_ref(), &mut table).await;
+    parts::check(&config, sdk.as_ref(), &mut table).await;
     if let Some(files) = &config.http.tls {
         let (opened, shown) = (Tls::open(files), files.certificate.display());
         let outcome = opened.map(|_| format!("{shown} and its key")).map_err(|error| format!("{error:#}").into());

@@ -8,7 +8,7 @@ use aws_config::{SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_dynamodb::{
     Client,
     operation::put_item::PutItemError,
-    types::{AttributeValue, DeleteRequest, KeysAndAttributes, WriteRequest},
+    types::{AttributeValue, DeleteRequest, WriteRequest},
 };
 use chrono::DateTime;
 
@@ -56,19 +56,10 @@ impl Table {
         &self.name
     }
 
-    /// The items of some keys, in any order; those that are not there are left out.
-    pub(super) async fn get(&self, keys: &[Key]) -> Result<Vec<Item>, Failure> {
-        let asked = KeysAndAttributes::builder()
-            .set_keys(Some(keys.iter().map(attributes_of_key).collect()))
-            .consistent_read(true)
-            .build()
-            .map_err(|error| Failure::ours(&error))?;
-        let answer = self.reader.batch_get_item().request_items(&self.name, asked).send().await?;
-        if answer.unprocessed_keys().is_some_and(|left| !left.is_empty()) {
-            return Err(Failure::throttled("some keys were not read"));
-        }
-        let found = answer.responses.unwrap_or_default().remove(&self.name).unwrap_or_default();
-        Ok(found.iter().filter_map(read).collect())
+    /// The item of a key, if it is there.
+    pub(super) async fn get(&self, key: &Key) -> Result<Option<Item>, Failure> {
+        let call = self.reader.get_item().table_name(&self.name).set_key(Some(attributes_of_key(key)));
+        Ok(call.consistent_read(true).send().await?.item.as_ref().and_then(read))
     }
 
     /// The items of a range that are no tombstones, in its order.
