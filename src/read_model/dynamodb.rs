@@ -59,7 +59,8 @@ impl Table {
     /// The item of a key, if it is there.
     pub(super) async fn get(&self, key: &Key) -> Result<Option<Item>, Failure> {
         let call = self.reader.get_item().table_name(&self.name).set_key(Some(attributes_of_key(key)));
-        Ok(call.consistent_read(true).send().await?.item.as_ref().and_then(read))
+        // Boxed, as in all calls of requests: the SDK's future is a large one.
+        Ok(Box::pin(call.consistent_read(true).send()).await?.item.as_ref().and_then(read))
     }
 
     /// The items of a range that are no tombstones, in its order.
@@ -72,7 +73,7 @@ impl Table {
     ) -> Result<Vec<Item>, Failure> {
         let (mut items, mut from) = (Vec::new(), None);
         for _ in 0..MOST_LOOKS {
-            let answer = self
+            let call = self
                 .reader
                 .query()
                 .table_name(&self.name)
@@ -83,9 +84,8 @@ impl Table {
                 .expression_attribute_values(":high", text(high))
                 .scan_index_forward(oldest_first)
                 .limit(i32::try_from(limit).unwrap_or(i32::MAX))
-                .set_exclusive_start_key(from)
-                .send()
-                .await?;
+                .set_exclusive_start_key(from);
+            let answer = Box::pin(call.send()).await?;
             items.extend(answer.items().iter().filter_map(read).filter(|item| item.json.is_some()));
             from = answer.last_evaluated_key;
             if items.len() >= limit || from.is_none() {
@@ -109,15 +109,14 @@ impl Table {
             Over::Older => "attribute_not_exists(seq) OR seq < :seq",
             Over::OlderOrSame => "attribute_not_exists(seq) OR seq <= :seq",
         };
-        let written = self
+        let call = self
             .writer
             .put_item()
             .table_name(&self.name)
             .set_item(Some(attributes(item)))
             .condition_expression(condition)
-            .expression_attribute_values(":seq", number(&item.seq))
-            .send()
-            .await;
+            .expression_attribute_values(":seq", number(&item.seq));
+        let written = Box::pin(call.send()).await;
         match written {
             Ok(_) => Ok(true),
             Err(error) if error.as_service_error().is_some_and(PutItemError::is_conditional_check_failed_exception) => {
