@@ -6,7 +6,7 @@ mod announce;
 pub(crate) mod develop;
 mod levels;
 pub mod messages;
-pub(crate) mod project;
+pub mod project;
 mod purge;
 pub mod sandbox;
 pub mod sweep;

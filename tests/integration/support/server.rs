@@ -66,7 +66,8 @@ impl TestServer {
         Self::begin(Database::create().await, folder, settings, Some((cloud, parts))).await
     }
 
-    async fn begin(database: Database, folder: TempDir, more: &str, cloud: Option<(&Cloud, &[Part])>) -> Self {
+    /// The same on a database and in a folder that the test has prepared.
+    pub async fn begin(database: Database, folder: TempDir, more: &str, cloud: Option<(&Cloud, &[Part])>) -> Self {
         let listener = net::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
         let operations = net::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
         let (url, operations_url) =

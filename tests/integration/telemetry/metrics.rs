@@ -12,7 +12,11 @@ use tokio::{
 use crate::{
     rds::{Service, pairs},
     support::{
-        Client, TestServer, Webhook, eventually, fixture,
+        Client, TestServer, Webhook,
+        cloud::{Cloud, Part},
+        eventually,
+        fault_proxy::{Fault, FaultProxy},
+        fixture,
         iam::Key,
         numbered,
         process::Process,
@@ -208,6 +212,20 @@ async fn signed_in(all: &mut BTreeSet<&'static str>) {
     moves(&without.process, "no credentials", &["darkroom_db_token_failures_total"], all).await;
 }
 
+/// Pages of a read model, and a table that takes nothing and gives nothing.
+async fn projected(all: &mut BTreeSet<&'static str>) {
+    let cloud = Cloud::start().await;
+    let beside = TestServer::start_in(&cloud, &[Part::ReadModel], "worker.enabled = false").await;
+    let proxy = FaultProxy::start(&cloud.emulator.url).await;
+    proxy.every_of("dynamodb", 1, Fault::Status(500));
+    let process = Process::start(&beside, "serve", &[("AWS_ENDPOINT_URL", &proxy.url)]).await;
+    let host = process.user(&beside, "alice");
+    let album = host.album("projected").await;
+    let viewer = host.invite(&album, &json!({ "role": "view" })).await;
+    Client::new(&process.url, Some(viewer)).get(&format!("/v1/albums/{album}/photos")).await.expect(200);
+    moves(&process, "a read model in trouble", READ_MODEL, all).await;
+}
+
 const STARTED: &[&str] = &[
     "darkroom_http_requests_total",
     "darkroom_http_request_seconds",
@@ -259,6 +277,8 @@ const ANNOUNCED: &[&str] = &["darkroom_events_announced_total", "darkroom_announ
 const SWEPT: &[&str] = &["darkroom_swept_total"];
 const STORAGE: &[&str] = &["darkroom_storage_failures_total"];
 const TIME: [&str; 2] = ["process_cpu_seconds_total", "darkroom_runtime_busy_seconds_total"];
+const READ_MODEL: &[&str] =
+    &["darkroom_read_model_reads_total", "darkroom_read_model_failures_total", "darkroom_read_model_lag_seconds"];
 const TOKENS: &[&str] = &[
     "darkroom_db_token_age_seconds",
     "darkroom_db_token_expiry_seconds",
@@ -273,6 +293,7 @@ async fn each_metric_of_the_registry_is_told_after_what_moves_it_and_no_other() 
     a_day(&webhook, &mut moved).await;
     nothing_there(&mut moved).await;
     signed_in(&mut moved).await;
+    projected(&mut moved).await;
     let never: Vec<&str> = registry().iter().map(|metric| metric.name).filter(|name| !moved.contains(name)).collect();
     assert!(never.is_empty(), "no scenario moves {never:?}");
 }
