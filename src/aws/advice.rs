@@ -42,6 +42,12 @@ impl Failure {
         Self { code: Some("Throttling".to_owned()), told: told.to_owned() }
     }
 
+    /// What a service says of one thing of several.
+    #[must_use]
+    pub fn told(code: &str, told: &str) -> Self {
+        Self { code: Some(code.to_owned()), told: format!("{code}: {told}") }
+    }
+
     /// A request that can't be made, which is a mistake of ours.
     #[must_use]
     pub fn ours(error: &dyn std::error::Error) -> Self {

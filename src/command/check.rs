@@ -5,7 +5,7 @@ mod parts;
 
 use std::{fmt::Display, path::Path, time::Instant};
 
-use crate::{aws, identity::Verifier, net::Tls, storage::Storage, telemetry::Stream};
+use crate::{aws, identity::Verifier, net::Tls, telemetry::Stream};
 
 /// The table, printed as it grows.
 struct Table {
@@ -74,11 +74,7 @@ pub async fn check(file: Option<&Path>) -> anyhow::Result<bool> {
     let (config, _) = super::configure(file, Stream::Error)?;
     let mut table = Table::begin();
     table.row("config", Instant::now(), Ok(format!("{} settings", config.effective.len())));
-    let started = Instant::now();
     let sdk = Box::pin(aws::for_parts_of(&config)).await;
-    let usable = async { anyhow::Ok(Storage::open(&config.storage, &config.http, sdk.as_ref())?.probe().await?) };
-    let (place, usable) = (config.storage.place.to_string(), usable.await);
-    table.row("storage", started, usable.map(|()| place).map_err(|error| format!("{error:#}").into()));
     database::check(&config.database, &mut table).await;
     parts::check(&config, sdk.as_ref(), &mut table).await;
     if let Some(files) = &config.http.tls {

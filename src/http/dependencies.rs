@@ -207,7 +207,7 @@ async fn look_at_queue(app: &App) -> Option<Dependency> {
     let (queue, started) = (app.queue.as_ref()?, Instant::now());
     let outcome = match tokio::time::timeout(LOOK, Box::pin(queue.depth())).await {
         Ok(Ok((waiting, dead))) => Ok(format!("about {waiting} messages, {dead} dead")),
-        Ok(Err(error)) => Err(format!("{error:#}")),
+        Ok(Err(failure)) => Err(failure.advised()),
         Err(_) => Err(format!("no answer within {LOOK:?}")),
     };
     Some(Dependency::looked(started, outcome))

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use aws_config::SdkConfig;
 use aws_sdk_sqs::{
     Client,
@@ -13,7 +12,7 @@ use aws_sdk_sqs::{
     },
 };
 
-use crate::{aws::explained, config};
+use crate::{aws::Failure, config};
 
 /// The most messages that one call takes or gives.
 pub const BATCH: usize = 10;
@@ -65,7 +64,7 @@ impl Sqs {
     ///
     /// # Errors
     /// What SQS says.
-    pub async fn receive(&self, most: usize, hidden: Duration) -> anyhow::Result<Vec<Message>> {
+    pub async fn receive(&self, most: usize, hidden: Duration) -> Result<Vec<Message>, Failure> {
         self.take(&self.config.url, most, hidden, LONG_POLL).await
     }
 
@@ -73,11 +72,11 @@ impl Sqs {
     ///
     /// # Errors
     /// What SQS says.
-    pub async fn receive_dead(&self, hidden: Duration) -> anyhow::Result<Vec<Message>> {
+    pub async fn receive_dead(&self, hidden: Duration) -> Result<Vec<Message>, Failure> {
         self.take(&self.config.dead_letter_url, BATCH, hidden, Duration::ZERO).await
     }
 
-    async fn take(&self, url: &str, most: usize, hidden: Duration, wait: Duration) -> anyhow::Result<Vec<Message>> {
+    async fn take(&self, url: &str, most: usize, hidden: Duration, wait: Duration) -> Result<Vec<Message>, Failure> {
         let timeouts = TimeoutConfig::builder()
             .operation_attempt_timeout(wait + SLACK)
             .operation_timeout(2 * (wait + SLACK))
@@ -95,7 +94,7 @@ impl Sqs {
             .config_override(aws_sdk_sqs::config::Builder::new().timeout_config(timeouts))
             .send()
             .await;
-        let told = told.map_err(|error| failed("messages can't be received", &error))?;
+        let told = told.map_err(|error| Failure::from(error).of("messages can't be received"))?;
         let count = MessageSystemAttributeName::ApproximateReceiveCount;
         let messages = told.messages.unwrap_or_default().into_iter().map(|message| Message {
             receives: message.attributes().and_then(|all| all.get(&count)?.parse().ok()).unwrap_or(1),
@@ -111,7 +110,7 @@ impl Sqs {
     ///
     /// # Errors
     /// What SQS says; the message may be deleted or somebody else's by now.
-    pub async fn hide(&self, message: &Message, hidden: Duration) -> anyhow::Result<()> {
+    pub async fn hide(&self, message: &Message, hidden: Duration) -> Result<(), Failure> {
         self.hide_in(&self.config.url, message, hidden).await
     }
 
@@ -119,30 +118,30 @@ impl Sqs {
     ///
     /// # Errors
     /// As [`Sqs::hide`].
-    pub async fn hide_dead(&self, message: &Message, hidden: Duration) -> anyhow::Result<()> {
+    pub async fn hide_dead(&self, message: &Message, hidden: Duration) -> Result<(), Failure> {
         self.hide_in(&self.config.dead_letter_url, message, hidden).await
     }
 
-    async fn hide_in(&self, url: &str, message: &Message, hidden: Duration) -> anyhow::Result<()> {
+    async fn hide_in(&self, url: &str, message: &Message, hidden: Duration) -> Result<(), Failure> {
         let hide = self.client.change_message_visibility().queue_url(url).receipt_handle(&message.receipt);
         let done = hide.visibility_timeout(seconds(hidden)).send().await;
-        done.map(drop).map_err(|error| failed("a message can't be hidden", &error))
+        done.map(drop).map_err(|error| Failure::from(error).of("a message can't be hidden"))
     }
 
     /// Deletes messages, at most [`BATCH`] of them.
     ///
     /// # Errors
     /// What SQS says of all or of one.
-    pub async fn delete(&self, receipts: &[String]) -> anyhow::Result<()> {
+    pub async fn delete(&self, receipts: &[String]) -> Result<(), Failure> {
         let entries = receipts.iter().enumerate().map(|(n, receipt)| {
             let entry = DeleteMessageBatchRequestEntry::builder().id(n.to_string()).receipt_handle(receipt);
             entry.build().expect("id and receipt are given")
         });
         let delete = self.client.delete_message_batch().queue_url(&self.config.url);
         let done = delete.set_entries(Some(entries.collect())).send().await;
-        let done = done.map_err(|error| failed("messages can't be deleted", &error))?;
+        let done = done.map_err(|error| Failure::from(error).of("messages can't be deleted"))?;
         done.failed().first().map_or(Ok(()), |entry| {
-            Err(anyhow::anyhow!("a message can't be deleted: {} {}", entry.code, entry.message().unwrap_or_default()))
+            Err(Failure::told(&entry.code, entry.message().unwrap_or_default()).of("a message can't be deleted"))
         })
     }
 
@@ -150,24 +149,24 @@ impl Sqs {
     ///
     /// # Errors
     /// What SQS says.
-    pub async fn delete_dead(&self, message: &Message) -> anyhow::Result<()> {
+    pub async fn delete_dead(&self, message: &Message) -> Result<(), Failure> {
         let delete = self.client.delete_message().queue_url(&self.config.dead_letter_url);
         let done = delete.receipt_handle(&message.receipt).send().await;
-        done.map(drop).map_err(|error| failed("a dead message can't be deleted", &error))
+        done.map(drop).map_err(|error| Failure::from(error).of("a dead message can't be deleted"))
     }
 
     /// Sends messages, at most [`BATCH`] of them; answers the places of those that were taken.
     ///
     /// # Errors
     /// What SQS says when it takes none.
-    pub async fn send(&self, bodies: &[String]) -> anyhow::Result<Vec<usize>> {
+    pub async fn send(&self, bodies: &[String]) -> Result<Vec<usize>, Failure> {
         let entries = bodies.iter().enumerate().map(|(n, body)| {
             let entry = SendMessageBatchRequestEntry::builder().id(n.to_string()).message_body(body);
             entry.build().expect("id and body are given")
         });
         let send = self.client.send_message_batch().queue_url(&self.config.url);
         let done = send.set_entries(Some(entries.collect())).send().await;
-        let done = done.map_err(|error| failed("messages can't be sent", &error))?;
+        let done = done.map_err(|error| Failure::from(error).of("messages can't be sent"))?;
         if let Some(refused) = done.failed().first() {
             tracing::warn!(code = refused.code, why = refused.message(), "a message was refused");
         }
@@ -178,24 +177,24 @@ impl Sqs {
     ///
     /// # Errors
     /// What SQS says.
-    pub async fn bury(&self, body: &str, reason: &str) -> anyhow::Result<()> {
+    pub async fn bury(&self, body: &str, reason: &str) -> Result<(), Failure> {
         let reason: String = reason.chars().take(REASON_CHARS).collect();
         let value = MessageAttributeValue::builder().data_type("String").string_value(reason).build();
         let send = self.client.send_message().queue_url(&self.config.dead_letter_url).message_body(body);
-        let done = send.message_attributes(REASON, value.context("a reason")?).send().await;
-        done.map(drop).map_err(|error| failed("a message can't be sent to the dead-letter queue", &error))
+        let done = send.message_attributes(REASON, value.map_err(|error| Failure::ours(&error))?).send().await;
+        done.map(drop).map_err(|error| Failure::from(error).of("a message can't be sent to the dead-letter queue"))
     }
 
     /// About how many messages wait in the queue, and how many are dead.
     ///
     /// # Errors
     /// What SQS says of either; it names which.
-    pub async fn depth(&self) -> anyhow::Result<(u64, u64)> {
+    pub async fn depth(&self) -> Result<(u64, u64), Failure> {
         let count = async |url: &str, name: &str| {
             let all = QueueAttributeName::ApproximateNumberOfMessages;
             let ask = self.client.get_queue_attributes().queue_url(url).attribute_names(all.clone());
-            let told = ask.send().await.map_err(|error| failed(name, &error))?;
-            anyhow::Ok(told.attributes().and_then(|told| told.get(&all)?.parse().ok()).unwrap_or(0))
+            let told = ask.send().await.map_err(|error| Failure::from(error).of(name))?;
+            Ok::<_, Failure>(told.attributes().and_then(|told| told.get(&all)?.parse().ok()).unwrap_or(0))
         };
         Ok((
             count(&self.config.url, "the queue").await?,
@@ -206,10 +205,6 @@ impl Sqs {
 
 /// The attribute of a dead message that says why it is.
 const REASON: &str = "reason";
-
-fn failed(what: &str, error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
-    anyhow::anyhow!("{what}: SQS: {}", explained(error))
-}
 
 /// Whole ones, upwards; as long as SQS can.
 fn seconds(duration: Duration) -> i32 {

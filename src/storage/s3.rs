@@ -25,7 +25,7 @@ use url::Url;
 
 use super::{ORIGINALS, Original, RENDITIONS, files::finish, original_key, presign::Presigner, renditions_key};
 use crate::{
-    aws::{self, credentials::Keys},
+    aws::{Failure, credentials::Keys},
     config,
     domain::{PhotoId, Sha256},
 };
@@ -83,7 +83,7 @@ impl S3 {
         const KEY: &str = "key";
         let soon = PresigningConfig::expires_in(Duration::from_mins(1)).map_err(io::Error::other)?;
         let signed = self.client.get_object().bucket(&self.bucket).key(KEY).presigned(soon).await;
-        let signed = signed.map_err(|error| failed(&error))?;
+        let signed = signed.map_err(failed)?;
         let address = signed.uri().split('?').next().and_then(|url| url.strip_suffix(KEY)).unwrap_or_default();
         address.parse().map_err(io::Error::other)
     }
@@ -104,7 +104,7 @@ impl S3 {
     /// # Errors
     /// What S3 says.
     pub async fn probe(&self) -> io::Result<()> {
-        self.client.head_bucket().bucket(&self.bucket).send().await.map_err(|error| failed(&error))?;
+        self.client.head_bucket().bucket(&self.bucket).send().await.map_err(failed)?;
         Ok(())
     }
 
@@ -116,7 +116,7 @@ impl S3 {
                 let bytes = u64::try_from(told.content_length().unwrap_or_default()).unwrap_or_default();
                 Ok(Some((bytes, told.checksum_sha256().and_then(digest_of))))
             }
-            Err(error) => match failed(&error) {
+            Err(error) => match failed(error) {
                 error if error.kind() == ErrorKind::NotFound => Ok(None),
                 error => Err(error),
             },
@@ -133,10 +133,10 @@ impl S3 {
         let key = original_key(id);
         let ask = || self.client.get_object().bucket(&self.bucket).key(&key);
         let head = ask().range(format!("bytes=0-{}", HEAD - 1)).send().await;
-        let head = match head.map_err(|error| failed(&error)) {
+        let head = match head.map_err(failed) {
             Ok(head) => head,
             // An empty object has no range.
-            Err(error) if error.kind() == ErrorKind::InvalidInput => ask().send().await.map_err(|e| failed(&e))?,
+            Err(error) if error.kind() == ErrorKind::InvalidInput => ask().send().await.map_err(failed)?,
             Err(error) => return Err(error),
         };
         let total = head.content_range().and_then(|range| range.rsplit('/').next()?.parse::<u64>().ok());
@@ -153,7 +153,7 @@ impl S3 {
         if total.is_some_and(|total| total > bytes) {
             // The very same object: originals don't change, and if one does all the same its halves are not put together.
             let rest = ask().range(format!("bytes={bytes}-")).set_if_match(etag).send().await;
-            let mut rest = rest.map_err(|error| failed(&error))?.body;
+            let mut rest = rest.map_err(failed)?.body;
             while let Some(chunk) = rest.try_next().await.map_err(io::Error::other)? {
                 hash.update(&chunk);
                 bytes += chunk.len() as u64;
@@ -181,7 +181,7 @@ impl S3 {
             if let Some(key) = &self.kms_key {
                 put = put.server_side_encryption(ServerSideEncryption::AwsKms).ssekms_key_id(key);
             }
-            async move { put.send().await.map(drop).map_err(|error| failed(&error)) }
+            async move { put.send().await.map(drop).map_err(failed) }
         });
         futures_util::future::try_join_all(puts).await.map(drop)
     }
@@ -196,9 +196,9 @@ impl S3 {
             let objects = objects.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
             let delete = Delete::builder().set_objects(Some(objects)).quiet(true).build().map_err(io::Error::other)?;
             let done = self.client.delete_objects().bucket(&self.bucket).delete(delete).send().await;
-            if let Some(error) = done.map_err(|error| failed(&error))?.errors().first() {
+            if let Some(error) = done.map_err(failed)?.errors().first() {
                 let (code, why) = (error.code().unwrap_or_default(), error.message().unwrap_or_default());
-                return Err(io::Error::other(format!("{code}: {why}")));
+                return Err(io::Error::other(Failure::told(code, why)));
             }
         }
         Ok(())
@@ -226,13 +226,13 @@ impl S3 {
         let mut removed = 0;
         let mut page = self.client.list_multipart_uploads().bucket(&self.bucket);
         loop {
-            let listed = page.send().await.map_err(|error| failed(&error))?;
+            let listed = page.send().await.map_err(failed)?;
             for upload in listed.uploads() {
                 let begun = upload.initiated().and_then(|at| SystemTime::try_from(*at).ok());
                 let old = begun.is_some_and(|at| at <= cutoff);
                 if let (true, Some(key), Some(id)) = (old, upload.key(), upload.upload_id()) {
                     let end = self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(id);
-                    end.send().await.map_err(|error| failed(&error))?;
+                    end.send().await.map_err(failed)?;
                     removed += 1;
                 }
             }
@@ -252,7 +252,7 @@ impl S3 {
     async fn list(&self, prefix: &str, mut each: impl FnMut(&str, SystemTime)) -> io::Result<()> {
         let mut pages = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).into_paginator().send();
         while let Some(page) = pages.next().await {
-            for object in page.map_err(|error| failed(&error))?.contents() {
+            for object in page.map_err(failed)?.contents() {
                 let modified = object.last_modified().and_then(|at| SystemTime::try_from(*at).ok());
                 if let Some(key) = object.key() {
                     each(key, modified.unwrap_or(SystemTime::UNIX_EPOCH));
@@ -272,17 +272,21 @@ fn digest_of(base64: &str) -> Option<Sha256> {
     STANDARD.decode(base64).ok()?.try_into().ok().map(Sha256)
 }
 
-/// An error of S3 as one of files: who asks for an object need not know where it is kept.
-fn failed<E>(error: &SdkError<E>) -> io::Error
+/// An error of S3 as one of files: who asks for an object need not know where it is kept. What AWS said is inside.
+fn failed<E>(error: SdkError<E>) -> io::Error
 where
-    E: std::error::Error + ProvideErrorMetadata + 'static,
+    E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
 {
     let status = error.raw_response().map(|response| response.status().as_u16());
-    let kind = match (error.code(), status) {
-        (Some("NoSuchKey" | "NotFound"), _) | (None, Some(404)) => ErrorKind::NotFound,
-        (Some("AccessDenied"), _) | (None, Some(403)) => ErrorKind::PermissionDenied,
-        (Some("InvalidRange"), _) | (None, Some(416)) => ErrorKind::InvalidInput,
-        _ => ErrorKind::Other,
-    };
-    io::Error::new(kind, format!("S3: {}", aws::explained(error)))
+    let failure = Failure::from(error);
+    // An answer to HEAD has no body to tell a code in.
+    match (failure.code.as_deref(), status) {
+        (Some("NoSuchKey" | "NotFound"), _) | (None, Some(404)) => io::Error::new(ErrorKind::NotFound, failure),
+        (Some("AccessDenied"), _) => io::Error::new(ErrorKind::PermissionDenied, failure),
+        (None, Some(403)) => {
+            io::Error::new(ErrorKind::PermissionDenied, Failure::told("AccessDenied", "S3 answers 403"))
+        }
+        (Some("InvalidRange"), _) | (None, Some(416)) => io::Error::new(ErrorKind::InvalidInput, failure),
+        _ => io::Error::other(failure),
+    }
 }

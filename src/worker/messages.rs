@@ -122,7 +122,7 @@ async fn receive(app: &App, queue: &Sqs, places: &Semaphore) -> anyhow::Result<V
     let first = places.acquire().await?;
     let most = 1 + places.available_permits();
     drop(first);
-    Box::pin(queue.receive(most, app.config.worker.lease)).await
+    Ok(Box::pin(queue.receive(most, app.config.worker.lease)).await?)
 }
 
 /// Acts on a message, which stays hidden meanwhile; whether it is to be deleted.
@@ -137,7 +137,7 @@ async fn act(app: &AppState, queue: &Sqs, message: &Message) -> bool {
         Fate::Dead(reason) => Box::pin(queue.bury(&message.body, reason)).await.map(|()| true),
     };
     outcome.unwrap_or_else(|error| {
-        tracing::warn!(error = format!("{error:#}"), ?fate, "a message comes again by itself");
+        tracing::warn!(error = error.advised(), ?fate, "a message comes again by itself");
         false
     })
 }
@@ -148,7 +148,7 @@ async fn hide(app: &App, queue: &Sqs, message: &Message) -> Fate {
         tokio::time::sleep(app.config.worker.lease / 3).await;
         if let Err(error) = Box::pin(queue.hide(message, app.config.worker.lease)).await {
             // Somebody else may be given it, and will find the job taken.
-            tracing::debug!(error = format!("{error:#}"), "a message does not stay hidden");
+            tracing::debug!(%error, "a message does not stay hidden");
         }
     }
 }
@@ -163,7 +163,7 @@ async fn delete(queue: Sqs, mut finished: mpsc::Receiver<String>) {
             receipts.push(next);
         }
         if let Err(error) = Box::pin(queue.delete(&receipts)).await {
-            tracing::warn!(error = format!("{error:#}"), "messages that are done come again");
+            tracing::warn!(error = error.advised(), "messages that are done come again");
         }
     }
 }

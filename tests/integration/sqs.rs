@@ -172,8 +172,8 @@ async fn jobs_wait_in_the_database_for_a_queue_that_is_away() {
     })
     .await;
     assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'purge_photo'").await, 1);
-    let health = reqwest::get(format!("{}/health", worker.operations)).await.unwrap().text().await.unwrap();
-    assert!(health.contains("SQS"), "{health}");
+    let health: Value = reqwest::get(format!("{}/health", worker.operations)).await.unwrap().json().await.unwrap();
+    assert_eq!(health["dependencies"]["queue"]["status"], "failing", "{health}");
     proxy.heal();
     eventually("purged", async || server.stored().await.is_empty().then_some(())).await;
 }

@@ -1,11 +1,11 @@
-//! The rows of what AWS does for us: each part that is on, tried with what its process is allowed.
+//! The rows of storage and of what AWS does for us: each part that is on, tried with what its process is allowed.
 
 use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
 
 use super::{Failure, Outcome, Table};
-use crate::{announce::Announcer, aws, config::Config, read_model::ReadModel};
+use crate::{announce::Announcer, aws, config::Config, queue::Sqs, read_model::ReadModel, storage::Storage};
 
 /// The longest look at one thing.
 const LOOK: Duration = Duration::from_secs(10);
@@ -18,6 +18,12 @@ impl From<aws::Failure> for Failure {
 
 /// The rows of the parts that are on.
 pub(super) async fn check(config: &Config, sdk: Option<&SdkConfig>, table: &mut Table) {
+    let started = Instant::now();
+    table.row("storage", started, within(storage(config, sdk)).await);
+    if let Some((sqs, sdk)) = config.queue.sqs.as_ref().zip(sdk) {
+        let started = Instant::now();
+        table.row("sqs", started, within(queue(&Sqs::new(sqs, sdk))).await);
+    }
     if config.announce.topic.is_some() {
         let started = Instant::now();
         table.row("sns", started, within(topic(config, sdk)).await);
@@ -26,6 +32,24 @@ pub(super) async fn check(config: &Config, sdk: Option<&SdkConfig>, table: &mut 
         let started = Instant::now();
         table.row("dynamodb", started, within(read_model(config, sdk)).await);
     }
+}
+
+/// A file is written and removed; a bucket is asked whether it is there, which is all that may be tried without a photo.
+async fn storage(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
+    let place = &config.storage.place;
+    let storage = Storage::open(&config.storage, &config.http, sdk).map_err(|error| format!("{error:#}"))?;
+    match storage.probe().await {
+        Ok(()) => Ok(place.to_string()),
+        Err(error) => Err(match error.get_ref().and_then(|inner| inner.downcast_ref::<aws::Failure>()) {
+            Some(failure) => failure.clone().of(&place.to_string()).into(),
+            None => format!("{place}: {error}").into(),
+        }),
+    }
+}
+
+async fn queue(queue: &Sqs) -> Outcome {
+    let (waiting, dead) = Box::pin(queue.depth()).await?;
+    Ok(format!("about {waiting} messages, {dead} dead"))
 }
 
 /// Publishing can't be tried without telling somebody, so the topic is looked at, which takes another right.
