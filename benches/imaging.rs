@@ -98,7 +98,7 @@ fn in_sandbox(runtime: &tokio::runtime::Runtime, sandbox: &Sandbox, photo: &Path
     let cpu = || run_ms(std::process::id()) + sandboxed().into_iter().map(run_ms).sum::<f64>();
     let before = cpu();
     let file = File::open(photo).expect("a photo");
-    runtime.block_on(sandbox.develop(file, MediaType::Jpeg)).expect("a sound photo");
+    runtime.block_on(sandbox.develop(file, MediaType::Jpeg, &[])).expect("a sound photo");
     cpu() - before
 }
 

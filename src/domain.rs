@@ -5,6 +5,7 @@
 pub mod access;
 pub mod album;
 pub mod event;
+pub mod filter;
 pub mod ids;
 pub mod invite;
 pub mod photo;
@@ -13,6 +14,7 @@ pub mod text;
 pub use access::{Access, Caller, Guest, User};
 pub use album::{Album, AlbumRole};
 pub use event::{Event, EventKind};
+pub use filter::Filter;
 pub use ids::{AlbumId, InviteId, PhotoId};
 pub use invite::{Invite, InviteRole, InviteToken};
 pub use photo::{Photo, PhotoState, Rendition, Sha256, Uploader, Visibility};

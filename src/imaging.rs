@@ -1,6 +1,6 @@
 //! Bytes in, renditions out: the only place that opens pictures.
 //!
-//! Pure computation: no files, no network, no clock but to tell where time went, and it knows nobody else in the crate. The bytes are a stranger's, and
+//! Pure computation: no files, no network, no clock but to tell where time went, and of the crate it knows the words of `domain` only. The bytes are a stranger's, and
 //! a decoder may be written in C, so in the product only the child processes of `worker::sandbox` call [`Developer::develop`];
 //! everyone else may use the plain types.
 //!
@@ -12,12 +12,15 @@
 //!
 //! The way of a JPEG, which is nearly every photo: libjpeg-turbo decodes to brightness and colour planes, already reduced by
 //! 2, 4 or 8 where that still covers the largest rendition; each plane is resampled; planes are encoded again. RGB is made
-//! only where a colour profile asks for it. Each smaller rendition is made from the next larger one.
+//! only where a colour profile or a filter asks for it. Each smaller rendition is made from the next larger one. What an edit
+//! cuts away is not resampled, and what it keeps is decoded as finely as the cut needs.
 
 mod decode;
 mod exif;
+mod filter;
 mod icc;
 mod media;
+mod plan;
 mod probe;
 mod raster;
 mod recipe;
@@ -35,7 +38,9 @@ pub use probe::{Probe, probe, recognise};
 pub use recipe::{Limits, OutputFormat, Recipe, Size};
 pub use rejection::Rejection;
 
+use crate::domain::Filter;
 use decode::{Decoded, Samples};
+use plan::Plan;
 use raster::{Orientation, Raster, Yuv};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -45,9 +50,9 @@ use std::time::{Duration, Instant};
 pub struct Developed {
     /// The original's real type.
     pub media_type: MediaType,
-    /// The original's width as displayed, in pixels.
+    /// The original's width as displayed, in pixels; of an edit, what its filters leave of it.
     pub width: u32,
-    /// The original's height as displayed, in pixels.
+    /// The same for the height.
     pub height: u32,
     /// When it was taken, by the camera's clock.
     pub taken_at: Option<TakenAt>,
@@ -142,19 +147,15 @@ impl Developer {
         limits: &Limits,
     ) -> Result<Developed, Failure> {
         let (probe, layout) = probe::survey(bytes, declared, limits)?;
-        let longest = recipe.sizes.iter().map(|size| size.long_edge).max();
-        let longest = longest.filter(|_| !recipe.formats.is_empty());
-        let longest = longest.ok_or_else(|| Failure::Internal("a recipe without sizes or formats".to_owned()))?;
         let facts = layout.exif(bytes).map(exif::read).unwrap_or_default();
-        let stored = (probe.width, probe.height);
-        let target = scale::fit(stored, longest);
+        let plan = Plan::new(recipe, (probe.width, probe.height), facts.orientation).map_err(Failure::Internal)?;
         // Of a photo that failed half-way.
         self.scaler.take_spent();
         let begun = Instant::now();
-        let decoded = decode::decode(bytes, &layout, target, limits, &mut self.decompressor)?;
+        let decoded = decode::decode(bytes, &layout, plan.decoded, limits, &mut self.decompressor)?;
         self.stages.decode = begun.elapsed();
-        let master = self.master(decoded, target, facts.orientation).map_err(Failure::Internal)?;
-        let (width, height) = facts.orientation.apply(stored);
+        let master = self.master(decoded, &plan, &recipe.filters).map_err(Failure::Internal)?;
+        let (width, height) = plan.frame.size();
         let (renditions, placeholder, encode) =
             render::renditions(master, (width, height), recipe, &mut self.scaler, &mut self.compressor)
                 .map_err(Failure::Internal)?;
@@ -171,44 +172,81 @@ impl Developer {
         })
     }
 
-    /// The picture at its largest size: upright, sRGB, in planes of half resolution.
-    fn master(&mut self, decoded: Decoded, target: (u32, u32), orientation: Orientation) -> Result<Yuv, String> {
+    /// The picture at its largest size: upright, sRGB, filtered, in planes of half resolution.
+    fn master(&mut self, decoded: Decoded, plan: &Plan, filters: &[Filter]) -> Result<Yuv, String> {
+        let upright = self.upright(decoded, plan)?;
+        if !plan.in_light {
+            return match upright {
+                Samples::Planes(planes) => Ok(planes),
+                Samples::Pixels(pixels) => self.planes(pixels),
+            };
+        }
+        let pixels = match upright {
+            Samples::Planes(Yuv { luma, chroma: None }) => luma,
+            Samples::Planes(planes) => self.compressor.rgb(&planes)?,
+            Samples::Pixels(pixels) => pixels,
+        };
+        let filtered = filter::apply(&pixels, plan.window, &plan.frame, plan.target, filters);
+        drop(pixels);
+        self.planes(filtered)
+    }
+
+    /// The part of the picture that is shown, resampled, upright and in sRGB: grey, RGB, or in planes of half resolution.
+    fn upright(&mut self, decoded: Decoded, plan: &Plan) -> Result<Samples, String> {
+        let &Plan { part, reduced, orientation, .. } = plan;
         let profile = |channels| decoded.profile.as_deref().and_then(|profile| icc::Conversion::new(profile, channels));
         match decoded.samples {
             Samples::Planes(planes) => {
                 let Some(conversion) = profile(if planes.chroma.is_some() { 3 } else { 1 }) else {
-                    let Yuv { luma, chroma } = self.scaler.yuv(&planes, target, orientation)?;
+                    let Yuv { luma, chroma } = self.scaler.part_of_yuv(&planes, part, reduced, orientation)?;
                     let chroma = chroma.map(|planes| planes.map(|plane| plane.oriented(orientation)));
-                    return Ok(Yuv { luma: luma.oriented(orientation), chroma });
+                    return Ok(Samples::Planes(Yuv { luma: luma.oriented(orientation), chroma }));
                 };
-                let small = self.scaler.yuv(&planes, target, Orientation::default())?;
+                let small = self.scaler.part_of_yuv(&planes, part, reduced, Orientation::default())?;
                 drop(planes);
                 let pixels = if small.chroma.is_some() { self.compressor.rgb(&small)? } else { small.luma };
-                self.finished(pixels, Some(conversion), orientation)
+                Ok(Samples::Pixels(converted(pixels, Some(conversion)).oriented(orientation)))
             }
             Samples::Pixels(pixels) => {
                 let conversion = profile(pixels.channels);
-                let small = self.scaler.raster(&pixels, target)?;
+                let small = self.scaler.part_of_raster(&pixels, part, reduced)?;
                 drop(pixels);
-                self.finished(small, conversion, orientation)
+                Ok(Samples::Pixels(converted(small, conversion).oriented(orientation)))
             }
         }
     }
 
-    /// Converts a resized picture to sRGB, turns it upright and splits it into planes.
-    fn finished(
-        &mut self,
-        pixels: Raster,
-        conversion: Option<icc::Conversion>,
-        orientation: Orientation,
-    ) -> Result<Yuv, String> {
-        let converted = conversion.and_then(|conversion| conversion.apply(&pixels));
-        let pixels = match converted {
-            Some(converted) => converted,
-            None if pixels.channels == 4 => icc::plain_cmyk(&pixels),
-            None => pixels,
-        };
-        let upright = pixels.oriented(orientation);
-        if upright.channels == 1 { Ok(Yuv { luma: upright, chroma: None }) } else { self.compressor.planes(&upright) }
+    /// Splits a grey or RGB picture into planes.
+    fn planes(&mut self, pixels: Raster) -> Result<Yuv, String> {
+        if pixels.channels == 1 { Ok(Yuv { luma: pixels, chroma: None }) } else { self.compressor.planes(&pixels) }
     }
+}
+
+/// A picture in sRGB: by its profile, or as it is.
+fn converted(pixels: Raster, conversion: Option<icc::Conversion>) -> Raster {
+    match conversion.and_then(|conversion| conversion.apply(&pixels)) {
+        Some(converted) => converted,
+        None if pixels.channels == 4 => icc::plain_cmyk(&pixels),
+        None => pixels,
+    }
+}
+
+/// What to count a photo as when decodes are admitted: [`Probe::weight`], and what a recipe's filters need beside.
+///
+/// # Errors
+/// As [`probe()`].
+pub fn weigh(bytes: &[u8], declared: MediaType, recipe: &Recipe, limits: &Limits) -> Result<u64, Rejection> {
+    let (probe, layout) = probe::survey(bytes, declared, limits)?;
+    if recipe.filters.is_empty() {
+        return Ok(probe.weight);
+    }
+    let facts = layout.exif(bytes).map(exif::read).unwrap_or_default();
+    let plan = Plan::new(recipe, (probe.width, probe.height), facts.orientation);
+    Ok(plan.map_or(probe.weight, |plan| plan.weight(&probe)))
+}
+
+/// What these filters leave of a photo of so many pixels, as displayed; `None` if it is nothing.
+#[must_use]
+pub fn edited_size(filters: &[Filter], photo: (u32, u32)) -> Option<(u32, u32)> {
+    filter::Frame::new(filters, photo).map(|frame| frame.size())
 }

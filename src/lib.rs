@@ -19,7 +19,7 @@
 //! | [`storage`] | originals and renditions, signed URLs |
 //! | [`read_model`] | what viewers' pages are read from under a crowd |
 //! | [`db`] | the pool, transactions, all SQL |
-//! | [`imaging`] | bytes in, renditions out; knows nobody |
+//! | [`imaging`] | bytes in, renditions out; knows the words of `domain` only |
 //! | [`domain`] | the words of the product and their rules; knows nobody |
 //! | `breaker` | leaves alone for a while what fails |
 //! | `deadline` | the time that a request has, for all that waits in its name |

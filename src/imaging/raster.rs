@@ -24,6 +24,13 @@ impl Orientation {
         Self { mirror_x, mirror_y, swap }
     }
 
+    /// This one, and then another.
+    pub fn then(self, next: Self) -> Self {
+        // What the other mirrors are our axes as we leave them.
+        let (next_x, next_y) = if self.swap { (next.mirror_y, next.mirror_x) } else { (next.mirror_x, next.mirror_y) };
+        Self { mirror_x: self.mirror_x ^ next_x, mirror_y: self.mirror_y ^ next_y, swap: self.swap ^ next.swap }
+    }
+
     /// Width and height as displayed.
     pub fn apply(self, (width, height): (u32, u32)) -> (u32, u32) {
         if self.swap { (height, width) } else { (width, height) }
@@ -216,6 +223,17 @@ mod tests {
         for (value, pixels, width) in expected {
             let turned = Raster::new(vec![1, 2, 3, 4, 5, 6], 3, 2, 1).oriented(Orientation::from_exif(value));
             assert_eq!((turned.data.as_slice(), turned.width), (pixels, width), "orientation {value}");
+        }
+    }
+
+    #[test]
+    fn two_turns_are_one() {
+        let picture = Raster::new(vec![1, 2, 3, 4, 5, 6], 3, 2, 1);
+        for (first, second) in (1..=8).flat_map(|first| (1..=8).map(move |second| (first, second))) {
+            let (first, second) = (Orientation::from_exif(first), Orientation::from_exif(second));
+            let one_by_one = picture.clone().oriented(first).oriented(second);
+            let at_once = picture.clone().oriented(first.then(second));
+            assert_eq!((at_once.data, at_once.width), (one_by_one.data, one_by_one.width), "{first:?} {second:?}");
         }
     }
 

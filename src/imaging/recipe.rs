@@ -1,6 +1,7 @@
 //! What to make of a photo ([`Recipe`]) and what a photo may cost ([`Limits`]).
 
 use super::MediaType;
+use crate::domain::Filter;
 use serde::{Deserialize, Serialize};
 
 /// The most pixels (width times height) of a photo.
@@ -65,9 +66,11 @@ impl OutputFormat {
 }
 
 /// What to make of a photo: every size in every format.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
+    /// What is done to the photo before; within the bounds that `domain::filter::check` tells.
+    pub filters: Vec<Filter>,
     /// The sizes, in any order; at least one.
     pub sizes: Vec<Size>,
     /// The formats; at least one.
@@ -84,6 +87,7 @@ impl Default for Recipe {
     fn default() -> Self {
         let size = |name: &str, long_edge| Size { name: name.to_owned(), long_edge };
         Self {
+            filters: Vec::new(),
             sizes: vec![size("thumb", 320), size("small", 1024), size("large", 2048)],
             formats: vec![OutputFormat::Jpeg],
             jpeg_quality: 80,

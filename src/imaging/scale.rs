@@ -50,6 +50,26 @@ fn lanczos3(x: f64) -> f64 {
     sine * sine * (3.0 - 4.0 * sine * sine) / (LOBES * angle * angle)
 }
 
+/// A part of a picture, in fractions of its edges.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Part {
+    /// Left and top.
+    pub corner: (f64, f64),
+    /// Width and height.
+    pub span: (f64, f64),
+}
+
+impl Part {
+    /// All of it.
+    pub const WHOLE: Self = Self { corner: (0.0, 0.0), span: (1.0, 1.0) };
+
+    /// In samples of a raster that covers so many.
+    fn of(self, extent: (f64, f64)) -> ((f64, f64), (f64, f64)) {
+        let scaled = |(x, y): (f64, f64)| (x * extent.0, y * extent.1);
+        (scaled(self.corner), scaled(self.span))
+    }
+}
+
 /// The resampler, with buffers that are kept from photo to photo.
 pub struct Scaler {
     resizer: Resizer,
@@ -69,9 +89,23 @@ impl Scaler {
     /// # Errors
     /// Never for consistent rasters; the resampler's own words.
     pub fn yuv(&mut self, from: &Yuv, target: (u32, u32), orientation: Orientation) -> Result<Yuv, String> {
-        let luma = self.raster(&from.luma, target)?;
+        self.part_of_yuv(from, Part::WHOLE, target, orientation)
+    }
+
+    /// [`Scaler::yuv`] of a part of the picture.
+    ///
+    /// # Errors
+    /// As [`Scaler::yuv`].
+    pub fn part_of_yuv(
+        &mut self,
+        from: &Yuv,
+        part: Part,
+        target: (u32, u32),
+        orientation: Orientation,
+    ) -> Result<Yuv, String> {
+        let luma = self.part_of_raster(&from.luma, part, target)?;
         let Some([blue, red]) = &from.chroma else { return Ok(Yuv { luma, chroma: None }) };
-        let mut chroma = |plane: &Raster| self.half(plane, target, orientation);
+        let mut chroma = |plane: &Raster| self.half(plane, part, target, orientation);
         Ok(Yuv { luma, chroma: Some([chroma(blue)?, chroma(red)?]) })
     }
 
@@ -80,22 +114,30 @@ impl Scaler {
         std::mem::take(&mut self.spent)
     }
 
-    /// A raster of `target` size.
+    /// A raster of `target` size, of a part of another.
     ///
     /// # Errors
     /// As [`Scaler::yuv`].
-    pub fn raster(&mut self, from: &Raster, target: (u32, u32)) -> Result<Raster, String> {
-        self.window(from, target, (0.0, 0.0), from.extent)
+    pub fn part_of_raster(&mut self, from: &Raster, part: Part, target: (u32, u32)) -> Result<Raster, String> {
+        let (corner, span) = part.of(from.extent);
+        self.window(from, target, corner, span)
     }
 
-    /// A plane of half the `target` size, rounded up: its last sample may reach past the picture by half of itself.
-    fn half(&mut self, from: &Raster, target: (u32, u32), orientation: Orientation) -> Result<Raster, String> {
+    /// A plane of half the `target` size, rounded up: its last sample may reach past the part by half of itself.
+    fn half(
+        &mut self,
+        from: &Raster,
+        part: Part,
+        target: (u32, u32),
+        orientation: Orientation,
+    ) -> Result<Raster, String> {
         let size = (target.0.div_ceil(2), target.1.div_ceil(2));
-        let window = |extent: f64, full: u32, half: u32| extent * f64::from(2 * half) / f64::from(full);
-        let across = window(from.extent.0, target.0, size.0);
-        let down = window(from.extent.1, target.1, size.1);
-        let left = if orientation.mirror_x { from.extent.0 - across } else { 0.0 };
-        let top = if orientation.mirror_y { from.extent.1 - down } else { 0.0 };
+        let (corner, span) = part.of(from.extent);
+        let window = |span: f64, full: u32, half: u32| span * f64::from(2 * half) / f64::from(full);
+        let across = window(span.0, target.0, size.0);
+        let down = window(span.1, target.1, size.1);
+        let left = corner.0 + if orientation.mirror_x { span.0 - across } else { 0.0 };
+        let top = corner.1 + if orientation.mirror_y { span.1 - down } else { 0.0 };
         let mut half = self.window(from, size, (left, top), (across, down))?;
         half.extent = (f64::from(target.0) / 2.0, f64::from(target.1) / 2.0);
         Ok(half)

@@ -2,6 +2,7 @@
 
 mod bad;
 mod colour;
+mod edits;
 mod kinds;
 mod make;
 mod shape;

@@ -65,7 +65,7 @@ async fn judge(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<(Verdi
     let same = photo.sha256.zip(original.sha256).is_none_or(|(known, found)| known == found);
     anyhow::ensure!(same, "the original is not what was uploaded");
     let started = Instant::now();
-    let outcome = app.sandbox.develop(original.file, declared).await;
+    let outcome = app.sandbox.develop(original.file, declared, &[]).await;
     metrics::IMAGING_SECONDS.with(&[]).record(started.elapsed().as_secs_f64());
     let verdict = match outcome {
         Ok(developed) => Verdict::Developed(developed),

@@ -8,7 +8,7 @@
 //! and answers the probe; when the pool has room for so many pixels it is told to go on; renditions come back by the socket.
 //! Dropping the future of [`Sandbox::develop`] kills the child that works for it.
 //!
-//! Only the worker's photo job calls this.
+//! Only the worker's jobs for photos and edits call this.
 
 mod child;
 mod confine;
@@ -20,6 +20,7 @@ mod tests;
 
 pub use child::child;
 
+use crate::domain::Filter;
 use crate::imaging::{Developed, Limits, MediaType, Recipe, Rejection, Stages};
 use crate::telemetry::metrics;
 use process::{Broken, Process};
@@ -51,7 +52,7 @@ pub struct SandboxConfig {
     pub recycle_after: u32,
     /// How long a child without work is kept.
     pub idle_exit: Duration,
-    /// What is made of a photo.
+    /// What is made of a photo; the filters come with it.
     pub recipe: Recipe,
     /// What a photo may be.
     pub limits: Limits,
@@ -131,15 +132,21 @@ impl Sandbox {
         let _ = tokio::join!(self.slots.acquire(), self.pixels.acquire());
     }
 
-    /// Develops a photo in a child, which reads `original` from its start to its end; its position is of no matter.
+    /// Develops a photo in a child, with filters for an edit. The child reads `original` from its start to its end; its
+    /// position is of no matter.
     ///
     /// # Errors
     /// See [`SandboxError`]. Only [`SandboxError::Unavailable`] is worth a retry as it is; the others speak of the photo.
-    pub async fn develop(&self, original: fs::File, declared: MediaType) -> Result<Developed, SandboxError> {
+    pub async fn develop(
+        &self,
+        original: fs::File,
+        declared: MediaType,
+        filters: &[Filter],
+    ) -> Result<Developed, SandboxError> {
         let _slot = self.slots.acquire().await.map_err(io::Error::other)?;
         let job = Arc::new(Job {
             declared,
-            recipe: self.config.recipe.clone(),
+            recipe: Recipe { filters: filters.to_vec(), ..self.config.recipe.clone() },
             limits: self.config.limits.clone(),
             memory_bytes: self.config.memory_bytes,
             cpu_seconds: self.config.cpu_seconds,

@@ -2,7 +2,7 @@
 
 use super::confine::{allow_cpu, confine};
 use super::protocol::{GO, Job, MAX_MESSAGE_BYTES, Reply, Verdict, frame};
-use crate::imaging::{Developed, Developer, Failure, Rejection, Stages, probe};
+use crate::imaging::{Developed, Developer, Failure, Rejection, Stages, weigh};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use std::io::{self, IoSliceMut, Write};
@@ -105,8 +105,8 @@ fn handle(socket: BorrowedFd<'_>, original: &OwnedFd, job: &Job, work: Work) -> 
         Ok(None) => return Ok(Some(Verdict::Rejected(Rejection::Empty))),
         Err(error) => return Ok(Some(Verdict::Failed(format!("the original can't be mapped: {error}")))),
     };
-    match probe(&bytes, job.declared, &job.limits) {
-        Ok(probe) => reply(socket, Verdict::Probed { weight: probe.weight })?,
+    match weigh(&bytes, job.declared, &job.recipe, &job.limits) {
+        Ok(weight) => reply(socket, Verdict::Probed { weight })?,
         Err(rejection) => return Ok(Some(Verdict::Rejected(rejection))),
     }
     let mut answer = [0];

@@ -33,7 +33,7 @@ fn tempfile() -> File {
 }
 
 async fn develop(pool: &Sandbox, order: &str) -> Result<crate::imaging::Developed, SandboxError> {
-    pool.develop(photo(order), MediaType::Jpeg).await
+    pool.develop(photo(order), MediaType::Jpeg, &[]).await
 }
 
 #[test]
@@ -105,13 +105,13 @@ async fn rejections_come_through_and_cost_no_child() {
     let pool = pool(|_| {});
     let mut text = tempfile();
     text.write_all(b"words").expect("written");
-    let error = pool.develop(text, MediaType::Jpeg).await.expect_err("no photo");
+    let error = pool.develop(text, MediaType::Jpeg, &[]).await.expect_err("no photo");
     assert!(matches!(error, SandboxError::Rejected(Rejection::Unknown)), "{error:?}");
-    let error = pool.develop(tempfile(), MediaType::Jpeg).await.expect_err("no photo");
+    let error = pool.develop(tempfile(), MediaType::Jpeg, &[]).await.expect_err("no photo");
     assert!(matches!(error, SandboxError::Rejected(Rejection::Empty)), "{error:?}");
     assert_eq!(pool.idle.lock().expect("the idle ones").len(), 1);
     let folder = File::open("/").expect("a folder");
-    let error = pool.develop(folder, MediaType::Jpeg).await.expect_err("a folder");
+    let error = pool.develop(folder, MediaType::Jpeg, &[]).await.expect_err("a folder");
     assert!(matches!(error, SandboxError::Unavailable(_)), "{error:?}");
     develop(&pool, "").await.expect("the next photo");
 }
