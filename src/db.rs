@@ -10,6 +10,7 @@
 pub mod albums;
 pub mod certificates;
 mod connect;
+pub mod edits;
 mod error;
 pub mod events;
 pub mod idempotency;
@@ -217,7 +218,7 @@ impl Db {
 /// An event about a photo: what the host sees, and what the public does.
 #[must_use]
 pub fn photo_event(photo: &crate::domain::Photo, kind: EventKind, public_kind: Option<EventKind>) -> events::NewEvent {
-    events::NewEvent { kind, public_kind, photo_id: Some(photo.id), uploader: photo.uploader.invite_id }
+    events::NewEvent { kind, public_kind, photo_id: Some(photo.id), edit_id: None, uploader: photo.uploader.invite_id }
 }
 
 /// The time, in the milliseconds that the tables hold: what is answered now is what will be read later.

@@ -1,9 +1,10 @@
-//! The words of the product and their rules: albums, invites, photos, events and who may do what.
+//! The words of the product and their rules: albums, invites, photos, edits, events and who may do what.
 //!
 //! Pure: no axum, no sqlx, no AWS, no clock but what is passed in. Everybody may use it; it uses nobody.
 
 pub mod access;
 pub mod album;
+pub mod edit;
 pub mod event;
 pub mod filter;
 pub mod ids;
@@ -13,9 +14,10 @@ pub mod text;
 
 pub use access::{Access, Caller, Guest, User};
 pub use album::{Album, AlbumRole};
+pub use edit::{Edit, EditState, EditStep};
 pub use event::{Event, EventKind};
 pub use filter::Filter;
-pub use ids::{AlbumId, InviteId, PhotoId};
+pub use ids::{AlbumId, EditId, InviteId, PhotoId};
 pub use invite::{Invite, InviteRole, InviteToken};
 pub use photo::{Photo, PhotoState, Rendition, Sha256, Uploader, Visibility};
 pub use text::{Caption, DisplayName, Label, Title};

@@ -5,6 +5,7 @@ mod actuator;
 pub mod admission;
 pub mod albums;
 pub mod dependencies;
+pub mod edits;
 mod etag;
 pub mod events;
 pub mod extract;
@@ -80,7 +81,10 @@ fn contract() -> OpenApiRouter<AppState> {
         .routes(routes!(photos::add, photos::list))
         .routes(routes!(photos::get, photos::update, photos::delete))
         .routes(routes!(photos::original))
+        .routes(routes!(edits::create, edits::list))
+        .routes(routes!(edits::get, edits::review))
         .routes(routes!(objects::rendition))
+        .routes(routes!(objects::edit_rendition))
         .routes(routes!(objects::original))
 }
 

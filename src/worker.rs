@@ -3,7 +3,9 @@
 //! A job ends in one transaction with what it has changed; whoever lost the lease meanwhile changes nothing.
 
 mod announce;
-pub(crate) mod develop;
+mod develop;
+pub mod edit;
+mod give_up;
 mod levels;
 pub mod messages;
 pub mod project;
@@ -12,6 +14,8 @@ pub mod sandbox;
 pub mod sweep;
 
 use std::time::{Duration, Instant};
+
+pub use give_up::give_up;
 
 use opentelemetry::KeyValue;
 use tokio_util::task::TaskTracker;
@@ -194,6 +198,7 @@ async fn time_to_stop(app: &App) {
 async fn perform(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
     match claim.kind {
         Kind::Develop => develop::run(app, claim).await,
+        Kind::Edit => edit::run(app, claim).await,
         Kind::PurgePhoto => purge::photo(app, claim).await,
         Kind::PurgeAlbum => purge::album(app, claim).await,
         Kind::Announce => announce::run(app, claim).await,

@@ -25,7 +25,9 @@ impl CloudEvent {
             "type": format!("darkroom.{}", event.kind.as_str()),
             "time": event.at,
             "datacontenttype": "application/json",
-            "data": { "album_id": album_id, "seq": event.seq, "kind": event.kind, "photo_id": event.photo_id },
+            "data": {
+                "album_id": album_id, "seq": event.seq, "kind": event.kind, "photo_id": event.photo_id, "edit_id": event.edit_id,
+            },
         });
         Self { id, body: body.to_string() }
     }

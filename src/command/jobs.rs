@@ -37,7 +37,7 @@ pub enum JobsCommand {
         /// The id of the job or message; all dead ones when left out
         id: Option<Uuid>,
     },
-    /// Remove a dead job or message for good; a photo that the job should have developed is rejected
+    /// Remove a dead job or message for good; a photo that the job should have developed is rejected, an edit fails
     Drop {
         /// The id of the job or message
         id: Uuid,
@@ -118,7 +118,7 @@ async fn retry(db: &Db, config: &Config, queue: Option<&Sqs>, id: Option<Uuid>) 
 
 async fn forget(db: &Db, config: &Config, queue: Option<&Sqs>, id: Uuid) -> anyhow::Result<bool> {
     drop(session(db, config).await?);
-    let mut dropped = worker::develop::give_up(db, id).await?;
+    let mut dropped = worker::give_up(db, id).await?;
     for message in dead_messages(queue).await? {
         if let Some(queue) = queue.filter(|_| is(&message, Some(id))) {
             Box::pin(queue.delete_dead(&message)).await?;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Error, Result, Session};
 use crate::{
-    domain::{AlbumId, Event, EventKind, InviteId, PhotoId},
+    domain::{AlbumId, EditId, Event, EventKind, InviteId, PhotoId},
     telemetry::scope,
 };
 
@@ -19,6 +19,8 @@ pub struct NewEvent {
     pub public_kind: Option<EventKind>,
     /// The photo that it is about.
     pub photo_id: Option<PhotoId>,
+    /// The edit of that photo that it is about.
+    pub edit_id: Option<EditId>,
     /// The invite that the photo was added with.
     pub uploader: Option<InviteId>,
 }
@@ -29,6 +31,7 @@ struct Row {
     kind: String,
     public_kind: Option<String>,
     photo_id: Option<Uuid>,
+    edit_id: Option<Uuid>,
     invite_id: Option<Uuid>,
     at: DateTime<Utc>,
     traceparent: Option<String>,
@@ -44,6 +47,7 @@ impl TryFrom<Row> for Event {
             kind: kind(&row.kind)?,
             public_kind: row.public_kind.as_deref().map(kind).transpose()?,
             photo_id: row.photo_id.map(PhotoId::from),
+            edit_id: row.edit_id.map(EditId::from),
             uploader: row.invite_id.map(InviteId::from),
             at: row.at,
             traceparent: row.traceparent,
@@ -63,13 +67,14 @@ pub(super) async fn append(session: &mut Session, album_id: AlbumId, event: &New
         .fetch_one(&mut *session)
         .await?;
     sqlx::query(
-        "INSERT INTO events (album_id, seq, kind, public_kind, photo_id, invite_id, at, traceparent) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO events (album_id, seq, kind, public_kind, photo_id, edit_id, invite_id, at, traceparent) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(album_id.as_uuid())
     .bind(seq)
     .bind(event.kind.as_str())
     .bind(event.public_kind.map(EventKind::as_str))
     .bind(event.photo_id.map(PhotoId::as_uuid))
+    .bind(event.edit_id.map(EditId::as_uuid))
     .bind(event.uploader.map(InviteId::as_uuid))
     .bind(super::now())
     .bind(scope::trace().map(|trace| trace.to_string()))
@@ -84,7 +89,7 @@ pub(super) async fn append(session: &mut Session, album_id: AlbumId, event: &New
 /// The database's.
 pub async fn after(executor: impl MySqlExecutor<'_>, album_id: AlbumId, seq: u64, limit: u32) -> Result<Vec<Event>> {
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT seq, kind, public_kind, photo_id, invite_id, at, traceparent FROM events WHERE album_id = ? AND seq > ? ORDER BY seq LIMIT ?",
+        "SELECT seq, kind, public_kind, photo_id, edit_id, invite_id, at, traceparent FROM events WHERE album_id = ? AND seq > ? ORDER BY seq LIMIT ?",
     )
     .bind(album_id.as_uuid())
     .bind(seq)

@@ -17,6 +17,8 @@ const MAX_ERROR_CHARS: usize = 500;
 pub enum Kind {
     /// Make a photo's renditions.
     Develop,
+    /// Lead an edit through its steps.
+    Edit,
     /// Remove the objects of a deleted photo.
     PurgePhoto,
     /// Remove a deleted album.
@@ -28,13 +30,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Develop, Self::PurgePhoto, Self::PurgeAlbum, Self::Announce, Self::Project];
+    const ALL: [Self; 6] =
+        [Self::Develop, Self::Edit, Self::PurgePhoto, Self::PurgeAlbum, Self::Announce, Self::Project];
 
     /// Which workers do it.
     #[must_use]
     pub const fn lane(self) -> Lane {
         match self {
-            Self::Develop | Self::PurgePhoto | Self::PurgeAlbum => Lane::Work,
+            Self::Develop | Self::Edit | Self::PurgePhoto | Self::PurgeAlbum => Lane::Work,
             Self::Announce | Self::Project => Lane::Announce,
         }
     }
@@ -50,6 +53,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Develop => "develop",
+            Self::Edit => "edit",
             Self::PurgePhoto => "purge_photo",
             Self::PurgeAlbum => "purge_album",
             Self::Announce => "announce",
@@ -61,7 +65,7 @@ impl Kind {
 /// Which workers do a job. A webhook that hangs must not hold up photos, so announcements have their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Photos, and what is to be removed.
+    /// Photos, edits, and what is to be removed.
     Work,
     /// Announcements and projections.
     Announce,
@@ -84,7 +88,7 @@ pub struct Claim {
     pub id: Uuid,
     /// What to do.
     pub kind: Kind,
-    /// The photo or album.
+    /// The photo, edit or album.
     pub subject: Uuid,
     /// This try's number, from 1.
     pub attempt: u32,
@@ -101,7 +105,7 @@ pub struct Listed {
     pub id: Uuid,
     /// What to do.
     pub kind: String,
-    /// The photo or album.
+    /// The photo, edit or album.
     pub subject: Uuid,
     /// Whether it waits for an operator.
     pub dead: bool,
@@ -210,7 +214,7 @@ pub struct Unsent {
     pub id: Uuid,
     /// What to do.
     pub kind: Kind,
-    /// The photo or album.
+    /// The photo, edit or album.
     pub subject: Uuid,
 }
 
@@ -371,13 +375,14 @@ pub async fn revive(executor: impl MySqlExecutor<'_>, id: Option<Uuid>) -> Resul
     Ok(done.rows_affected())
 }
 
-/// The photo of a dead job that should have developed it.
+/// What a dead job was about.
 ///
 /// # Errors
 /// The database's.
-pub async fn dead_develop(executor: impl MySqlExecutor<'_>, id: Uuid) -> Result<Option<Uuid>> {
-    let query = "SELECT subject FROM jobs WHERE id = ? AND dead = TRUE AND kind = ?";
-    Ok(sqlx::query_scalar(query).bind(id).bind(Kind::Develop.as_str()).fetch_optional(executor).await?)
+pub async fn dead(executor: impl MySqlExecutor<'_>, id: Uuid) -> Result<Option<(Kind, Uuid)>> {
+    let query = "SELECT kind, subject FROM jobs WHERE id = ? AND dead = TRUE";
+    let row: Option<(String, Uuid)> = sqlx::query_as(query).bind(id).fetch_optional(executor).await?;
+    row.map(|(kind, subject)| Ok((Kind::parse(&kind).ok_or(Error::Corrupt("jobs"))?, subject))).transpose()
 }
 
 /// Removes a dead job; false when there is none of this id.

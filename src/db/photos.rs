@@ -397,12 +397,13 @@ pub async fn expire(session: &mut Session, id: PhotoId) -> Result<()> {
     Ok(())
 }
 
-/// Removes a photo's row.
+/// Removes a photo's row, and those of its edits.
 ///
 /// # Errors
 /// The database's.
-pub async fn delete(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<()> {
-    sqlx::query("DELETE FROM photos WHERE id = ?").bind(id.as_uuid()).execute(executor).await?;
+pub async fn delete(session: &mut Session, id: PhotoId) -> Result<()> {
+    super::edits::delete_of(session, id).await?;
+    sqlx::query("DELETE FROM photos WHERE id = ?").bind(id.as_uuid()).execute(session).await?;
     Ok(())
 }
 

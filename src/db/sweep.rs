@@ -5,9 +5,9 @@ use sqlx::MySqlExecutor;
 use uuid::Uuid;
 
 use super::Result;
-use crate::domain::{AlbumId, PhotoId, PhotoState, Rendition};
+use crate::domain::{AlbumId, EditId, PhotoId, PhotoState, Rendition};
 
-/// A photo that a worker should have finished is looked after this often.
+/// A photo or edit that a worker should have finished is looked after this often.
 pub(super) const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(10);
 
 /// Photos that wait for their upload, or for a worker, for longer than they should.
@@ -47,6 +47,32 @@ pub async fn is_overdue(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result
 /// The database's.
 pub async fn postpone(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<()> {
     sqlx::query("UPDATE photos SET sweep_at = ? WHERE id = ? AND sweep_at IS NOT NULL")
+        .bind(super::now() + LOOK_AGAIN)
+        .bind(id.as_uuid())
+        .execute(executor)
+        .await?;
+    Ok(())
+}
+
+/// Edits that wait for a worker for longer than they should.
+///
+/// # Errors
+/// The database's.
+pub async fn overdue_edits(executor: impl MySqlExecutor<'_>, now: DateTime<Utc>, limit: u32) -> Result<Vec<EditId>> {
+    let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM edits WHERE sweep_at <= ? ORDER BY sweep_at LIMIT ?")
+        .bind(now)
+        .bind(limit)
+        .fetch_all(executor)
+        .await?;
+    Ok(ids.into_iter().map(EditId::from).collect())
+}
+
+/// Looks after an edit again later.
+///
+/// # Errors
+/// The database's.
+pub async fn postpone_edit(executor: impl MySqlExecutor<'_>, id: EditId) -> Result<()> {
+    sqlx::query("UPDATE edits SET sweep_at = ? WHERE id = ? AND sweep_at IS NOT NULL")
         .bind(super::now() + LOOK_AGAIN)
         .bind(id.as_uuid())
         .execute(executor)

@@ -1,6 +1,6 @@
 //! Who asks, and what they may see and do.
 
-use super::{AlbumId, AlbumRole, InviteId, InviteRole, Photo};
+use super::{AlbumId, AlbumRole, Edit, EditState, InviteId, InviteRole, Photo};
 
 /// A signed-in user, as a JWT names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +85,12 @@ impl Access {
     #[must_use]
     pub fn may_follow(&self) -> bool {
         !matches!(self.role(), AlbumRole::Drop)
+    }
+
+    /// Whether the caller, who sees the photo, may know of this edit of it.
+    #[must_use]
+    pub fn sees_edit(&self, photo: &Photo, edit: &Edit) -> bool {
+        edit.state == EditState::Ready || self.owns(photo)
     }
 
     /// Whether the caller may fetch the original, delete the photo and make edits of it.

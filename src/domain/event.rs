@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Access, AlbumRole, InviteId, PhotoId, photo::words};
+use super::{Access, AlbumRole, EditId, InviteId, PhotoId, photo::words};
 
 words!(
     /// What happened.
@@ -17,6 +17,10 @@ words!(
         PhotoUpdated = "photo.updated",
         /// A photo is gone.
         PhotoRemoved = "photo.removed",
+        /// An edit's renditions are there.
+        EditReady = "edit.ready",
+        /// An edit was refused, or can't be made.
+        EditFailed = "edit.failed",
         /// The title or a setting of the album changed.
         AlbumUpdated = "album.updated",
     }
@@ -34,6 +38,8 @@ pub struct Event {
     pub public_kind: Option<EventKind>,
     /// The photo that it is about.
     pub photo_id: Option<PhotoId>,
+    /// The edit of that photo that it is about.
+    pub edit_id: Option<EditId>,
     /// The invite that the photo was added with.
     pub uploader: Option<InviteId>,
     /// When it happened.
@@ -64,6 +70,7 @@ mod tests {
             kind: EventKind::PhotoUpdated,
             public_kind: Some(EventKind::PhotoRemoved),
             photo_id: None,
+            edit_id: None,
             uploader: Some(invite_id),
             at: DateTime::UNIX_EPOCH,
             traceparent: None,

@@ -62,6 +62,10 @@ id!(
     AlbumId
 );
 id!(
+    /// An edit of a photo; also the folder of its renditions beside the photo's.
+    EditId
+);
+id!(
     /// An invite: the guest identity that its holder acts under.
     InviteId
 );

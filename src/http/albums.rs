@@ -158,7 +158,11 @@ pub async fn update(
             album.updated_at = db::now();
             db::albums::update(tx.session(), &album).await?;
             let kind = EventKind::AlbumUpdated;
-            tx.record(album.id, NewEvent { kind, public_kind: Some(kind), photo_id: None, uploader: None }).await?;
+            tx.record(
+                album.id,
+                NewEvent { kind, public_kind: Some(kind), photo_id: None, edit_id: None, uploader: None },
+            )
+            .await?;
             Ok::<_, HttpError>(tx.done(album))
         })
         .await?;

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     app::{App, AppState},
     db,
-    domain::{EventKind, PhotoId},
+    domain::{EditId, EventKind, PhotoId},
 };
 
 /// The most events that one answer looks at.
@@ -49,6 +49,9 @@ pub struct EventBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     photo_id: Option<uuid::Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    edit_id: Option<uuid::Uuid>,
 }
 
 /// What happened after `after`.
@@ -112,6 +115,7 @@ async fn read(app: &App, here: &InAlbum, list: &mut EventList) -> Result<bool> {
                 kind,
                 at: event.at,
                 photo_id: event.photo_id.map(PhotoId::as_uuid),
+                edit_id: event.edit_id.map(EditId::as_uuid),
             });
         }
     }

@@ -91,8 +91,12 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
         let text = error.to_string();
         let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
         // Missing and unknown fields are errors of the object; name the field itself.
-        let named = message.split('`').nth(1).filter(|_| message.contains(" field `"));
-        HttpError::field(named.filter(|_| field == ".").unwrap_or(&field), message)
+        let field = match message.split('`').nth(1).filter(|_| message.contains(" field `")) {
+            Some(named) if field == "." => named.to_owned(),
+            Some(named) if !field.ends_with(named) => format!("{field}.{named}"),
+            _ => field,
+        };
+        HttpError::field(field, message)
     })?;
     json.end().map_err(|error| not_json(&error))?;
     Ok(value)

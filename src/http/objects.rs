@@ -25,7 +25,7 @@ use super::{
 use crate::{
     app::{App, AppState},
     db::{self, jobs::Kind},
-    domain::{PhotoId, PhotoState, Sha256},
+    domain::{EditId, PhotoId, PhotoState, Sha256},
     imaging::MediaType,
     net::TooSlow,
     storage::{self, Files, Received, UrlError},
@@ -183,13 +183,37 @@ pub async fn rendition(
     params: RawPathParams,
     request: Request,
 ) -> Result<Response> {
-    let signed = verify(&app, "GET", &uri)?;
-    let id: PhotoId = path_id(&params, "photo_id")?;
     let name: String = path_id(&params, "name")?;
+    serve_rendition(&app, &uri, &params, &name, request).await
+}
+
+/// A rendition of an edit.
+#[utoipa::path(get, path = "/v1/renditions/{photo_id}/{edit_id}/{name}", tag = "objects",
+    params(("photo_id" = uuid::Uuid, Path), ("edit_id" = uuid::Uuid, Path), ("name" = String, Path), ("expires" = i64, Query), ("signature" = String, Query)),
+    responses((status = 200, description = "The picture.", content_type = "image/jpeg"), (status = 206, description = "The part that `Range` asks for."), (status = 304), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn edit_rendition(
+    State(app): State<AppState>,
+    uri: OriginalUri,
+    params: RawPathParams,
+    request: Request,
+) -> Result<Response> {
+    let (edit, name): (EditId, String) = (path_id(&params, "edit_id")?, path_id(&params, "name")?);
+    serve_rendition(&app, &uri, &params, &format!("{edit}/{name}"), request).await
+}
+
+async fn serve_rendition(
+    app: &App,
+    uri: &OriginalUri,
+    params: &RawPathParams,
+    name: &str,
+    request: Request,
+) -> Result<Response> {
+    let signed = verify(app, "GET", uri)?;
+    let id: PhotoId = path_id(params, "photo_id")?;
     // Immutable for as long as the URL opens it; longer would be of no use to anybody.
     let seconds = (signed.expires_at - db::now()).num_seconds();
     let cache = format!("public, max-age={seconds}, immutable");
-    serve(&files(&app)?.rendition_path(id, &name), storage::media_type_of(&name), &cache, request).await
+    serve(&files(app)?.rendition_path(id, name), storage::media_type_of(name), &cache, request).await
 }
 
 /// An original.

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     app::{App, AppState},
     db::{self, jobs::Kind, photo_event},
-    domain::{Access, Caller, Caption, EventKind, Photo, PhotoId, PhotoState, Visibility},
+    domain::{Access, Caller, Caption, EventKind, Photo, PhotoId, PhotoState, Rendition, Visibility},
     storage::Links,
 };
 
@@ -49,6 +49,20 @@ pub struct RenditionBody {
     bytes: u64,
     /// Signed; stays the same for a while, so that it can be cached.
     url: String,
+}
+
+impl RenditionBody {
+    /// Signs the URL of a photo's rendition, which is kept under `name`.
+    pub(super) fn new(photo: PhotoId, rendition: &Rendition, name: &str, links: &Links) -> Self {
+        Self {
+            url: links.rendition(photo, name),
+            name: rendition.name.clone(),
+            content_type: rendition.content_type.clone(),
+            width: rendition.width,
+            height: rendition.height,
+            bytes: rendition.bytes,
+        }
+    }
 }
 
 /// A photo, as its caller sees it.
@@ -85,14 +99,8 @@ impl PhotoBody {
     /// Signs the renditions' URLs.
     pub(super) fn new(photo: Photo, links: &Links) -> Self {
         let kind = if photo.uploader.invite_id.is_some() { "guest" } else { "host" };
-        let renditions = photo.renditions.iter().map(|rendition| RenditionBody {
-            url: links.rendition(photo.id, &rendition.file_name()),
-            name: rendition.name.clone(),
-            content_type: rendition.content_type.clone(),
-            width: rendition.width,
-            height: rendition.height,
-            bytes: rendition.bytes,
-        });
+        let show = |rendition: &Rendition| RenditionBody::new(photo.id, rendition, &rendition.file_name(), links);
+        let renditions = photo.renditions.iter().map(show);
         Self {
             id: photo.id.as_uuid(),
             album_id: photo.album_id.as_uuid(),
@@ -338,7 +346,8 @@ pub(super) async fn links(app: &App) -> Result<Links> {
     links.map_err(|error| HttpError::Unavailable("URLs can't be signed right now", anyhow::Error::from(error)))
 }
 
-async fn seen(app: &App, caller: &Caller, params: &RawPathParams) -> Result<(Photo, Access)> {
+/// The photo in the path, for a caller that may know of it.
+pub(super) async fn seen(app: &App, caller: &Caller, params: &RawPathParams) -> Result<(Photo, Access)> {
     let id: PhotoId = path_id(params, "photo_id")?;
     let find = |mut session| async move { db::photos::find(&mut session, caller, id).await };
     app.db.read(find).await?.ok_or(HttpError::NotFound)

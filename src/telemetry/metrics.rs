@@ -231,6 +231,8 @@ registry! {
     MESSAGES: Count("darkroom_queue_messages_total", Count, ["outcome"]);
     /// Photos that became ready.
     PHOTOS_READY: Count("darkroom_photos_ready_total", Count);
+    /// Edits that became ready or failed, by outcome.
+    EDITS: Count("darkroom_edits_total", Count, ["outcome"]);
     /// Photos that were rejected, by reason.
     PHOTOS_REJECTED: Count("darkroom_photos_rejected_total", Count, ["reason"]);
     /// Time to make all renditions of a photo in its process, with the wait for one.

@@ -4,23 +4,22 @@ use std::time::Instant;
 
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
-use uuid::Uuid;
 
 use super::{End, complete, sandbox::SandboxError};
 use crate::{
     app::{App, AppState},
-    db::{self, Db, Tx, photo_event},
-    domain::{EventKind, Photo, PhotoId, PhotoState, Rendition, Sha256},
+    db::{self, Tx, photo_event},
+    domain::{EventKind, Filter, Photo, PhotoId, PhotoState, Rendition, Sha256},
     imaging::{self, Developed, TakenAt},
     queue::Claim,
     telemetry::metrics,
 };
 
 /// After so many crashes of its decoder a picture is rejected; before that the machine gets the benefit of the doubt.
-const CRASHES: u32 = 3;
+pub(super) const CRASHES: u32 = 3;
 
 /// What the decoder made of a photo.
-enum Verdict {
+pub(super) enum Verdict {
     Developed(Developed),
     Rejected { code: String, reason: String },
 }
@@ -37,7 +36,7 @@ pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
         PhotoState::AwaitingUpload | PhotoState::Rejected | PhotoState::Expired => return complete(app, claim).await,
     }
     let mut developed = photo;
-    let (verdict, digest) = judge(app, claim, &developed).await?;
+    let (verdict, digest) = judge(app, &developed, &[], last(claim)).await?;
     match verdict {
         Verdict::Developed(result) => {
             store(app, id, &result).await?;
@@ -53,8 +52,19 @@ pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
     finish(app, claim, developed, digest).await
 }
 
-/// What becomes of a photo, and the digest of its bytes if it was found on the way.
-async fn judge(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<(Verdict, Option<Sha256>)> {
+/// Whether one more crash is held against the picture.
+fn last(claim: &Claim) -> bool {
+    claim.attempt >= CRASHES
+}
+
+/// What becomes of a photo, with filters for an edit; and the digest of its bytes if it was found on the way. A crash is held
+/// against the picture if it is the `last` one.
+pub(super) async fn judge(
+    app: &App,
+    photo: &Photo,
+    filters: &[Filter],
+    last: bool,
+) -> anyhow::Result<(Verdict, Option<Sha256>)> {
     let declared = photo.content_type.parse().context("the declared type")?;
     let rejected = |code: &str, reason: &str| Verdict::Rejected { code: code.to_owned(), reason: reason.to_owned() };
     let opened = app.storage.open_original(photo.id, |head| imaging::recognise(head, declared).map(drop)).await;
@@ -65,14 +75,14 @@ async fn judge(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<(Verdi
     let same = photo.sha256.zip(original.sha256).is_none_or(|(known, found)| known == found);
     anyhow::ensure!(same, "the original is not what was uploaded");
     let started = Instant::now();
-    let outcome = app.sandbox.develop(original.file, declared, &[]).await;
+    let outcome = app.sandbox.develop(original.file, declared, filters).await;
     metrics::IMAGING_SECONDS.with(&[]).record(started.elapsed().as_secs_f64());
     let verdict = match outcome {
         Ok(developed) => Verdict::Developed(developed),
         Err(SandboxError::Rejected(rejection)) => rejected(rejection.code(), &rejection.to_string()),
         Err(SandboxError::TimedOut) => rejected("too_costly", "the picture takes too long to decode"),
         Err(SandboxError::OutOfMemory) => rejected("too_costly", "the picture takes too much memory to decode"),
-        Err(error @ SandboxError::Crashed { .. }) if claim.attempt >= CRASHES => {
+        Err(error @ SandboxError::Crashed { .. }) if last => {
             tracing::error!(%error, "the decoder crashed again");
             rejected("undecodable", "the picture can't be decoded")
         }
@@ -86,7 +96,8 @@ async fn store(app: &App, id: PhotoId, developed: &Developed) -> anyhow::Result<
     app.storage.put_renditions(id, files).await.context("the renditions can't be stored")
 }
 
-fn describe(made: &crate::imaging::Rendition) -> Rendition {
+/// What is kept of a rendition beside its bytes.
+pub(super) fn describe(made: &crate::imaging::Rendition) -> Rendition {
     Rendition {
         name: made.size.clone(),
         content_type: made.format.media_type().as_str().to_owned(),
@@ -168,32 +179,23 @@ async fn file(tx: &mut Tx, photo: &Photo) -> db::Result<()> {
     tx.record(photo.album_id, photo_event(photo, kind, public.then_some(kind))).await
 }
 
-/// Drops a dead job for an operator; false when there is none of this id. Its photo is rejected: nothing else would
-/// ever settle it.
-///
-/// # Errors
-/// The database's.
-pub(crate) async fn give_up(db: &Db, job: Uuid) -> db::Result<bool> {
-    db.transaction(|mut tx| async move {
-        if let Some(subject) = db::jobs::dead_develop(tx.session(), job).await?
-            && let Some(found) = db::photos::get(tx.session(), subject.into()).await?
-            && db::albums::lock(tx.session(), found.album_id).await?.is_some()
-            && let Some(mut photo) = db::photos::lock(tx.session(), found.id).await?
-            && photo.state == PhotoState::Processing
-        {
-            photo.state = PhotoState::Rejected;
-            photo.reject_reason = Some("the photo could not be processed".to_owned());
-            file(&mut tx, &photo).await?;
-        }
-        let dropped = db::jobs::drop_dead(tx.session(), job).await?;
-        Ok(tx.done(dropped))
-    })
-    .await
+/// Rejects a photo whose dead job an operator drops: nothing else would ever settle it.
+pub(super) async fn abandon(tx: &mut Tx, id: PhotoId) -> db::Result<()> {
+    if let Some(found) = db::photos::get(tx.session(), id).await?
+        && db::albums::lock(tx.session(), found.album_id).await?.is_some()
+        && let Some(mut photo) = db::photos::lock(tx.session(), found.id).await?
+        && photo.state == PhotoState::Processing
+    {
+        photo.state = PhotoState::Rejected;
+        photo.reject_reason = Some("the photo could not be processed".to_owned());
+        file(tx, &photo).await?;
+    }
+    Ok(())
 }
 
 /// Makes the renditions of a ready photo once more, because storage has lost some. Nobody is told.
 async fn repair(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<End> {
-    match judge(app, claim, photo).await?.0 {
+    match judge(app, photo, &[], last(claim)).await?.0 {
         Verdict::Developed(developed) => store(app, photo.id, &developed).await?,
         Verdict::Rejected { reason, .. } => {
             anyhow::bail!("a ready photo's renditions are lost and can't be made again: {reason}")

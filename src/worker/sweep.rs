@@ -68,6 +68,7 @@ pub(super) async fn timer(app: AppState) {
 pub async fn run(app: &App, scrub: bool) -> anyhow::Result<Report> {
     let mut report = Report::default();
     overdue(app, &mut report).await?;
+    overdue_edits(app, &mut report).await?;
     lost_jobs(app, &mut report).await?;
     let mut session = app.db.session().await?;
     while db::idempotency::forget(&mut session, db::now() - KEEP_ANSWERS, BATCH).await? > 0 {}
@@ -108,6 +109,28 @@ async fn overdue(app: &App, report: &mut Report) -> anyhow::Result<()> {
                 .transaction(|mut tx| async move {
                     db::sweep::postpone(tx.session(), id).await?;
                     tx.enqueue(Kind::Develop, id.as_uuid()).await?;
+                    Ok::<_, db::Error>(tx.done(()))
+                })
+                .await?;
+            report.enqueued += 1;
+        }
+    }
+}
+
+/// Edits that wait for a worker for longer than they should.
+async fn overdue_edits(app: &App, report: &mut Report) -> anyhow::Result<()> {
+    loop {
+        let mut session = app.db.session().await?;
+        let edits = db::sweep::overdue_edits(&mut session, db::now(), BATCH).await?;
+        drop(session);
+        if edits.is_empty() {
+            return Ok(());
+        }
+        for id in edits {
+            app.db
+                .transaction(|mut tx| async move {
+                    db::sweep::postpone_edit(tx.session(), id).await?;
+                    tx.enqueue(Kind::Edit, id.as_uuid()).await?;
                     Ok::<_, db::Error>(tx.done(()))
                 })
                 .await?;

@@ -20,6 +20,7 @@ mod commands;
 mod database;
 mod dev;
 mod disk;
+mod edits;
 mod events;
 mod faults;
 mod flow;

@@ -122,6 +122,7 @@ async fn a_day(webhook: &Webhook, all: &mut BTreeSet<&'static str>) {
     let photo = host.upload(&album, "image/jpeg", &fixture("camera.jpg")).await;
     let settled = host.settled(&photo).await;
     assert_eq!(host.get(settled["renditions"][0]["url"].as_str().unwrap()).await.status, 200);
+    host.post(&format!("/v1/photos/{photo}/edits"), &json!({ "filters": [{ "name": "auto" }] })).await.expect(202);
     host.settled(&host.upload(&album, "image/png", b"no picture").await).await;
     moves(&process, "two photos", PHOTO, all).await;
     eventually("lagging", async || {
@@ -264,6 +265,7 @@ const PHOTO: &[&str] = &[
     "darkroom_job_seconds",
     "darkroom_job_attempts",
     "darkroom_photos_ready_total",
+    "darkroom_edits_total",
     "darkroom_photos_rejected_total",
     "darkroom_imaging_seconds",
     "darkroom_imaging_decode_seconds",

@@ -1,0 +1,171 @@
+//! Edits: the statements behind their lists and each step of their way.
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, MySql, MySqlExecutor, QueryBuilder};
+use uuid::Uuid;
+
+use super::{Error, Result, Session, sweep::LOOK_AGAIN};
+use crate::domain::{Access, Edit, EditId, EditState, EditStep, Photo, PhotoId};
+
+const SELECT: &str =
+    "SELECT id, photo_id, album_id, state, step, filters, renditions, fail_reason, created_at, ready_at FROM edits";
+
+#[derive(FromRow)]
+struct Row {
+    id: Uuid,
+    photo_id: Uuid,
+    album_id: Uuid,
+    state: String,
+    step: Option<String>,
+    filters: String,
+    renditions: Option<String>,
+    fail_reason: Option<String>,
+    created_at: DateTime<Utc>,
+    ready_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<Row> for Edit {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self> {
+        const CORRUPT: Error = Error::Corrupt("edits");
+        let renditions = row.renditions.map(|json| serde_json::from_str(&json).map_err(|_| CORRUPT)).transpose()?;
+        let step = row.step.map(|word| EditStep::parse(&word).ok_or(CORRUPT)).transpose()?;
+        Ok(Self {
+            id: row.id.into(),
+            photo_id: row.photo_id.into(),
+            album_id: row.album_id.into(),
+            state: EditState::parse(&row.state).ok_or(CORRUPT)?,
+            step,
+            filters: serde_json::from_str(&row.filters).map_err(|_| CORRUPT)?,
+            renditions: renditions.unwrap_or_default(),
+            fail_reason: row.fail_reason,
+            created_at: row.created_at,
+            ready_at: row.ready_at,
+        })
+    }
+}
+
+/// Writes a new edit of a locked photo.
+///
+/// # Errors
+/// The database's.
+pub async fn insert(session: &mut Session, edit: &Edit) -> Result<()> {
+    let filters = serde_json::to_string(&edit.filters).map_err(|_| Error::Corrupt("edits"))?;
+    sqlx::query(
+        "INSERT INTO edits (id, photo_id, album_id, state, step, filters, created_at, sweep_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(edit.id.as_uuid())
+    .bind(edit.photo_id.as_uuid())
+    .bind(edit.album_id.as_uuid())
+    .bind(edit.state.as_str())
+    .bind(edit.step.map(EditStep::as_str))
+    .bind(filters)
+    .bind(edit.created_at)
+    .bind(super::now() + LOOK_AGAIN)
+    .execute(session)
+    .await?;
+    Ok(())
+}
+
+/// How many edits a photo has.
+///
+/// # Errors
+/// The database's.
+pub async fn count(executor: impl MySqlExecutor<'_>, photo_id: PhotoId) -> Result<u64> {
+    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM edits WHERE photo_id = ?")
+        .bind(photo_id.as_uuid())
+        .fetch_one(executor)
+        .await?;
+    Ok(count.unsigned_abs())
+}
+
+/// An edit of a photo, for a caller that sees the photo; none of one that the caller may not know of.
+///
+/// # Errors
+/// The database's.
+pub async fn find(
+    executor: impl MySqlExecutor<'_>,
+    access: &Access,
+    photo: &Photo,
+    id: EditId,
+) -> Result<Option<Edit>> {
+    let edit = get(executor, id).await?;
+    Ok(edit.filter(|edit| edit.photo_id == photo.id && access.sees_edit(photo, edit)))
+}
+
+/// A page of the edits of a photo that the caller may see, newest first.
+///
+/// # Errors
+/// The database's.
+pub async fn list(
+    executor: impl MySqlExecutor<'_>,
+    access: &Access,
+    photo: &Photo,
+    before: Option<EditId>,
+    limit: u32,
+) -> Result<Vec<Edit>> {
+    let mut query = QueryBuilder::<MySql>::new(SELECT);
+    query.push(" WHERE photo_id = ").push_bind(photo.id.as_uuid());
+    if !access.owns(photo) {
+        query.push(" AND state = ").push_bind(EditState::Ready.as_str());
+    }
+    if let Some(id) = before {
+        query.push(" AND id < ").push_bind(id.as_uuid());
+    }
+    query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
+    let rows: Vec<Row> = query.build_query_as().fetch_all(executor).await?;
+    rows.into_iter().map(Edit::try_from).collect()
+}
+
+/// Any edit by its id, for workers.
+///
+/// # Errors
+/// The database's.
+pub async fn get(executor: impl MySqlExecutor<'_>, id: EditId) -> Result<Option<Edit>> {
+    let mut query = QueryBuilder::<MySql>::new(SELECT);
+    query.push(" WHERE id = ").push_bind(id.as_uuid());
+    one(query.build_query_as().fetch_optional(executor).await?)
+}
+
+/// Locks an edit for the rest of the transaction and reads it. Lock its album and its photo first where they are needed.
+///
+/// # Errors
+/// The database's.
+pub async fn lock(session: &mut Session, id: EditId) -> Result<Option<Edit>> {
+    let mut query = QueryBuilder::<MySql>::new(SELECT);
+    query.push(" WHERE id = ").push_bind(id.as_uuid()).push(" FOR UPDATE");
+    one(query.build_query_as().fetch_optional(session).await?)
+}
+
+/// Writes how far a locked edit has come. The sweep looks after it for as long as a worker has something to do.
+///
+/// # Errors
+/// The database's.
+pub async fn advance(session: &mut Session, edit: &Edit) -> Result<()> {
+    let renditions = serde_json::to_string(&edit.renditions).map_err(|_| Error::Corrupt("edits"))?;
+    let watched = edit.state == EditState::Processing;
+    sqlx::query(
+        "UPDATE edits SET state = ?, step = ?, renditions = ?, fail_reason = ?, ready_at = ?, sweep_at = ? WHERE id = ?",
+    )
+    .bind(edit.state.as_str())
+    .bind(edit.step.map(EditStep::as_str))
+    .bind(renditions)
+    .bind(&edit.fail_reason)
+    .bind(edit.ready_at)
+    .bind(watched.then(|| super::now() + LOOK_AGAIN))
+    .bind(edit.id.as_uuid())
+    .execute(session)
+    .await?;
+    Ok(())
+}
+
+/// Removes all edits of a photo.
+pub(super) async fn delete_of(session: &mut Session, photo_id: PhotoId) -> Result<()> {
+    sqlx::query("DELETE FROM edits WHERE photo_id = ?").bind(photo_id.as_uuid()).execute(session).await?;
+    Ok(())
+}
+
+fn one(row: Option<Row>) -> Result<Option<Edit>> {
+    row.map(Edit::try_from).transpose()
+}

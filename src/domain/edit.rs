@@ -1,0 +1,77 @@
+//! An edit: filters on a photo, giving renditions of its own; its states and its steps.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{AlbumId, EditId, Filter, PhotoId, Rendition, photo::words};
+
+/// The most edits of one photo.
+pub const MOST_EDITS: u64 = 50;
+
+words!(
+    /// Where an edit is on its way.
+    EditState {
+        /// The host has to agree first.
+        PendingReview = "pending_review",
+        /// A worker makes its renditions.
+        Processing = "processing",
+        /// Its renditions are there.
+        Ready = "ready",
+        /// It was refused, or can't be made; `fail_reason` says why.
+        Failed = "failed",
+    }
+);
+
+words!(
+    /// What is to be done next for an edit that is not failed; each may be done again without harm.
+    EditStep {
+        /// Whether the filters fit the photo, and whether the host has to agree.
+        Validate = "validate",
+        /// Its renditions are made and stored.
+        Apply = "apply",
+        /// It becomes ready, and the album's events tell.
+        File = "file",
+        /// Those who listen are told.
+        Announce = "announce",
+    }
+);
+
+/// An edit as stored.
+#[derive(Debug, Clone)]
+pub struct Edit {
+    /// Its id.
+    pub id: EditId,
+    /// The photo that it is of.
+    pub photo_id: PhotoId,
+    /// The photo's album.
+    pub album_id: AlbumId,
+    /// Where it is on its way.
+    pub state: EditState,
+    /// What is to be done next; none when nothing is.
+    pub step: Option<EditStep>,
+    /// What it does to the photo.
+    pub filters: Vec<Filter>,
+    /// Its derived pictures, from the step `file` on.
+    pub renditions: Vec<Rendition>,
+    /// Why it failed, for people.
+    pub fail_reason: Option<String>,
+    /// When it was asked for.
+    pub created_at: DateTime<Utc>,
+    /// When its renditions were there.
+    pub ready_at: Option<DateTime<Utc>>,
+}
+
+impl Edit {
+    /// The last part of a rendition's key and URL among those of its photo, e.g. `EDIT/thumb.jpg`.
+    #[must_use]
+    pub fn rendition_name(&self, rendition: &Rendition) -> String {
+        format!("{}/{}", self.id, rendition.file_name())
+    }
+
+    /// Whether nothing was decided of it yet.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, EditState::PendingReview | EditState::Processing)
+    }
+}
