@@ -24,7 +24,10 @@ use crate::{
     read_model::ReadModel,
     storage::Storage,
     telemetry::{self, LogLevel, Slow},
-    worker::sandbox::{Sandbox, SandboxConfig},
+    worker::{
+        edit::Machine,
+        sandbox::{Sandbox, SandboxConfig},
+    },
 };
 
 /// How many photos one decoding process works on before a fresh one takes its place.
@@ -51,6 +54,8 @@ pub struct App {
     pub sandbox: Sandbox,
     /// What carries jobs to workers, where that is not the table alone.
     pub queue: Option<Sqs>,
+    /// Who leads edits through their steps, where that is not the worker.
+    pub machine: Option<Machine>,
     /// Where events go.
     pub announcer: Announcer,
     /// The last requests that were slow or failed.
@@ -108,6 +113,7 @@ impl App {
         let sandbox = Sandbox::new(sandbox_config(&config), program);
         Ok(Arc::new(Self {
             verifier: Verifier::new(&config.identity),
+            machine: config.workflow.state_machine.as_ref().zip(sdk).map(|(arn, sdk)| Machine::new(arn, sdk)),
             queue: config.queue.sqs.as_ref().zip(sdk).map(|(sqs, sdk)| Sqs::new(sqs, sdk)),
             announcer: Announcer::new(&config.announce, sdk)?,
             read_model: ReadModel::new(&config.read_model, sdk)?,

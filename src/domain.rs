@@ -14,7 +14,7 @@ pub mod text;
 
 pub use access::{Access, Caller, Guest, User};
 pub use album::{Album, AlbumRole};
-pub use edit::{Edit, EditState, EditStep};
+pub use edit::{Edit, EditState, EditStep, TaskToken};
 pub use event::{Event, EventKind};
 pub use filter::Filter;
 pub use ids::{AlbumId, EditId, InviteId, PhotoId};

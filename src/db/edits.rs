@@ -5,7 +5,7 @@ use sqlx::{FromRow, MySql, MySqlExecutor, QueryBuilder};
 use uuid::Uuid;
 
 use super::{Error, Result, Session, sweep::LOOK_AGAIN};
-use crate::domain::{Access, Edit, EditId, EditState, EditStep, Photo, PhotoId};
+use crate::domain::{Access, Edit, EditId, EditState, EditStep, Photo, PhotoId, TaskToken};
 
 const SELECT: &str =
     "SELECT id, photo_id, album_id, state, step, filters, renditions, fail_reason, created_at, ready_at FROM edits";
@@ -157,6 +157,31 @@ pub async fn advance(session: &mut Session, edit: &Edit) -> Result<()> {
     .bind(edit.id.as_uuid())
     .execute(session)
     .await?;
+    Ok(())
+}
+
+/// What a state machine waits with for the host's decision of a locked edit, if it does.
+///
+/// # Errors
+/// The database's.
+pub async fn task_token(executor: impl MySqlExecutor<'_>, id: EditId) -> Result<Option<TaskToken>> {
+    let token: Option<Option<String>> = sqlx::query_scalar("SELECT task_token FROM edits WHERE id = ?")
+        .bind(id.as_uuid())
+        .fetch_optional(executor)
+        .await?;
+    Ok(token.flatten().map(TaskToken::from))
+}
+
+/// Keeps the token that a state machine waits with; none once it was told.
+///
+/// # Errors
+/// The database's.
+pub async fn set_task_token(executor: impl MySqlExecutor<'_>, id: EditId, token: Option<&TaskToken>) -> Result<()> {
+    sqlx::query("UPDATE edits SET task_token = ? WHERE id = ?")
+        .bind(token.map(TaskToken::expose))
+        .bind(id.as_uuid())
+        .execute(executor)
+        .await?;
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! An edit: filters on a photo, giving renditions of its own; its states and its steps.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -36,6 +38,31 @@ words!(
         Announce = "announce",
     }
 );
+
+/// What a state machine waits with for a decision: whoever has it can make the decision, so no debug print shows it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TaskToken(String);
+
+impl TaskToken {
+    /// The token itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for TaskToken {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for TaskToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TaskToken(redacted)")
+    }
+}
 
 /// An edit as stored.
 #[derive(Debug, Clone)]

@@ -134,11 +134,17 @@ pub(super) async fn database_answers(app: &App) -> bool {
 }
 
 async fn look(app: &App) -> BTreeMap<&'static str, Dependency> {
-    let (database, storage, queue, read_model) =
-        tokio::join!(look_at_database(app), look_at_storage(app), look_at_queue(app), look_at_read_model(app));
+    let (database, storage, queue, machine, read_model) = tokio::join!(
+        look_at_database(app),
+        look_at_storage(app),
+        look_at_queue(app),
+        look_at_machine(app),
+        look_at_read_model(app)
+    );
     let mut dependencies =
         BTreeMap::from([("database", database), ("storage", storage), ("identity", look_at_keys(app))]);
     dependencies.extend(queue.map(|queue| ("queue", queue)));
+    dependencies.extend(machine.map(|machine| ("step_functions", machine)));
     dependencies.extend(look_at_pools(app).await);
     dependencies.extend(app.announcer.topic().map(|topic| ("sns", last_of_topic(topic))));
     dependencies.extend(read_model.map(|looked| ("dynamodb", looked)));
@@ -232,6 +238,17 @@ fn last_of_topic(topic: &Topic) -> Dependency {
         Some((age, Err(failure))) => Dependency::known(age, Err(failure.advised())),
         None => Dependency::known(Duration::ZERO, Ok("this process has published nothing yet".to_owned())),
     }
+}
+
+/// The state machine of edits, if there is one.
+async fn look_at_machine(app: &App) -> Option<Dependency> {
+    let (machine, started) = (app.machine.as_ref()?, Instant::now());
+    let outcome = match tokio::time::timeout(LOOK, Box::pin(machine.look())).await {
+        Ok(Ok(())) => Ok(machine.arn().to_owned()),
+        Ok(Err(failure)) => Err(failure.advised()),
+        Err(_) => Err(format!("no answer within {LOOK:?}")),
+    };
+    Some(Dependency::looked(started, outcome))
 }
 
 /// The certificate that clients are shown.

@@ -4,17 +4,20 @@
 //! decided in [`run`] alone: everything else wakes the job, for a new edit and for one that the host has agreed to.
 
 mod local;
+mod machine;
+mod remote;
 mod steps;
 
 use serde::{Deserialize, Serialize};
 
+pub use machine::Machine;
 pub use steps::step;
 
 use super::End;
 use crate::{
     app::AppState,
     db::{self, Tx, photo_event},
-    domain::{Edit, EditId, EditState, EditStep, EventKind, Photo},
+    domain::{Edit, EditId, EditState, EditStep, EventKind, Photo, TaskToken},
     queue::{Claim, Kind},
     telemetry::metrics,
 };
@@ -30,6 +33,11 @@ const GIVEN_UP: &str = "the edit could not be made";
 pub enum Step {
     /// Looks whether the filters fit the photo, and whether the host has to agree.
     Validate {},
+    /// Keeps the token that a state machine waits with for the host's decision.
+    Review {
+        /// The token.
+        task_token: TaskToken,
+    },
     /// Makes its renditions and stores them.
     Apply {},
     /// Makes it ready, and numbers the event.
@@ -67,9 +75,33 @@ pub enum Decision {
     Refuse,
 }
 
-/// Leads an edit through its steps.
+/// Leads an edit through its steps, or has a state machine do it.
 pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
-    local::lead(app, claim).await
+    match &app.machine {
+        None => local::lead(app, claim).await,
+        Some(machine) => Box::pin(remote::lead(app, machine, claim)).await,
+    }
+}
+
+/// Ends the job of an edit, unless there is more to do for it. An edit that the host decides on meanwhile finds this job still
+/// there and adds none, so the job may end only while the edit is locked and that has not happened.
+async fn complete_unless(
+    app: &AppState,
+    claim: &Claim,
+    more: impl Fn(&Edit, Option<&TaskToken>) -> bool,
+) -> anyhow::Result<Option<End>> {
+    let (id, more) = (EditId::from(claim.subject), &more);
+    app.db
+        .transaction(|mut tx| async move {
+            let edit: Option<Edit> = db::edits::lock(tx.session(), id).await?;
+            let token = db::edits::task_token(tx.session(), id).await?;
+            if edit.is_some_and(|edit| more(&edit, token.as_ref())) {
+                return Ok(tx.done(None));
+            }
+            let end = if db::jobs::complete(tx.session(), claim).await? { End::Done } else { End::Lost };
+            Ok(tx.done(Some(end)))
+        })
+        .await
 }
 
 /// Writes what the host decided of a locked edit that waits, and sees to what follows.
@@ -77,11 +109,12 @@ pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
 /// # Errors
 /// The database's.
 pub async fn decide(tx: &mut Tx, edit: Edit, photo: &Photo, decision: Decision) -> db::Result<Edit> {
+    // Whoever leads it hears of either.
+    tx.enqueue(Kind::Edit, edit.id.as_uuid()).await?;
     match decision {
         Decision::Approve => {
             let edit = Edit { state: EditState::Processing, ..edit };
             db::edits::advance(tx.session(), &edit).await?;
-            tx.enqueue(Kind::Edit, edit.id.as_uuid()).await?;
             Ok(edit)
         }
         Decision::Refuse => fail(tx, edit, photo, REFUSED).await,

@@ -300,7 +300,7 @@ async fn the_host_decides_on_edits_of_guests_in_a_reviewed_album() {
     assert_eq!(viewer.all(&edits(&photo)).await.len(), 1);
     assert_eq!(host.all(&edits(&photo)).await.len(), 2);
     let ready = ("edit.ready".to_owned(), id(&made));
-    assert_eq!(told(&viewer, &album).await, [ready.clone()]);
+    assert_eq!(told(&viewer, &album).await, std::slice::from_ref(&ready));
     for who in [&guest, &host] {
         let mut all = told(who, &album).await;
         all.sort();

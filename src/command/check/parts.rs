@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use aws_config::SdkConfig;
 
 use super::{Failure, Outcome, Table};
-use crate::{announce::Announcer, aws, config::Config, queue::Sqs, read_model::ReadModel, storage::Storage};
+use crate::{
+    announce::Announcer, aws, config::Config, queue::Sqs, read_model::ReadModel, storage::Storage,
+    worker::edit::Machine,
+};
 
 /// The longest look at one thing.
 const LOOK: Duration = Duration::from_secs(10);
@@ -23,6 +26,10 @@ pub(super) async fn check(config: &Config, sdk: Option<&SdkConfig>, table: &mut 
     if let Some((sqs, sdk)) = config.queue.sqs.as_ref().zip(sdk) {
         let started = Instant::now();
         table.row("sqs", started, within(queue(&Sqs::new(sqs, sdk))).await);
+    }
+    if let Some((arn, sdk)) = config.workflow.state_machine.as_ref().zip(sdk) {
+        let started = Instant::now();
+        table.row("step_functions", started, within(machine(&Machine::new(arn, sdk))).await);
     }
     if config.announce.topic.is_some() {
         let started = Instant::now();
@@ -50,6 +57,11 @@ async fn storage(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
 async fn queue(queue: &Sqs) -> Outcome {
     let (waiting, dead) = Box::pin(queue.depth()).await?;
     Ok(format!("about {waiting} messages, {dead} dead"))
+}
+
+async fn machine(machine: &Machine) -> Outcome {
+    Box::pin(machine.look()).await.map_err(|failure| failure.of(machine.arn()))?;
+    Ok(format!("{} is there", machine.arn()))
 }
 
 /// Publishing can't be tried without telling somebody, so the topic is looked at, which takes another right.

@@ -1,11 +1,11 @@
 //! Steps led by a worker, one after another, until nothing is left to do or the host has to decide. A worker that takes over
 //! goes on where the row says.
 
-use super::{Step, StepOutcome, standing, step};
+use super::{Step, StepOutcome, complete_unless, standing, step};
 use crate::{
     app::AppState,
     db,
-    domain::{Edit, EditId},
+    domain::{Edit, EditId, TaskToken},
     queue::Claim,
     worker::{End, complete, develop::CRASHES, sandbox::SandboxError},
 };
@@ -29,7 +29,8 @@ pub async fn lead(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
         if outcome == StepOutcome::Ended {
             return complete(app, claim).await;
         }
-        if let Some(end) = complete_if_waiting(app, claim, id).await? {
+        let more = |edit: &Edit, _: Option<&TaskToken>| standing(edit) != StepOutcome::Waits;
+        if let Some(end) = complete_unless(app, claim, more).await? {
             return Ok(end);
         }
     }
@@ -37,19 +38,4 @@ pub async fn lead(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
 
 fn crashed(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(SandboxError::Crashed(_)))
-}
-
-/// An edit that the host agrees to meanwhile finds this job still there and adds none, so the job may end only while the
-/// edit is locked and still waits.
-async fn complete_if_waiting(app: &AppState, claim: &Claim, id: EditId) -> anyhow::Result<Option<End>> {
-    app.db
-        .transaction(|mut tx| async move {
-            let edit: Option<Edit> = db::edits::lock(tx.session(), id).await?;
-            if edit.is_some_and(|edit| standing(&edit) != StepOutcome::Waits) {
-                return Ok(tx.done(None));
-            }
-            let end = if db::jobs::complete(tx.session(), claim).await? { End::Done } else { End::Lost };
-            Ok(tx.done(Some(end)))
-        })
-        .await
 }

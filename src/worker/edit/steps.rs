@@ -6,7 +6,7 @@ use super::{Step, StepOutcome, count, fail, lock, record, standing};
 use crate::{
     app::App,
     db,
-    domain::{Edit, EditId, EditState, EditStep, EventKind, Photo, PhotoState, Rendition},
+    domain::{Edit, EditId, EditState, EditStep, EventKind, Photo, PhotoState, Rendition, TaskToken},
     imaging,
     queue::Kind,
     worker::develop::{self, Verdict},
@@ -21,6 +21,7 @@ use crate::{
 pub async fn step(app: &App, id: EditId, step: Step) -> anyhow::Result<StepOutcome> {
     match step {
         Step::Validate {} => validate(app, id).await,
+        Step::Review { task_token } => review(app, id, &task_token).await,
         Step::Apply {} => apply(app, id).await,
         Step::File {} => file(app, id).await,
         Step::Announce {} => announce(app, id).await,
@@ -48,6 +49,24 @@ async fn validate(app: &App, id: EditId) -> anyhow::Result<StepOutcome> {
         return Ok(hopeless("the filters leave nothing of the photo"));
     }
     advance(app, id, EditStep::Validate, |edit| edit.step = Some(EditStep::Apply)).await
+}
+
+/// The host may have decided already, before there was a token to tell anybody with.
+async fn review(app: &App, id: EditId, token: &TaskToken) -> anyhow::Result<StepOutcome> {
+    let outcome = app
+        .db
+        .transaction(|mut tx| async move {
+            let Some(edit) = db::edits::lock(tx.session(), id).await? else {
+                return Ok::<_, db::Error>(tx.done(StepOutcome::Ended));
+            };
+            db::edits::set_task_token(tx.session(), id, Some(token)).await?;
+            if standing(&edit) != StepOutcome::Waits {
+                tx.enqueue(Kind::Edit, id.as_uuid()).await?;
+            }
+            Ok(tx.done(StepOutcome::Waits))
+        })
+        .await?;
+    Ok(outcome)
 }
 
 async fn apply(app: &App, id: EditId) -> anyhow::Result<StepOutcome> {

@@ -1,0 +1,53 @@
+//! Steps led by a state machine: a worker starts it, tells it what the host decides, and looks after it.
+
+use super::{Machine, Step, StepOutcome, complete_unless, machine::Execution, standing, step};
+use crate::{
+    app::AppState,
+    db,
+    domain::{Edit, EditId, EditState, TaskToken},
+    queue::Claim,
+    worker::{End, complete},
+};
+
+/// What `fail_reason` says of an edit whose execution did not come to its end.
+const BROKEN: &str = "the edit could not be made";
+
+pub async fn lead(app: &AppState, machine: &Machine, claim: &Claim) -> anyhow::Result<End> {
+    let id = EditId::from(claim.subject);
+    loop {
+        let mut session = app.db.session().await?;
+        let edit = db::edits::get(&mut session, id).await?;
+        let token = db::edits::task_token(&mut session, id).await?;
+        drop(session);
+        let Some(edit) = edit else { return complete(app, claim).await };
+        match token {
+            Some(token) if is_decided(&edit) => {
+                machine.tell(&token, edit.state != EditState::Failed).await?;
+                let mut session = app.db.session().await?;
+                db::edits::set_task_token(&mut session, id, None).await?;
+            }
+            Some(_) => {}
+            None if standing(&edit) == StepOutcome::Ended => {}
+            None => see_to(app, machine, id).await?,
+        }
+        let more = |edit: &Edit, token: Option<&TaskToken>| token.is_some() && is_decided(edit);
+        if let Some(end) = complete_unless(app, claim, more).await? {
+            return Ok(end);
+        }
+    }
+}
+
+fn is_decided(edit: &Edit) -> bool {
+    edit.state != EditState::PendingReview
+}
+
+/// Starts the execution. One that was started before and is broken can't be started again: the edit fails.
+async fn see_to(app: &AppState, machine: &Machine, id: EditId) -> anyhow::Result<()> {
+    if machine.start(id).await? {
+        return Ok(());
+    }
+    if machine.execution(id).await? == Execution::Broken {
+        step(app, id, Step::Fail { reason: BROKEN.to_owned() }).await?;
+    }
+    Ok(())
+}
