@@ -12,6 +12,7 @@ mod support;
 
 mod albums;
 mod announce;
+mod aws;
 mod bad_photos;
 mod bed;
 mod cloud;
@@ -43,3 +44,4 @@ mod sweep;
 mod telemetry;
 mod uploads;
 mod worker;
+mod workflow;

@@ -145,6 +145,21 @@ impl Cloud {
         assert_eq!(made.state_machine_arn, self.state_machine);
     }
 
+    /// Makes a function of Lambda: the real program as its `bootstrap`, under a handler, with these variables. Answers its ARN.
+    pub async fn make_function(&self, handler: &str, variables: &[(String, String)]) -> String {
+        let role = identities::role(self, "lambda.amazonaws.com").await;
+        let variables: BTreeMap<&str, &str> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let function = serde_json::json!({
+            "FunctionName": format!("{handler}-{}", self.unique), "Runtime": "provided.al2023", "Handler": handler, "Role": role,
+            "Timeout": 60, "MemorySize": 2048, "Code": { "ZipFile": parts::bootstrap() }, "Environment": { "Variables": variables },
+        });
+        let target = "POST /2015-03-31/functions";
+        let (status, answer) = signed::json(&self.emulator.url, &emulator::root(), "lambda", target, &function).await;
+        assert_eq!(status, 201, "{answer}");
+        let made: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+        made["FunctionArn"].as_str().expect("an ARN").to_owned()
+    }
+
     /// Waits for a message in a queue, and takes it out.
     pub async fn received(&self, queue: &str) -> Message {
         eventually("received", async || self.receive(queue).await).await

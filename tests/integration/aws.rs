@@ -1,0 +1,196 @@
+//! All parts of AWS at once: the whole way of a photo through them, what a doctor says when one is in trouble, and that the
+//! papers on rights are true.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    TestServer,
+    client::id,
+    cloud::{Cloud, Part, Role},
+    eventually,
+    fault_proxy::{Fault, FaultProxy},
+    fixture,
+    process::{darkroom, run},
+};
+
+const PARTS: [Part; 5] = [Part::Storage, Part::Queue, Part::Announce, Part::ReadModel, Part::Workflow];
+/// What each part's row is called.
+const ROWS: [&str; 5] = ["storage", "sqs", "sns", "dynamodb", "step_functions"];
+
+#[tokio::test]
+async fn a_photo_goes_through_all_parts_of_aws() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, &Part::USUAL, "sweep.orphan_grace = \"0s\"").await;
+    let host = server.user("alice");
+    let album = host.album("Wedding").await;
+    let guest = server.bearer(&host.invite(&album, &json!({ "role": "contribute" })).await);
+    let viewer = server.bearer(&host.invite(&album, &json!({ "role": "view" })).await);
+    let photo = guest.upload(&album, "image/jpeg", &fixture("camera.jpg")).await;
+    let ready = guest.settled(&photo).await;
+    assert_eq!(ready["state"], "ready", "{ready}");
+    // Announced by SNS, to whoever listens.
+    let told = cloud.received(&cloud.fifo_ear).await;
+    let told: Value = serde_json::from_str(told.body().expect("a body")).expect("JSON");
+    assert_eq!((&told["type"], &told["data"]["photo_id"]), (&json!("darkroom.photo.ready"), &json!(photo)));
+    // Shown from DynamoDB, which says the same as MySQL.
+    let pages = format!("/v1/albums/{album}/photos");
+    eventually("from the read model", async || {
+        let page = viewer.get(&pages).await.expect(200);
+        let metrics = reqwest::get(format!("{}/metrics", server.operations)).await.ok()?.text().await.ok()?;
+        let hit =
+            metrics.lines().any(|line| line.starts_with("darkroom_read_model_reads_total") && line.contains("hit"));
+        (hit && page["items"][0] == ready).then_some(())
+    })
+    .await;
+    let thumb = server.anybody().get(ready["renditions"][0]["url"].as_str().expect("a URL")).await;
+    assert_eq!(thumb.status, 200);
+    // An edit lies in the bucket too.
+    let edits = format!("/v1/photos/{photo}/edits");
+    let edit = host.post(&edits, &json!({ "filters": [{ "name": "grayscale" }] })).await.expect(202);
+    let edit = eventually("made", async || {
+        let edit = host.get(&format!("{edits}/{}", id(&edit))).await.expect(200);
+        (edit["state"] == "ready").then_some(edit)
+    })
+    .await;
+    assert_eq!(server.anybody().get(edit["renditions"][0]["url"].as_str().expect("a URL")).await.status, 200);
+    assert!(server.stored().await.iter().any(|key| key.ends_with(&format!("{photo}/{}/thumb.jpg", id(&edit)))));
+    assert_eq!(host.delete(&format!("/v1/photos/{photo}")).await.status, 204);
+    eventually("purged", async || server.stored().await.is_empty().then_some(())).await;
+}
+
+/// The table that `darkroom check` prints for these variables, over those of the server.
+async fn check(server: &TestServer, more: &[(&str, &str)]) -> (i32, String) {
+    let mut environment = server.environment();
+    environment.retain(|(name, _)| !more.iter().any(|(other, _)| other == name));
+    environment.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    let (code, table, complaints) = run(darkroom(&["check"], &environment)).await;
+    (code, table + &complaints)
+}
+
+/// A part's row and what follows it.
+fn row<'a>(table: &'a str, part: &str) -> Option<&'a str> {
+    let from = table.lines().find(|line| line.split_whitespace().next() == Some(part))?;
+    Some(&table[table.find(from)?..])
+}
+
+#[tokio::test]
+async fn check_names_the_part_in_trouble_and_what_to_do() {
+    let cloud = Cloud::start().await;
+    cloud.make_state_machine(r#"{"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}"#).await;
+    let server = TestServer::start_in(&cloud, &PARTS, "worker.enabled = false").await;
+    let operator = cloud.environment(Role::Instance);
+    let operator: Vec<(&str, &str)> = operator.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let (code, table) = check(&server, &operator).await;
+    assert_eq!(code, 0, "{table}");
+    for part in ROWS {
+        assert!(row(&table, part).is_some_and(|row| row.contains(" ok ")), "{part}: {table}");
+    }
+    // Something that is not there.
+    let nowhere = format!("{}-nowhere", cloud.queue);
+    for (part, variable, name) in [
+        ("storage", "DARKROOM_STORAGE_BUCKET", "nowhere"),
+        ("sqs", "DARKROOM_QUEUE_URL", &nowhere),
+        ("dynamodb", "DARKROOM_READ_MODEL_TABLE", "nowhere"),
+        ("step_functions", "DARKROOM_WORKFLOW_STATE_MACHINE", &format!("{}x", cloud.state_machine)),
+    ] {
+        let (code, table) = check(&server, &[&operator[..], &[(variable, name)]].concat()).await;
+        let told = row(&table, part).unwrap_or_else(|| panic!("no row {part}: {table}"));
+        assert!(
+            code == 1 && told.starts_with(part) && told.lines().next().unwrap().contains("FAILED"),
+            "{part}: {table}"
+        );
+        let others = ROWS.iter().filter(|other| **other != part);
+        for other in others {
+            assert!(
+                row(&table, other).is_some_and(|row| row.lines().next().unwrap().contains(" ok ")),
+                "{other}: {table}"
+            );
+        }
+    }
+}
+
+/// Each part with the same trouble, at once.
+async fn all_fail_saying(server: &TestServer, variables: &[(&str, &str)], words: &[&str]) {
+    let (code, table) = check(server, variables).await;
+    assert_eq!(code, 1, "{table}");
+    for part in ROWS {
+        let told = row(&table, part).unwrap_or_else(|| panic!("no row {part}: {table}"));
+        let told: String = told.lines().take(2).collect();
+        assert!(told.contains("FAILED") && words.iter().any(|word| told.contains(word)), "{part}: {table}");
+    }
+}
+
+#[tokio::test]
+async fn check_tells_keys_rights_and_outages_apart() {
+    let cloud = Cloud::start().await;
+    cloud.make_state_machine(r#"{"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}"#).await;
+    let server = TestServer::start_in(&cloud, &PARTS, "worker.enabled = false").await;
+    let keys = cloud.environment(Role::Instance);
+    let keys: Vec<(&str, &str)> = keys.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let with = |name: &'static str, value: &'static str| {
+        let mut keys: Vec<(&str, &str)> = keys.iter().filter(|(other, _)| *other != name).copied().collect();
+        keys.push((name, value));
+        keys
+    };
+    all_fail_saying(
+        &server,
+        &with("AWS_ACCESS_KEY_ID", "AKIANOBODYNOBODYNOBO"),
+        &["does not know this access key", "AccessDenied"],
+    )
+    .await;
+    all_fail_saying(
+        &server,
+        &with("AWS_SECRET_ACCESS_KEY", "another"),
+        &["is the secret key that of the access key", "AccessDenied"],
+    )
+    .await;
+    all_fail_saying(&server, &with("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), &["->"]).await;
+    let proxy = FaultProxy::start(&cloud.emulator.url).await;
+    let mut proxied: Vec<(&str, &str)> = keys.iter().filter(|(name, _)| *name != "AWS_ENDPOINT_URL").copied().collect();
+    proxied.push(("AWS_ENDPOINT_URL", &proxy.url));
+    proxy.every(1, Fault::Throttle);
+    all_fail_saying(&server, &proxied, &["Throttling", "SlowDown", "->", "503"]).await;
+    // One call in five is nothing that anybody notices.
+    proxy.every(5, Fault::Status(503));
+    let (code, table) = check(&server, &proxied).await;
+    assert_eq!(code, 0, "{table}");
+    let hit = proxy.hit();
+    proxy.every(1, Fault::Status(500));
+    all_fail_saying(&server, &proxied, &["500", "InternalError", "InternalFailure", "InternalServerError", "->"]).await;
+    assert!(proxy.hit() > hit);
+}
+
+/// `docs/aws.md` lists what the documents of `deploy/iam` give, process by process, and nothing else.
+#[test]
+fn the_page_lists_the_rights_of_each_process() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/aws.md")).expect("the page");
+    for entry in std::fs::read_dir(root.join("deploy/iam")).expect("the documents") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let document: Value = serde_json::from_str(&std::fs::read_to_string(&path).expect("a document")).expect("JSON");
+        let mut given: Vec<&str> = Vec::new();
+        for statement in document["Statement"].as_array().expect("statements") {
+            given
+                .extend(statement["Action"].as_array().expect("actions").iter().map(|it| it.as_str().expect("a word")));
+        }
+        given.sort_unstable();
+        given.dedup();
+        let row =
+            page.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap_or_else(|| panic!("no {name}"));
+        let listed: Vec<String> = row
+            .split('|')
+            .nth(2)
+            .expect("a cell")
+            .split(';')
+            .filter_map(|part| part.split_once(':'))
+            .flat_map(|(service, actions)| {
+                actions.split(',').map(move |it| format!("{}:{}", service.trim(), it.trim()))
+            })
+            .collect();
+        assert_eq!(listed, given, "{name}");
+    }
+}
