@@ -18,6 +18,11 @@ pub(super) struct CloudEvent {
 impl CloudEvent {
     pub(super) fn new(album_id: AlbumId, event: &Event) -> Self {
         let id = format!("{album_id}-{}", event.seq);
+        let mut data =
+            json!({ "album_id": album_id, "seq": event.seq, "kind": event.kind, "photo_id": event.photo_id });
+        if let Some(edit_id) = event.edit_id {
+            data["edit_id"] = json!(edit_id);
+        }
         let body = json!({
             "specversion": "1.0",
             "id": id,
@@ -25,9 +30,7 @@ impl CloudEvent {
             "type": format!("darkroom.{}", event.kind.as_str()),
             "time": event.at,
             "datacontenttype": "application/json",
-            "data": {
-                "album_id": album_id, "seq": event.seq, "kind": event.kind, "photo_id": event.photo_id, "edit_id": event.edit_id,
-            },
+            "data": data,
         });
         Self { id, body: body.to_string() }
     }
