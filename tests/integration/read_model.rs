@@ -171,10 +171,10 @@ async fn with_the_database_killed_pages_are_served_and_hosts_are_told() {
     for number in 0..3 {
         host.settled(&host.upload(&album, "image/png", &tiny(number)).await).await;
     }
-    let before = pages(&viewer, &album).await;
     eventually("projected", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(()))
         .await;
-    assert_eq!(pages(&viewer, &album).await, before);
+    let before = pages(&viewer, &album).await;
+    assert!(before[&format!("/v1/albums/{album}")].1.contains("\"photo_count\":3"), "{before:?}");
     private.kill().await;
     for _ in 0..3 {
         let asked = Instant::now();
