@@ -213,10 +213,10 @@ async fn signed_in(all: &mut BTreeSet<&'static str>) {
     moves(&without.process, "no credentials", &["darkroom_db_token_failures_total"], all).await;
 }
 
-/// Pages of a read model, and a table that takes nothing and gives nothing.
-async fn projected(all: &mut BTreeSet<&'static str>) {
+/// Pages of a read model, a table that takes nothing and gives nothing, and a queue.
+async fn with_aws(all: &mut BTreeSet<&'static str>) {
     let cloud = Cloud::start().await;
-    let beside = TestServer::start_in(&cloud, &[Part::ReadModel], "worker.enabled = false").await;
+    let beside = TestServer::start_in(&cloud, &[Part::ReadModel, Part::Queue], "worker.enabled = false").await;
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
     proxy.every_of("dynamodb", 1, Fault::Status(500));
     let process = Process::start(&beside, "serve", &[("AWS_ENDPOINT_URL", &proxy.url)]).await;
@@ -225,6 +225,8 @@ async fn projected(all: &mut BTreeSet<&'static str>) {
     let viewer = host.invite(&album, &json!({ "role": "view" })).await;
     Client::new(&process.url, Some(viewer)).get(&format!("/v1/albums/{album}/photos")).await.expect(200);
     moves(&process, "a read model in trouble", READ_MODEL, all).await;
+    host.upload(&album, "image/jpeg", &fixture("grey.jpg")).await;
+    moves(&process, "a job by a message", MESSAGES, all).await;
 }
 
 const STARTED: &[&str] = &[
@@ -281,6 +283,7 @@ const STORAGE: &[&str] = &["darkroom_storage_failures_total"];
 const TIME: [&str; 2] = ["process_cpu_seconds_total", "darkroom_runtime_busy_seconds_total"];
 const READ_MODEL: &[&str] =
     &["darkroom_read_model_reads_total", "darkroom_read_model_failures_total", "darkroom_read_model_lag_seconds"];
+const MESSAGES: &[&str] = &["darkroom_queue_messages_total"];
 const TOKENS: &[&str] = &[
     "darkroom_db_token_age_seconds",
     "darkroom_db_token_expiry_seconds",
@@ -295,7 +298,7 @@ async fn each_metric_of_the_registry_is_told_after_what_moves_it_and_no_other() 
     a_day(&webhook, &mut moved).await;
     nothing_there(&mut moved).await;
     signed_in(&mut moved).await;
-    projected(&mut moved).await;
+    with_aws(&mut moved).await;
     let never: Vec<&str> = registry().iter().map(|metric| metric.name).filter(|name| !moved.contains(name)).collect();
     assert!(never.is_empty(), "no scenario moves {never:?}");
 }
