@@ -9,8 +9,8 @@ use crate::support::{Answer, TestServer, contract};
 
 const API_ONLY: &str = "worker.enabled = false";
 
-/// Routes of the design but for edits, signed URLs and health, with the statuses that a caller without identity gets.
-const ROUTES: [(&str, &[(&str, u16)]); 13] = [
+/// The routes, with the statuses that a caller without identity gets.
+const ROUTES: [(&str, &[(&str, u16)]); 16] = [
     ("/v1/albums", &[("post", 401), ("get", 401)]),
     ("/v1/albums/{album_id}", &[("get", 401), ("patch", 401), ("delete", 401)]),
     ("/v1/albums/{album_id}/invites", &[("post", 401), ("get", 401)]),
@@ -19,8 +19,11 @@ const ROUTES: [(&str, &[(&str, u16)]); 13] = [
     ("/v1/albums/{album_id}/events", &[("get", 401)]),
     ("/v1/photos/{photo_id}", &[("get", 401), ("patch", 401), ("delete", 401)]),
     ("/v1/photos/{photo_id}/original", &[("get", 401)]),
+    ("/v1/photos/{photo_id}/edits", &[("post", 401), ("get", 401)]),
+    ("/v1/photos/{photo_id}/edits/{edit_id}", &[("get", 401), ("patch", 401)]),
     ("/v1/uploads/{photo_id}", &[("put", 401)]),
     ("/v1/renditions/{photo_id}/{name}", &[("get", 401)]),
+    ("/v1/renditions/{photo_id}/{edit_id}/{name}", &[("get", 401)]),
     ("/v1/originals/{photo_id}", &[("get", 401)]),
     ("/health/live", &[("get", 200)]),
     ("/health/ready", &[("get", 200)]),
@@ -66,7 +69,8 @@ fn albums_photos_and_events_have_the_fields_of_the_design() {
         ),
         ("UploaderBody", "kind, name"),
         ("RenditionBody", "name, content_type, width, height, bytes, url"),
-        ("EventBody", "seq, kind, at, photo_id"),
+        ("EditBody", "id, photo_id, state, filters, renditions, fail_reason, created_at, ready_at"),
+        ("EventBody", "seq, kind, at, photo_id, edit_id"),
         ("EventList", "items, last"),
         ("Upload", "method, url, headers, expires_at"),
         ("AddedPhoto", "photo, upload"),
@@ -80,6 +84,7 @@ fn albums_photos_and_events_have_the_fields_of_the_design() {
         words("PhotoState"),
         serde_json::json!(["awaiting_upload", "processing", "ready", "rejected", "expired"])
     );
+    assert_eq!(words("EditState"), serde_json::json!(["pending_review", "processing", "ready", "failed"]));
     assert_eq!(words("Visibility"), serde_json::json!(["visible", "pending_review", "hidden"]));
 }
 
