@@ -214,10 +214,14 @@ pub struct RowShrinker {
 }
 
 impl RowShrinker {
-    pub fn new(width: u32, channels: u32, factor: u32) -> Self {
-        let (width, channels, factor) = (width as usize, channels as usize, factor as usize);
+    /// For a picture of this width and height. Room is made for all of it at once: what is not reduced would be held twice
+    /// over each time that it is moved to a larger place.
+    pub fn new(size: (u32, u32), channels: u32, factor: u32) -> Self {
+        let (width, height) = (size.0 as usize, size.1 as usize);
+        let (channels, factor) = (channels as usize, factor as usize);
         let sums = vec![0; width.div_ceil(factor) * channels];
-        Self { width, channels, factor, sums, rows_summed: 0, rows: 0, data: Vec::new() }
+        let data = Vec::with_capacity(sums.len() * height.div_ceil(factor));
+        Self { width, channels, factor, sums, rows_summed: 0, rows: 0, data }
     }
 
     /// Takes the next row of `width * channels` samples.
@@ -297,7 +301,7 @@ mod tests {
 
     #[test]
     fn averages_squares_up_to_the_ragged_edge() {
-        let mut shrinker = RowShrinker::new(3, 1, 2);
+        let mut shrinker = RowShrinker::new((3, 3), 1, 2);
         shrinker.push(&[0, 10, 50]);
         shrinker.push(&[20, 30, 70]);
         shrinker.push(&[1, 3, 9]);

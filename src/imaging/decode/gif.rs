@@ -25,7 +25,7 @@ pub fn decode(bytes: &[u8], layout: &Layout, target: (u32, u32)) -> Result<Decod
     let palette = colours(decoder.palette().map_err(rejection)?, transparent);
 
     let factor = reduction((layout.width, layout.height), target, MOST_ROW_REDUCTION);
-    let mut shrinker = RowShrinker::new(layout.width, 3, factor);
+    let mut shrinker = RowShrinker::new((layout.width, layout.height), 3, factor);
     let mut row = vec![[255; 3]; layout.width as usize];
     for y in 0..layout.height as usize {
         row.fill([255; 3]);

@@ -25,7 +25,8 @@ pub fn decode(bytes: &[u8], layout: &Layout, target: (u32, u32)) -> Result<Decod
     }
     let channels = if matches!(colour, ColorType::Grayscale | ColorType::GrayscaleAlpha) { 1 } else { 3 };
     let factor = reduction((layout.width, layout.height), target, MOST_ROW_REDUCTION);
-    let mut sink = Sink { colour, white: Vec::new(), shrinker: RowShrinker::new(layout.width, channels, factor) };
+    let shrinker = RowShrinker::new((layout.width, layout.height), channels, factor);
+    let mut sink = Sink { colour, white: Vec::new(), shrinker };
     if info.interlaced {
         let size = reader.output_buffer_size().ok_or(Rejection::TooCostly)?;
         let mut whole = vec![0; size];

@@ -19,7 +19,7 @@ pub fn decode(bytes: &[u8], layout: &Layout, target: (u32, u32), limits: &Limits
     if decoder.is_animated() { decoder.read_frame(&mut whole).map(drop) } else { decoder.read_image(&mut whole) }
         .map_err(rejection)?;
     let factor = reduction((layout.width, layout.height), target, MOST_ROW_REDUCTION);
-    let mut shrinker = RowShrinker::new(layout.width, 3, factor);
+    let mut shrinker = RowShrinker::new((layout.width, layout.height), 3, factor);
     let mut white = Vec::new();
     if decoder.has_alpha() {
         for row in whole.chunks_exact(layout.width as usize * 4) {
