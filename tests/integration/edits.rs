@@ -447,8 +447,7 @@ async fn a_photo_that_is_deleted_takes_its_edits_along() {
     }
     let app = Arc::clone(&server.app);
     let applying = tokio::spawn(async move { step(&app, edit, Step::Apply {}).await });
-    server.database.held_up_in("FROM edits WHERE id = ").await;
-    assert_eq!(files(&server, &photo).len(), 1);
+    eventually("stored", async || (files(&server, &photo).len() == 1).then_some(())).await;
     tx.commit().await.unwrap();
     assert_eq!(applying.await.unwrap().expect("no failure"), StepOutcome::Ended);
     assert_eq!(files(&server, &photo).len(), 0);
