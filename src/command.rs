@@ -16,7 +16,7 @@ pub use check::check;
 pub use jobs::{JobsCommand, jobs};
 pub use manual::manual;
 pub use project::project;
-pub use run::{run, stop_signal};
+pub use run::{run, stop_signal, tell_metrics, tend};
 
 use crate::{
     app::{App, AppState},

@@ -179,6 +179,20 @@ mod tests {
     }
 
     #[test]
+    fn a_function_of_lambda_has_defaults_of_its_own_and_no_folder() {
+        let s3 = LEAST.replace("directory = \"/var/lib/darkroom\"", "kind = \"s3\", bucket = \"photos\"");
+        let region = ("AWS_REGION", "eu-west-1");
+        let lambda = ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001");
+        let (server, function) = (read(&s3, &[region]).unwrap(), read(&s3, &[region, lambda]).unwrap());
+        assert_eq!((server.database.pool.max_connections, server.telemetry.emf), (16, Emf::Off));
+        assert_eq!((function.database.pool.max_connections, function.telemetry.emf), (2, Emf::Stdout));
+        let more = [region, lambda, ("DARKROOM_DATABASE_MAX_CONNECTIONS", "4")];
+        assert_eq!(read(&s3, &more).unwrap().database.pool.max_connections, 4);
+        let files = read(LEAST, &[lambda]).unwrap_err().to_string();
+        assert!(files.contains("storage.kind") && files.contains("Lambda"), "{files}");
+    }
+
+    #[test]
     fn every_mistake_is_reported_in_one_run() {
         let text = "http.listen = \"nowhere\"\nworker.concurrency = 0\nhttp.pubic_url = \"x\"";
         let mistakes = read(text, &[("DARKROOM_LOG_FORMAT", "xml"), ("DARKROOM_NOPE", "1")]).unwrap_err().to_string();

@@ -8,12 +8,16 @@ tokio::task_local! {
     static ENDS: Instant;
 }
 
-/// Does some work within a time. What the work waits for can ask for [`ends`].
+/// What is left of a budget is too little to begin something with; what goes on with work that can come again gives it back.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Does some work within a time, and within that of the work around it. What the work waits for can ask for [`ends`].
 ///
 /// # Errors
 /// The time is over; the work was dropped where it stood.
 pub async fn within<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
     let ends = Instant::now() + limit;
+    let ends = self::ends().map_or(ends, |around| around.min(ends));
     timeout_at(ends, ENDS.scope(ends, work)).await
 }
 
@@ -21,4 +25,41 @@ pub async fn within<F: Future>(limit: Duration, work: F) -> Result<F::Output, El
 #[must_use]
 pub fn ends() -> Option<Instant> {
     ENDS.try_with(|ends| *ends).ok()
+}
+
+/// Whether there is time to begin something; always, for work without a budget.
+#[must_use]
+pub fn is_ahead() -> bool {
+    ends().is_none_or(|ends| Instant::now() + LAST < ends)
+}
+
+/// Waits until there is only time to end what goes on; for ever, for work without a budget.
+pub async fn is_near() {
+    match ends() {
+        Some(ends) => tokio::time::sleep_until(ends - LAST.min(ends.duration_since(Instant::now()))).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_inner_budget_reaches_no_further_than_the_one_around_it() {
+        let begun = Instant::now();
+        let inner = async {
+            assert!(is_ahead());
+            is_near().await;
+            assert!(!is_ahead());
+            assert!(begun.elapsed() >= LAST);
+            std::future::pending::<()>().await;
+        };
+        let inner = within(Duration::from_mins(1), inner);
+        assert!(within(2 * LAST, inner).await.expect("the inner one ends").is_err());
+        assert!((2 * LAST..3 * LAST).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert!(is_ahead() && ends().is_none());
+        // Less than what is left for the end, at all.
+        within(LAST / 10, is_near()).await.expect("at once");
+    }
 }

@@ -6,6 +6,7 @@
 //! | area | what it is for |
 //! |---|---|
 //! | `main` | the command line |
+//! | [`lambda`] | the functions of AWS Lambda: the same handlers and jobs |
 //! | [`command`] | one function for each verb that runs the service |
 //! | [`dev`] | `darkroom dev`: a private database server and a development identity |
 //! | [`client`] | `darkroom upload` |
@@ -42,6 +43,7 @@ pub mod domain;
 pub mod http;
 pub mod identity;
 pub mod imaging;
+pub mod lambda;
 pub mod net;
 pub mod queue;
 pub mod read_model;

@@ -7,6 +7,7 @@ use darkroom::{
     client,
     command::{self, JobsCommand},
     dev::{self, database::ServerChoice, identity::Identity},
+    lambda,
     worker::sandbox,
 };
 use secrecy::SecretString;
@@ -112,6 +113,9 @@ struct Upload {
 }
 
 fn main() -> ExitCode {
+    if lambda::is_bootstrap() {
+        return end_of(async { lambda::run().await.map(|()| true) });
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -123,6 +127,11 @@ fn main() -> ExitCode {
     if matches!(cli.command, Command::Develop) {
         return sandbox::child();
     }
+    end_of(run(cli))
+}
+
+/// Does the work on a runtime of its own, and says how it ended.
+fn end_of(work: impl Future<Output = anyhow::Result<bool>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -130,7 +139,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(run(cli));
+    let ended = runtime.block_on(work);
     // A file call that hangs must not keep the process.
     runtime.shutdown_timeout(LAST_CALLS);
     match ended {
@@ -138,7 +147,11 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("darkroom: {error:#}");
-            if command::is_usage(&error) { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
+            if command::is_usage(&error) || error.is::<lambda::UnknownHandler>() {
+                ExitCode::from(EX_USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -58,6 +58,8 @@ fn is_indiscreet(metadata: &Metadata<'_>) -> bool {
 pub enum Stream {
     /// Standard output, which journald and containers collect: of commands that serve.
     Output,
+    /// The same, with all that a line stands within, an invocation's id first: of functions of AWS Lambda.
+    Function,
     /// Standard error: of commands whose answer is on standard output.
     Error,
 }
@@ -69,7 +71,7 @@ pub enum Stream {
 pub fn start_logging(config: &Log, stream: Stream) -> anyhow::Result<LogLevel> {
     let (filter, handle) = reload::Layer::new(Log::filter(&config.level)?);
     let (terminal, writer) = match stream {
-        Stream::Output => (std::io::stdout().is_terminal(), BoxMakeWriter::new(std::io::stdout)),
+        Stream::Output | Stream::Function => (std::io::stdout().is_terminal(), BoxMakeWriter::new(std::io::stdout)),
         Stream::Error => (std::io::stderr().is_terminal(), BoxMakeWriter::new(std::io::stderr)),
     };
     let json = match config.format {
@@ -80,7 +82,9 @@ pub fn start_logging(config: &Log, stream: Stream) -> anyhow::Result<LogLevel> {
     let lines = fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !is_indiscreet(metadata)));
     if json {
-        registry.with(lines.json().flatten_event(true).with_current_span(true).with_span_list(false)).try_init()?;
+        registry
+            .with(lines.json().flatten_event(true).with_current_span(true).with_span_list(stream == Stream::Function))
+            .try_init()?;
     } else {
         registry.with(lines.with_ansi(terminal).with_target(false)).try_init()?;
     }

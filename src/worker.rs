@@ -23,7 +23,7 @@ use tracing::{Instrument, info_span};
 
 use crate::{
     app::{App, AppState},
-    db,
+    db, deadline,
     queue::{self, Claim, Kind, Lane, Next},
     telemetry::{
         Scope, Trace, metrics,
@@ -120,6 +120,14 @@ async fn step_in(app: &AppState, lane: Lane) -> db::Result<Outcome> {
     Ok(do_job(app, &claim).await)
 }
 
+/// Claims one job of announcements and does it.
+///
+/// # Errors
+/// The database's, before a job was claimed.
+pub async fn announce_one(app: &AppState) -> db::Result<Outcome> {
+    step_in(app, Lane::Announce).await
+}
+
 /// Does a job that is claimed, and gives it back if it fails.
 async fn do_job(app: &AppState, claim: &Claim) -> Outcome {
     let kind = claim.kind.as_str();
@@ -189,10 +197,16 @@ async fn attempt(app: &AppState, claim: &Claim) -> Outcome {
     }
 }
 
-/// Jobs under way get most of the drain's time; the rest is for giving them back.
+/// Jobs under way get most of the drain's time, or of the invocation's in a function; the rest is for giving them back.
 async fn time_to_stop(app: &App) {
-    app.draining.cancelled().await;
-    tokio::time::sleep(app.config.http.drain_timeout.mul_f64(0.8)).await;
+    let drained = async {
+        app.draining.cancelled().await;
+        tokio::time::sleep(app.config.http.drain_timeout.mul_f64(0.8)).await;
+    };
+    tokio::select! {
+        () = drained => {}
+        () = deadline::is_near() => {}
+    }
 }
 
 async fn perform(app: &AppState, claim: &Claim) -> anyhow::Result<End> {

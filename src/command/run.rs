@@ -6,6 +6,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -60,18 +61,12 @@ pub async fn run(
     };
     let until_the_end = Drain { draining: looking.clone(), closing: looking.clone(), deadline: LAST_LOOK };
     let operations = tokio::spawn(looked_at.serve(http::operations::router(app.clone()), until_the_end));
-    let background = [
-        tokio::spawn(http::events::poll_followed(app.clone())),
+    let mut background = tend(&app);
+    background.extend([
         tokio::spawn(http::admission::adapt(app.clone())),
-        tokio::spawn(http::rates::keep(app.clone())),
-        tokio::spawn(refresh_keys(app.clone())),
-        tokio::spawn(app.db.clone().keep()),
-        tokio::spawn(upkeep()),
-        tokio::spawn(look_at_schema(app.clone())),
-        tokio::spawn(watch_read_model(app.clone())),
-        tokio::spawn(tell_metrics(app.clone())),
+        tokio::spawn(keep_telling(app.clone())),
         tokio::spawn(manager::heartbeat()),
-    ];
+    ]);
     let lame_duck = listener.as_ref().map_or(Duration::ZERO, |_| app.config.http.lame_duck);
     if let Some(socket) = listener {
         let (front, limits, tls) = (app.config.http.front.clone(), app.limits.subscribe(), app.tls.clone());
@@ -99,7 +94,7 @@ pub async fn run(
     if tokio::time::timeout(drain.deadline + LAST_STEPS, tasks.wait()).await.is_err() {
         tracing::warn!("jobs that were still under way come back when their leases end");
     }
-    background.iter().for_each(tokio::task::JoinHandle::abort);
+    background.iter().for_each(JoinHandle::abort);
     looking.cancel();
     let _ = operations.await;
     // A statement that waits for a lock, or for a server that is gone, may take longer than we have.
@@ -107,9 +102,22 @@ pub async fn run(
         tracing::warn!("statements that were still under way are left to the database");
     }
     telemetry::spans::finish(LAST_STEPS).await;
-    flush_metrics(&app);
+    tell_metrics(&app);
     tracing::info!("stopped");
     ended
+}
+
+/// Begins what goes on beside requests and jobs for as long as the process lives.
+pub fn tend(app: &AppState) -> Vec<JoinHandle<()>> {
+    vec![
+        tokio::spawn(http::events::poll_followed(app.clone())),
+        tokio::spawn(http::rates::keep(app.clone())),
+        tokio::spawn(refresh_keys(app.clone())),
+        tokio::spawn(app.db.clone().keep()),
+        tokio::spawn(upkeep()),
+        tokio::spawn(look_at_schema(app.clone())),
+        tokio::spawn(watch_read_model(app.clone())),
+    ]
 }
 
 /// Cancelled by SIGINT or SIGTERM; a second one ends the process at once.
@@ -190,14 +198,15 @@ async fn upkeep() {
 }
 
 /// Metrics as log lines, where they are wanted; the first ones when there is something to tell.
-async fn tell_metrics(app: AppState) {
+async fn keep_telling(app: AppState) {
     loop {
         tokio::time::sleep(TELL_METRICS).await;
-        flush_metrics(&app);
+        tell_metrics(&app);
     }
 }
 
-fn flush_metrics(app: &App) {
+/// Tells what was measured as log lines, where these are wanted.
+pub fn tell_metrics(app: &App) {
     app.measure();
     if let Err(error) = telemetry::emf::flush(&app.config.telemetry.emf_namespace) {
         tracing::debug!(%error, "metrics can't be told");

@@ -14,6 +14,9 @@ use crate::{aws::region, db::tls};
 
 /// Where the package puts the CA certificates of RDS.
 const PACKAGED_CA: &str = "/usr/share/darkroom/rds-global-bundle.pem";
+/// The most connections of a process by default; of a function of Lambda, which does one thing at a time.
+const MOST: usize = 16;
+const MOST_IN_LAMBDA: usize = 2;
 /// The longest life of a token on RDS.
 const TOKEN_LIFE: Duration = Duration::from_mins(15);
 
@@ -336,8 +339,9 @@ impl Tls {
 
 impl Pool {
     fn read(s: &mut Source) -> Self {
+        let most = if s.in_lambda() { MOST_IN_LAMBDA } else { MOST };
         let this = Self {
-            max_connections: s.get("database.max_connections", 16),
+            max_connections: s.get("database.max_connections", most),
             acquire_timeout: s.duration("database.acquire_timeout", "1500ms"),
             connect_timeout: s.duration("database.connect_timeout", "5s"),
             query_timeout: s.duration("database.query_timeout", "5s"),

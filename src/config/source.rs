@@ -19,6 +19,8 @@ const PREFIX: &str = "DARKROOM_";
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// What systemd puts before the name of each file of the folder in `LoadCredential=darkroom:FOLDER`.
 const CREDENTIAL_PREFIX: &str = "darkroom_";
+/// What AWS Lambda sets for the programs of its functions.
+const LAMBDA: &str = "AWS_LAMBDA_RUNTIME_API";
 /// Where every AWS SDK finds the region, in the order in which it looks.
 const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 
@@ -49,6 +51,7 @@ pub struct Source {
     env: BTreeMap<String, String>,
     credentials: Option<PathBuf>,
     regions: BTreeMap<String, String>,
+    in_lambda: bool,
     secrets: BTreeSet<String>,
     known: BTreeSet<String>,
     effective: BTreeMap<String, String>,
@@ -85,7 +88,12 @@ impl Source {
             Mistakes(vec![format!("line {line}: {}", error.message())])
         })?;
         let (mut settings, mut credentials, mut regions) = (BTreeMap::new(), None, BTreeMap::new());
+        let mut in_lambda = false;
         for (name, value) in env {
+            if name == LAMBDA {
+                in_lambda = true;
+                continue;
+            }
             if name == CREDENTIALS {
                 credentials = Some(PathBuf::from(value));
                 continue;
@@ -109,6 +117,7 @@ impl Source {
             env: settings,
             credentials,
             regions,
+            in_lambda,
             secrets: BTreeSet::new(),
             known: BTreeSet::new(),
             effective: BTreeMap::new(),
@@ -200,6 +209,11 @@ impl Source {
                 read_secrets(&path).map_err(|why| format!("{name}: {why}"))
             }
         }
+    }
+
+    /// Whether this is a function of AWS Lambda, for which some defaults are others.
+    pub fn in_lambda(&self) -> bool {
+        self.in_lambda
     }
 
     /// The region that the environment names as AWS's own libraries want it.

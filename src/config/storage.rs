@@ -77,7 +77,11 @@ pub struct CloudFront {
 impl Storage {
     pub(super) fn read(s: &mut Source, aws: &Aws) -> Self {
         let place = match s.get("storage.kind", Kind::Files) {
-            Kind::Files => Place::Files(s.require("storage.directory", PathBuf::new())),
+            Kind::Files => {
+                let lasts = !s.in_lambda();
+                s.check(lasts, "storage.kind", "must be \"s3\" in Lambda: a function's files are gone with it");
+                Place::Files(s.require("storage.directory", PathBuf::new()))
+            }
             Kind::S3 => {
                 aws.needed(s, "storage.kind = \"s3\"");
                 Place::S3(S3 {

@@ -56,9 +56,10 @@ impl Telemetry {
             let safe = headers.is_empty() || near || url.scheme() == "https";
             s.check(safe, "telemetry.otlp_headers", "are sent to an https URL only (http only on loopback)");
         }
+        let emf = if s.in_lambda() { Emf::Stdout } else { Emf::Off };
         let this = Self {
             otlp: endpoint.map(|endpoint| Otlp { endpoint, headers: parsed.unwrap_or_default() }),
-            emf: s.get("telemetry.emf", Emf::Off),
+            emf: s.get("telemetry.emf", emf),
             emf_namespace: s.get("telemetry.emf_namespace", "Darkroom".to_owned()),
         };
         // https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricData.html

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     app::{App, AppState},
-    db,
+    db, deadline,
     domain::{EditId, EventKind, PhotoId},
 };
 
@@ -80,6 +80,9 @@ pub async fn list(
         return Err(HttpError::field("wait", format!("must be 0 to {LONGEST_WAIT}")));
     }
     let deadline = Instant::now() + Duration::from_secs(wait.unsigned_abs());
+    // A function of Lambda may have less time than the gateway.
+    let near = deadline::is_near();
+    tokio::pin!(near);
     // A drain does not wait for those who wait. Who comes while it has begun is not sent away at once, to come back at
     // once, but when the listener closes.
     let drained = if app.draining.is_cancelled() { &app.closing } else { &app.draining };
@@ -96,6 +99,7 @@ pub async fn list(
         tokio::select! {
             changed = timeout_at(deadline, follower.changed()) => if changed.is_err() { break },
             () = drained.cancelled() => break,
+            () = &mut near => break,
         }
     }
     Ok(Reply(list))

@@ -27,7 +27,7 @@ impl Peer {
         address: SocketAddr,
         front: &Front,
     ) -> Result<Self, Refusal> {
-        let mut peer = Self { address, trusted_hops: front.trusted_hops, forwarded: front.forwarded };
+        let mut peer = Self::at(address, front);
         let speaks_for_others = match &front.proxy {
             Proxy::Off => false,
             Proxy::Required => true,
@@ -46,6 +46,12 @@ impl Peer {
         }
         peer.address = told.client.unwrap_or(address);
         Ok(peer)
+    }
+
+    /// The other side by an address that is known already.
+    #[must_use]
+    pub fn at(address: SocketAddr, front: &Front) -> Self {
+        Self { address, trusted_hops: front.trusted_hops, forwarded: front.forwarded }
     }
 
     /// Who made a request: the last address that a trusted proxy has added, else the peer. What a client wrote itself

@@ -126,7 +126,7 @@ async fn receive(app: &App, queue: &Sqs, places: &Semaphore) -> anyhow::Result<V
 }
 
 /// Acts on a message, which stays hidden meanwhile; whether it is to be deleted.
-async fn act(app: &AppState, queue: &Sqs, message: &Message) -> bool {
+pub async fn act(app: &AppState, queue: &Sqs, message: &Message) -> bool {
     let fate = tokio::select! {
         fate = Box::pin(handle(app, &message.body, message.receives)) => fate,
         never = hide(app, queue, message) => never,

@@ -203,12 +203,12 @@ async fn a_state_machine_runs() {
 async fn a_server_and_its_processes_are_told_of_its_parts() {
     let cloud = Cloud::start().await;
     let server =
-        TestServer::start_in(&cloud, &[Part::Storage, Part::Announce, Part::ReadModel], "worker.enabled = false").await;
+        TestServer::start_in(&cloud, &[Part::Storage, Part::Queue, Part::ReadModel], "worker.enabled = false").await;
     let config = &server.app.config;
-    assert_eq!(config.announce.topic.as_ref().map(|topic| &topic.arn), Some(&cloud.fifo_topic));
+    assert_eq!(config.queue.sqs.as_ref().map(|queue| &queue.url), Some(&cloud.queue));
     assert_eq!(config.read_model.table.as_ref(), Some(&cloud.table));
     assert_eq!(config.aws.region.as_deref(), Some("eu-west-1"));
-    assert!(config.queue.sqs.is_none());
+    assert!(config.announce.topic.is_none());
     let host = server.user("host");
     let album = host.album("in the cloud").await;
     let photo = tiny(1);

@@ -30,6 +30,7 @@ mod identity;
 mod install;
 mod invites;
 mod json;
+mod lambda;
 mod listener;
 mod nlb;
 mod openapi;

@@ -7,6 +7,7 @@ pub mod client;
 pub mod cloud;
 pub mod contract;
 pub mod fault_proxy;
+pub mod function;
 pub mod haproxy;
 pub mod iam;
 pub mod imds;

@@ -1,0 +1,122 @@
+//! The program as a function of AWS Lambda: from its start to its first answer.
+//!
+//!     cargo bench --bench lambda -- [--starts 20] [--server auto|mysql|mariadb] [--cache DIR]
+//!
+//! A stand-in of the runtime's API has the first event ready. What Lambda itself takes to make room for a function and to
+//! fetch its package is not in these figures.
+
+#[path = "api/bed.rs"]
+mod bed;
+#[path = "api/table.rs"]
+mod table;
+
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::ensure;
+use axum::{
+    Router,
+    body::Bytes,
+    http::StatusCode,
+    routing::{get, post},
+};
+use bed::Bed;
+use darkroom::db::{Db, migrations};
+use serde_json::{Value, json};
+use table::Times;
+use tokio::{net::TcpListener, sync::mpsc};
+
+/// How long a start may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Headers of an event.
+const ID: &str = "lambda-runtime-aws-request-id";
+const ENDS: &str = "lambda-runtime-deadline-ms";
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let bed = Bed::start("lambda").await?;
+    bed.create_anew().await?;
+    let settings = bed.settings("http://localhost").into_iter().map(|(key, value)| (key.into(), value.into()));
+    let db = Db::new(&darkroom::config::Config::read(darkroom::config::Source::parse("", settings)?)?.database);
+    migrations::run(&db).await?;
+    db.close().await;
+
+    let starts = bed::number("--starts", 20);
+    let [mut page, mut list] = [Times::default(), Times::default()];
+    // The first start fills the page cache.
+    for turn in 0..=starts {
+        let (without, with) = (start(&bed, "/join").await?, start(&bed, "/v1/albums").await?);
+        if turn > 0 {
+            page.add(without);
+            list.add(with);
+        }
+    }
+    let row = |what: &str, times: &Times| {
+        vec![what.to_owned(), format!("{:.0}", times.median()), format!("{:.0}", times.p99())]
+    };
+    table::print(
+        &format!("Cold start to the first answer, ms, {starts} starts:"),
+        &["request", "median", "longest"],
+        &[row("a page that needs nothing", &page), row("a list from the database", &list)],
+    );
+    table::print_load();
+    bed.server.stop().await;
+    Ok(())
+}
+
+/// Starts the function `api`, and takes the time until it has answered.
+async fn start(bed: &Bed, path: &str) -> anyhow::Result<Duration> {
+    let event = event(path, &bed.identity.token("host")?);
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let next = async move || {
+        let ends = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + DEADLINE;
+        ([(ID, "1".to_owned()), (ENDS, ends.as_millis().to_string())], event.to_string())
+    };
+    let answered = async move |answer: Bytes| {
+        let _unheard = tell.send((Instant::now(), answer));
+        StatusCode::ACCEPTED
+    };
+    let router = Router::new()
+        .route("/2018-06-01/runtime/invocation/next", get(next))
+        .route("/2018-06-01/runtime/invocation/1/response", post(answered));
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    let api = tokio::spawn(async move { axum::serve(listener, router).await });
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_darkroom"));
+    command.env_clear().envs(bed.settings("http://localhost")).env_remove("DARKROOM_STORAGE_DIRECTORY");
+    command.env("DARKROOM_STORAGE_KIND", "s3").env("DARKROOM_STORAGE_BUCKET", "photos");
+    command.env("AWS_REGION", "eu-west-1").env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "secret");
+    command.env("AWS_LAMBDA_RUNTIME_API", address).env("_HANDLER", "api").env("AWS_LAMBDA_FUNCTION_NAME", "darkroom");
+    command.env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST").env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1024");
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let begun = Instant::now();
+    let mut child = command.spawn()?;
+    let first = tokio::time::timeout(DEADLINE, told.recv()).await;
+    child.kill()?;
+    child.wait()?;
+    api.abort();
+    let (at, answer) = first?.ok_or_else(|| anyhow::anyhow!("no answer"))?;
+    let answer: Value = serde_json::from_slice(&answer)?;
+    ensure!(answer["statusCode"] == 200, "{answer}");
+    Ok(at - begun)
+}
+
+/// As a function URL would send it.
+fn event(path: &str, token: &str) -> Value {
+    json!({
+        "version": "2.0",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": { "authorization": format!("Bearer {token}") },
+        "requestContext": {
+            "domainName": "id.lambda-url.eu-west-1.on.aws",
+            "stage": "$default",
+            "requestId": "id",
+            "http": { "method": "GET", "sourceIp": "192.0.2.1" },
+        },
+        "isBase64Encoded": false,
+    })
+}

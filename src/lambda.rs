@@ -1,0 +1,109 @@
+//! The functions of AWS Lambda: the same program as their `bootstrap`, on a runtime of the family `provided`.
+//!
+//! The handler that a function is configured with, `_HANDLER`, says which it is:
+//!
+//! | handler | invoked by | what it does |
+//! |---|---|---|
+//! | `api` | API Gateway (REST and HTTP), a function URL | answers a request as the main listener does |
+//! | `develop` | SQS | acts on a batch of messages as a worker does; answers which have to come again |
+//! | `step` | a state machine of Step Functions | does a step of an edit; answers what comes next |
+//! | `announce` | a schedule | announces events, and sends jobs that are due to the queue: both outboxes |
+//!
+//! Between invocations a function is frozen, and it may be ended at any moment: what is to last is in the database, and
+//! what was measured is told before each answer. Nothing is begun that the time of an invocation does not reach for.
+//!
+//! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html>
+
+mod announce;
+mod api;
+mod develop;
+mod event;
+mod start;
+mod step;
+
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use lambda_runtime::{Context, Diagnostic, LambdaEvent, Runtime, service_fn};
+use serde_json::Value;
+use tracing::{Instrument, info_span};
+
+pub use start::{Function, UnknownHandler, is_bootstrap};
+
+use crate::{
+    app::AppState,
+    command::{stop_signal, tell_metrics, tend},
+    deadline, http, telemetry,
+};
+
+/// What is left of an invocation's time for metrics and the answer.
+const LAST_STEPS: Duration = Duration::from_millis(500);
+/// How long a process that is told to end has: Lambda kills it after 500 ms, or 300 ms with an internal extension alone.
+const LAST_CALLS: Duration = Duration::from_millis(250);
+
+/// Answers invocations until the process is told to end, which Lambda does only where the function has an extension.
+///
+/// # Errors
+/// [`Mistakes`](crate::config::Mistakes), [`UnknownHandler`], and whatever else stands in the way of a start: Lambda is told, too. The
+/// runtime's API does not answer.
+pub async fn run() -> anyhow::Result<()> {
+    let (function, app) = match Box::pin(start::start()).await {
+        Ok(started) => started,
+        Err(error) => {
+            start::report(&error).await;
+            return Err(error);
+        }
+    };
+    let stop = stop_signal()?;
+    let background = tend(&app);
+    let router = http::router(app.clone());
+    let invocations = Runtime::new(service_fn(|event: LambdaEvent<Value>| invoke(function, &app, &router, event)));
+    let ended = tokio::select! {
+        ended = invocations.run() => ended.map_err(|error| anyhow::anyhow!("the runtime's API: {error}")),
+        () = stop.cancelled() => Ok(()),
+    };
+    background.iter().for_each(tokio::task::JoinHandle::abort);
+    app.draining.cancel();
+    if tokio::time::timeout(LAST_CALLS, app.db.close()).await.is_err() {
+        tracing::warn!("statements that were still under way are left to the database");
+    }
+    telemetry::spans::finish(LAST_CALLS).await;
+    ended
+}
+
+/// One invocation. An error is for Lambda: whoever invoked sees it, and may try again.
+async fn invoke(
+    function: Function,
+    app: &AppState,
+    router: &Router,
+    event: LambdaEvent<Value>,
+) -> Result<Value, Diagnostic> {
+    let LambdaEvent { payload, context } = event;
+    let span = info_span!("invocation", function = function.as_str(), request_id = context.request_id);
+    let work = async {
+        match function {
+            Function::Api => api::answer(app, router, payload, &context).await,
+            Function::Develop => develop::act(app, payload).await,
+            Function::Step => step::take(app, payload).await,
+            Function::Announce => announce::relay(app).await,
+        }
+    };
+    // Boxed: the runtime holds it beside much else.
+    let work = Box::pin(deadline::within(time_left(&context), work));
+    let outcome = async {
+        let outcome = work.await.unwrap_or_else(|_| Err(anyhow::anyhow!("the invocation's time was over")));
+        outcome.inspect_err(|error| tracing::error!(error = format!("{error:#}"), "an invocation failed"))
+    };
+    let outcome = outcome.instrument(span).await;
+    tell_metrics(app);
+    outcome.map_err(|error| Diagnostic {
+        error_type: format!("Darkroom.{}", function.as_str()),
+        error_message: format!("{error:#}"),
+    })
+}
+
+/// For the work; the last steps are taken off.
+fn time_left(context: &Context) -> Duration {
+    let left = context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
+    left.saturating_sub(LAST_STEPS)
+}

@@ -1,0 +1,47 @@
+//! The function `announce`: both outboxes, on a schedule. Events go to the topic and the webhook, jobs to the queue.
+//!
+//! Any event will do: none says anything that counts. It may run as often as one likes, and beside workers.
+
+use serde_json::{Value, json};
+
+use crate::{
+    app::{App, AppState},
+    deadline,
+    queue::BATCH,
+    worker::{self, Outcome, messages},
+};
+
+/// Sends what is due until nothing is, or the time is over. Answers how much of it there was.
+pub(super) async fn relay(app: &AppState) -> anyhow::Result<Value> {
+    // Neither waits for the other: a topic that is away holds up no job.
+    let (announcements, jobs) = tokio::join!(announce(app), send_jobs(app));
+    let (done, failed) = announcements?;
+    Ok(json!({ "announcements": done, "failed": failed, "jobs_sent": jobs? }))
+}
+
+/// Works off what is due of announcements; how many jobs are done, and how many failed and will be tried again.
+async fn announce(app: &AppState) -> anyhow::Result<(u32, u32)> {
+    let (mut done, mut failed) = (0, 0);
+    while deadline::is_ahead() {
+        match worker::announce_one(app).await? {
+            Outcome::Idle | Outcome::GivenBack => break,
+            Outcome::Failed(_) => failed += 1,
+            Outcome::Done | Outcome::Lost => done += 1,
+        }
+    }
+    Ok((done, failed))
+}
+
+/// Sends jobs that are due to the queue, if there is one; how many.
+async fn send_jobs(app: &App) -> anyhow::Result<usize> {
+    let Some(queue) = &app.queue else { return Ok(0) };
+    let mut all = 0;
+    while deadline::is_ahead() {
+        let count = messages::send_due(app, queue).await?;
+        all += count;
+        if count < BATCH {
+            break;
+        }
+    }
+    Ok(all)
+}
