@@ -37,12 +37,13 @@ impl Bed {
             Led::ByWorker => Self { cloud: None, server: TestServer::start_with(settings).await },
             Led::ByStateMachine => {
                 let cloud = Cloud::start().await;
-                let server = TestServer::start_in(&cloud, &[Part::Workflow], settings).await;
+                // A function has no files of its own, so photos are in the bucket.
+                let parts = [Part::Storage, Part::Queue, Part::Workflow];
+                let server = TestServer::start_in(&cloud, &parts, settings).await;
                 let mut variables = server.environment();
-                variables.extend(cloud.environment(Role::LambdaStep));
                 // An environment of Lambda is thrown away at once here; nothing else is to be heard from it.
                 variables.push(("DARKROOM_LOG_LEVEL".to_owned(), "warn".to_owned()));
-                let function = cloud.make_function("step", &variables).await;
+                let function = cloud.make_function("step", Role::LambdaStep, &variables).await;
                 let definition = include_str!("../../deploy/edits.asl.json").replace("${StepFunctionArn}", &function);
                 // Its tries would take minutes.
                 let definition = definition.replace("\"IntervalSeconds\": 2", "\"IntervalSeconds\": 1");
@@ -212,7 +213,10 @@ async fn what_cannot_be_made_fails_after_its_tries() {
     let settings = "worker.max_attempts = 2";
     let bed = Bed::start_with(Led::ByStateMachine, settings).await;
     let (host, _, album, photo) = bed.photo(false).await;
-    std::fs::remove_file(bed.server.photos().join("originals").join(&photo[34..]).join(&photo)).expect("its original");
+    let cloud = bed.cloud.as_ref().expect("a cloud");
+    let original = format!("originals/{}/{photo}", &photo[34..]);
+    let s3 = aws_sdk_s3::Client::new(&cloud.admin());
+    s3.delete_object().bucket(&cloud.bucket).key(original).send().await.expect("its original");
     let edit = ask(&host, &photo, &json!([{ "name": "grayscale" }])).await;
     let failed = settled(&host, &photo, &edit).await;
     assert_eq!((&failed["state"], &failed["fail_reason"]), (&json!("failed"), &json!("the edit could not be made")));

@@ -3,7 +3,7 @@
 //! hold the policies of `deploy/iam`, so that a right that is missing there fails a test.
 //!
 //! Not compared with the real AWS. What the emulator is known not to do: it takes a state machine that AWS would refuse,
-//! has no `StartMessageMoveTask`, and checks neither trust policies nor the rights of a service's own role.
+//! has no `StartMessageMoveTask`, and checks neither trust policies nor the rights of a state machine's role; those of a function's it does.
 
 mod emulator;
 mod identities;
@@ -138,16 +138,17 @@ impl Cloud {
 
     /// Makes the state machine of [`Cloud::state_machine`] from its definition in the States Language.
     pub async fn make_state_machine(&self, definition: &str) {
-        let role = identities::role(self, "states.amazonaws.com").await;
+        let role = identities::role(self, "states.amazonaws.com", None).await;
         let name = self.state_machine.rsplit(':').next().expect("a name");
         let call = aws_sdk_sfn::Client::new(&self.admin()).create_state_machine().name(name).definition(definition);
         let made = call.role_arn(role).send().await.expect("a state machine");
         assert_eq!(made.state_machine_arn, self.state_machine);
     }
 
-    /// Makes a function of Lambda: the real program as its `bootstrap`, under a handler, with these variables. Answers its ARN.
-    pub async fn make_function(&self, handler: &str, variables: &[(String, String)]) -> String {
-        let role = identities::role(self, "lambda.amazonaws.com").await;
+    /// Makes a function of Lambda: the real program as its `bootstrap`, under a handler, with these variables, and with the
+    /// rights of one of our roles, whose keys Lambda gives it. Answers its ARN.
+    pub async fn make_function(&self, handler: &str, role: Role, variables: &[(String, String)]) -> String {
+        let role = identities::role(self, "lambda.amazonaws.com", Some(role)).await;
         let variables: BTreeMap<&str, &str> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
         let function = serde_json::json!({
             "FunctionName": format!("{handler}-{}", self.unique), "Runtime": "provided.al2023", "Handler": handler, "Role": role,

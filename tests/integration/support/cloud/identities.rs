@@ -48,13 +48,21 @@ pub async fn make(cloud: &Cloud) -> BTreeMap<Role, Credentials> {
     keys
 }
 
-/// Makes a role that a service takes on, without a policy: the emulator asks for none. Answers its ARN.
-pub async fn role(cloud: &Cloud, service: &str) -> String {
+/// Makes a role that a service takes on, with the documents of one of ours; without, where the emulator asks for no right of
+/// the service's. Answers its ARN.
+pub async fn role(cloud: &Cloud, service: &str, ours: Option<Role>) -> String {
     let trust = json!({ "Effect": "Allow", "Principal": { "Service": service }, "Action": "sts:AssumeRole" });
     let trust = json!({ "Version": "2012-10-17", "Statement": [trust] }).to_string();
     let name = format!("{}-{}", service.split('.').next().expect("a word"), cloud.unique);
     let parameters = [("Action", "CreateRole"), ("RoleName", &*name), ("AssumeRolePolicyDocument", &trust)];
     let answer = query(&cloud.emulator.url, &root(), "iam", &parameters).await;
+    let documents = ROLES.iter().filter(|(role, _)| Some(*role) == ours).flat_map(|(_, documents)| *documents);
+    for (policy, document) in documents {
+        let document = filled_in(document, cloud);
+        let parameters =
+            [("Action", "PutRolePolicy"), ("RoleName", &*name), ("PolicyName", *policy), ("PolicyDocument", &document)];
+        query(&cloud.emulator.url, &root(), "iam", &parameters).await;
+    }
     element(&answer, "Arn").to_owned()
 }
 
