@@ -181,6 +181,9 @@ mod tests {
     #[test]
     fn a_function_of_lambda_has_defaults_of_its_own_and_no_folder() {
         let s3 = LEAST.replace("directory = \"/var/lib/darkroom\"", "kind = \"s3\", bucket = \"photos\"");
+        let queue =
+            r#"queue = { kind = "sqs", url = "https://sqs.example/q", dead_letter_url = "https://sqs.example/d" }"#;
+        let s3 = format!("{s3}\n{queue}");
         let region = ("AWS_REGION", "eu-west-1");
         let lambda = ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001");
         let (server, function) = (read(&s3, &[region]).unwrap(), read(&s3, &[region, lambda]).unwrap());
