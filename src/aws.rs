@@ -51,6 +51,16 @@ pub async fn for_parts_of(config: &Config) -> Option<SdkConfig> {
     Some(configuration(config.aws.region.as_deref()?).await)
 }
 
+/// Whether an error comes of AWS, and not of what was asked: an outage, a limit, credentials, a right. That something is not
+/// there is an answer.
+pub fn is_away(error: &anyhow::Error) -> bool {
+    let failure = error.chain().find_map(|cause| {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause.downcast_ref().or_else(|| inner?.downcast_ref::<Failure>())
+    });
+    failure.is_some_and(|failure| !matches!(failure.code.as_deref(), Some("NoSuchKey" | "NotFound")))
+}
+
 /// An error of the SDK with its causes, which its `Display` leaves out.
 pub fn explained(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

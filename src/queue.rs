@@ -18,6 +18,9 @@ use crate::{
 pub use jobs::{Claim, Kind, Lane};
 pub use sqs::{BATCH, Message, Sqs};
 
+/// While something that jobs need is away, each waits as after so many tries.
+const OUTAGE: u32 = 5;
+
 /// What becomes of a try that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -52,27 +55,34 @@ pub async fn keep(db: &Db, claim: &Claim, rules: &config::Worker) {
     }
 }
 
-/// Notes a failed try. A job whose message comes again by itself is due only `patience` later, in case that it doesn't.
+/// Notes a failed try, one of those that count or not. A job whose message comes again by itself is due only `patience` later, in case that it doesn't.
 ///
 /// # Errors
 /// The database's; then the lease runs out and the job comes back by itself.
-pub async fn failed(db: &Db, claim: &Claim, error: &str, rules: &config::Worker, patience: Duration) -> Result<Next> {
-    let next = next(claim, rules);
+pub async fn failed(
+    db: &Db,
+    claim: &Claim,
+    error: &str,
+    rules: &config::Worker,
+    patience: Duration,
+    counts: bool,
+) -> Result<Next> {
+    let next = if counts { next(claim, rules) } else { Next::Again(backoff(OUTAGE, rules)) };
     let mut session = db.session().await?;
     match next {
-        Next::Again(wait) => jobs::give_back(&mut session, claim, wait + patience, true, Some(error)).await?,
+        Next::Again(wait) => jobs::give_back(&mut session, claim, wait + patience, counts, Some(error)).await?,
         Next::Dead => jobs::bury(&mut session, claim, error).await?,
     }
     Ok(next)
 }
 
-/// Gives back what a stopping worker does not finish; `patience` as for [`failed`].
+/// Gives back what a stopping worker does not finish; `patience` and `counts` as for [`failed`].
 ///
 /// # Errors
 /// The database's; then the lease runs out and the job comes back by itself.
-pub async fn give_back(db: &Db, claim: &Claim, patience: Duration) -> Result<()> {
+pub async fn give_back(db: &Db, claim: &Claim, patience: Duration, counts: bool) -> Result<()> {
     let mut session = db.session().await?;
-    jobs::give_back(&mut session, claim, patience, false, None).await
+    jobs::give_back(&mut session, claim, patience, counts, None).await
 }
 
 /// An announcement is never laid aside: the events behind it would wait for ever. Nor is a projection: pages would stay as

@@ -118,7 +118,8 @@ impl ReadModel {
     pub async fn photos(&self, id: AlbumId, page: &Page) -> Option<Vec<Photo>> {
         let (partition, range) = (items::partition(id), items::range(page.after, page.oldest_first));
         let list = self.table.list(&partition, &range, page.oldest_first, page.limit as usize);
-        let photos: Option<Vec<Photo>> = self.read(list).await?.iter().map(Item::to_photo).collect();
+        let found = self.read(list).await?;
+        let photos = found.and_then(|items| items.iter().map(Item::to_photo).collect::<Option<Vec<Photo>>>());
         count(if photos.is_some() { "hit" } else { "miss" });
         photos
     }

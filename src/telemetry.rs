@@ -48,9 +48,11 @@ impl LogLevel {
     }
 }
 
-/// At these levels the AWS SDK tells whole requests: session tokens of presigned ones, and what the metadata service said.
+/// At these levels the AWS SDK tells whole requests: session tokens of presigned ones, and what the metadata service said; and
+/// Lambda's runtime whole events, with what their headers hold.
 fn is_indiscreet(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() > Level::INFO && metadata.target().starts_with("aws_")
+    *metadata.level() > Level::INFO
+        && ["aws_", "lambda_runtime"].iter().any(|source| metadata.target().starts_with(source))
 }
 
 /// Where log lines go.

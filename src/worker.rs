@@ -23,7 +23,7 @@ use tracing::{Instrument, info_span};
 
 use crate::{
     app::{App, AppState},
-    db, deadline,
+    aws, db, deadline,
     queue::{self, Claim, Kind, Lane, Next},
     telemetry::{
         Scope, Trace, metrics,
@@ -172,7 +172,9 @@ async fn attempt(app: &AppState, claim: &Claim) -> Outcome {
         () = queue::keep(&app.db, claim, &app.config.worker) => Ok(End::Lost),
         () = time_to_stop(app) => {
             tracing::info!("given back: the worker stops");
-            if let Err(error) = queue::give_back(&app.db, claim, patience).await {
+            // A job that takes more than a whole invocation would go round for ever.
+            let counts = !app.draining.is_cancelled();
+            if let Err(error) = queue::give_back(&app.db, claim, patience, counts).await {
                 tracing::warn!(%error, "a job comes back when its lease ends");
             }
             return Outcome::GivenBack;
@@ -185,8 +187,10 @@ async fn attempt(app: &AppState, claim: &Claim) -> Outcome {
             Outcome::Lost
         }
         Err(error) => {
+            // An outage is not the job's fault, however long it lasts.
+            let counts = !aws::is_away(&error);
             let error = format!("{error:#}");
-            let next = queue::failed(&app.db, claim, &error, &app.config.worker, patience).await;
+            let next = queue::failed(&app.db, claim, &error, &app.config.worker, patience, counts).await;
             let next = next.unwrap_or(Next::Again(app.config.worker.lease));
             match next {
                 Next::Again(wait) => tracing::warn!(error, ?wait, "a job failed and will be tried again"),

@@ -1,10 +1,12 @@
 //! Credentials as values, for what the SDK's clients do not sign themselves: URLs, and logins to a database.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
 
 use aws_config::SdkConfig;
 use aws_sdk_sts::config::{Credentials, ProvideCredentials, SharedCredentialsProvider};
-use tokio::sync::Mutex;
 
 use super::explained;
 
@@ -15,6 +17,8 @@ const PROVIDING: Duration = Duration::from_secs(4);
 const RENEW: Duration = Duration::from_mins(15);
 /// A provider that still gives the old ones is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// A provider that gave none is asked again after this.
+const FAIL_AGAIN: Duration = Duration::from_secs(2);
 
 /// Asks the chain of providers.
 ///
@@ -38,7 +42,29 @@ async fn provided(provider: &SharedCredentialsProvider) -> Result<Credentials, S
 #[derive(Debug)]
 pub struct Keys {
     provider: SharedCredentialsProvider,
-    held: Mutex<Option<(Credentials, Instant)>>,
+    held: Mutex<Held>,
+    /// Who asks the provider holds this; the others are content with what there is.
+    asking: tokio::sync::Mutex<()>,
+}
+
+/// What there is.
+#[derive(Debug, Default)]
+struct Held {
+    credentials: Option<Credentials>,
+    asked: Option<Instant>,
+    /// What the provider said when it gave none.
+    failed: Option<String>,
+}
+
+impl Held {
+    fn good_after(&self, time: SystemTime) -> Option<Credentials> {
+        let ends_after = |credentials: &&Credentials| credentials.expiry().is_none_or(|end| end > time);
+        self.credentials.as_ref().filter(ends_after).cloned()
+    }
+
+    fn asked_within(&self, time: Duration) -> bool {
+        self.asked.is_some_and(|at| at.elapsed() < time)
+    }
 }
 
 impl Keys {
@@ -48,7 +74,28 @@ impl Keys {
     /// It has none.
     pub fn of(sdk: &SdkConfig) -> Result<Self, String> {
         let provider = sdk.credentials_provider().ok_or("no credentials provider is configured")?;
-        Ok(Self { provider, held: Mutex::default() })
+        Ok(Self::new(provider))
+    }
+
+    fn new(provider: SharedCredentialsProvider) -> Self {
+        Self { provider, held: Mutex::default(), asking: tokio::sync::Mutex::default() }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What needs no question to the provider.
+    fn settled(&self) -> Option<Result<Credentials, String>> {
+        let (held, now) = (self.held(), SystemTime::now());
+        if let Some(credentials) = held.good_after(now + RENEW) {
+            return Some(Ok(credentials));
+        }
+        match held.good_after(now) {
+            Some(credentials) if held.asked_within(ASK_AGAIN) => Some(Ok(credentials)),
+            None if held.asked_within(FAIL_AGAIN) => held.failed.clone().map(Err),
+            _ => None,
+        }
     }
 
     /// Credentials that are good now, and unless the provider has no others for a while to come.
@@ -56,27 +103,33 @@ impl Keys {
     /// # Errors
     /// As [`ask`], and those that are held have ended too.
     pub async fn current(&self) -> Result<Credentials, String> {
-        let mut held = self.held.lock().await;
-        let now = SystemTime::now();
-        let ends_after = |credentials: &Credentials, time| credentials.expiry().is_none_or(|end| end > time);
-        if let Some((credentials, asked)) = &*held
-            && (ends_after(credentials, now + RENEW) || asked.elapsed() < ASK_AGAIN && ends_after(credentials, now))
-        {
-            return Ok(credentials.clone());
+        if let Some(settled) = self.settled() {
+            return settled;
         }
-        match provided(&self.provider).await {
+        // While one asks for others, those that are held do for the rest.
+        let good = self.held().good_after(SystemTime::now());
+        let _asking = match (self.asking.try_lock(), good) {
+            (Ok(asking), _) => asking,
+            (Err(_), Some(credentials)) => return Ok(credentials),
+            (Err(_), None) => self.asking.lock().await,
+        };
+        if let Some(settled) = self.settled() {
+            return settled;
+        }
+        let provided = provided(&self.provider).await;
+        let mut held = self.held();
+        held.asked = Some(Instant::now());
+        match provided {
             Ok(fresh) => {
-                *held = Some((fresh.clone(), Instant::now()));
+                (held.credentials, held.failed) = (Some(fresh.clone()), None);
                 Ok(fresh)
             }
-            Err(error) => match &mut *held {
-                Some((credentials, asked)) if ends_after(credentials, now) => {
-                    tracing::warn!(error, "AWS credentials can't be renewed; those that are held are still good");
-                    *asked = Instant::now();
-                    Ok(credentials.clone())
-                }
-                _ => Err(error),
-            },
+            Err(error) => {
+                held.failed = Some(error.clone());
+                let credentials = held.good_after(SystemTime::now()).ok_or_else(|| error.clone())?;
+                tracing::warn!(error, "AWS credentials can't be renewed; those that are held are still good");
+                Ok(credentials)
+            }
         }
     }
 }
@@ -113,9 +166,10 @@ mod tests {
 
     async fn ask_twice(life: Duration) -> (u32, Result<Credentials, String>) {
         let provider = Failing(life, Arc::default());
-        let keys = Keys { provider: SharedCredentialsProvider::new(provider.clone()), held: Mutex::default() };
+        let keys = Keys::new(SharedCredentialsProvider::new(provider.clone()));
         keys.current().await.unwrap();
-        keys.held.lock().await.as_mut().unwrap().1 -= ASK_AGAIN;
+        let long_ago = Instant::now().checked_sub(ASK_AGAIN).unwrap();
+        keys.held().asked = Some(long_ago);
         let second = keys.current().await;
         (provider.1.load(Ordering::Relaxed), second)
     }
@@ -129,5 +183,15 @@ mod tests {
         let (asked, second) = ask_twice(RENEW / 2).await;
         assert_eq!(asked, 2);
         assert!(second.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_gives_none_is_not_asked_by_everybody() {
+        let provider = Failing(Duration::ZERO, Arc::new(AtomicU32::new(1)));
+        let keys = Keys::new(SharedCredentialsProvider::new(provider.clone()));
+        for _ in 0..5 {
+            assert!(keys.current().await.unwrap_err().contains("the provider is down"));
+        }
+        assert_eq!(provider.1.load(Ordering::Relaxed), 2);
     }
 }

@@ -128,9 +128,9 @@ impl Workflow {
         aws.needed(s, "workflow.kind = \"step-functions\"");
         let arn = s.require("workflow.state_machine", String::new());
         s.check(
-            arn.starts_with("arn:") && arn.contains(":stateMachine:"),
+            arn.starts_with("arn:") && arn.contains(":stateMachine:") && arn.split(':').count() == 7,
             "workflow.state_machine",
-            "must be the ARN of a state machine",
+            "must be the ARN of a state machine, without a version or an alias",
         );
         Self { state_machine: Some(arn) }
     }

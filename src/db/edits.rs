@@ -172,14 +172,27 @@ pub async fn task_token(executor: impl MySqlExecutor<'_>, id: EditId) -> Result<
     Ok(token.flatten().map(TaskToken::from))
 }
 
-/// Keeps the token that a state machine waits with; none once it was told.
+/// Keeps the token that a state machine waits with.
 ///
 /// # Errors
 /// The database's.
-pub async fn set_task_token(executor: impl MySqlExecutor<'_>, id: EditId, token: Option<&TaskToken>) -> Result<()> {
+pub async fn set_task_token(executor: impl MySqlExecutor<'_>, id: EditId, token: &TaskToken) -> Result<()> {
     sqlx::query("UPDATE edits SET task_token = ? WHERE id = ?")
-        .bind(token.map(TaskToken::expose))
+        .bind(token.expose())
         .bind(id.as_uuid())
+        .execute(executor)
+        .await?;
+    Ok(())
+}
+
+/// Forgets a token by which the state machine was told; a newer one stays.
+///
+/// # Errors
+/// The database's.
+pub async fn forget_task_token(executor: impl MySqlExecutor<'_>, id: EditId, told: &TaskToken) -> Result<()> {
+    sqlx::query("UPDATE edits SET task_token = NULL WHERE id = ? AND task_token = ?")
+        .bind(id.as_uuid())
+        .bind(told.expose())
         .execute(executor)
         .await?;
     Ok(())

@@ -375,6 +375,21 @@ pub async fn revive(executor: impl MySqlExecutor<'_>, id: Option<Uuid>) -> Resul
     Ok(done.rows_affected())
 }
 
+/// Puts a job back if it is dead, because something new is to be done by it.
+///
+/// # Errors
+/// The database's.
+pub async fn revive_this(executor: impl MySqlExecutor<'_>, kind: Kind, subject: Uuid) -> Result<()> {
+    sqlx::query(
+        "UPDATE jobs SET dead = FALSE, attempts = 0, visible_at = UTC_TIMESTAMP(3) WHERE kind = ? AND subject = ? AND dead = TRUE",
+    )
+    .bind(kind.as_str())
+    .bind(subject)
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
 /// What a dead job was about.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
     presigning::PresigningConfig,
     primitives::ByteStream,
-    types::{ChecksumMode, Delete, ObjectIdentifier, ServerSideEncryption},
+    types::{ChecksumMode, Delete, MultipartUpload, ObjectIdentifier, ServerSideEncryption},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio::sync::OnceCell;
@@ -224,27 +224,34 @@ impl S3 {
     /// same, and no list of objects shows it.
     pub(super) async fn remove_partials(&self, cutoff: SystemTime) -> io::Result<usize> {
         let mut removed = 0;
-        let mut page = self.client.list_multipart_uploads().bucket(&self.bucket);
-        loop {
-            let listed = page.send().await.map_err(failed)?;
-            for upload in listed.uploads() {
-                let begun = upload.initiated().and_then(|at| SystemTime::try_from(*at).ok());
-                let old = begun.is_some_and(|at| at <= cutoff);
-                if let (true, Some(key), Some(id)) = (old, upload.key(), upload.upload_id()) {
-                    let end = self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(id);
-                    end.send().await.map_err(failed)?;
-                    removed += 1;
+        // Ours alone: the bucket may have other tenants.
+        for area in [ORIGINALS, RENDITIONS] {
+            let prefix = format!("{area}/");
+            let (mut key, mut id, mut more) = (None, None, true);
+            while more {
+                let list = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(&prefix);
+                let page = list.set_key_marker(key).set_upload_id_marker(id).send().await.map_err(failed)?;
+                for upload in page.uploads() {
+                    let begun = upload.initiated().and_then(|at| SystemTime::try_from(*at).ok());
+                    if begun.is_some_and(|at| at <= cutoff) && self.abort(upload).await? {
+                        removed += 1;
+                    }
                 }
+                more = page.is_truncated() == Some(true);
+                (key, id) = (page.next_key_marker, page.next_upload_id_marker);
             }
-            if listed.is_truncated() != Some(true) {
-                return Ok(removed);
-            }
-            page = self
-                .client
-                .list_multipart_uploads()
-                .bucket(&self.bucket)
-                .set_key_marker(listed.next_key_marker)
-                .set_upload_id_marker(listed.next_upload_id_marker);
+        }
+        Ok(removed)
+    }
+
+    /// Ends an upload in parts; false when somebody else has done so.
+    async fn abort(&self, upload: &MultipartUpload) -> io::Result<bool> {
+        let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else { return Ok(false) };
+        let end = self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(id);
+        match end.send().await.map_err(failed) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -281,7 +288,9 @@ where
     let failure = Failure::from(error);
     // An answer to HEAD has no body to tell a code in.
     match (failure.code.as_deref(), status) {
-        (Some("NoSuchKey" | "NotFound"), _) | (None, Some(404)) => io::Error::new(ErrorKind::NotFound, failure),
+        (Some("NoSuchKey" | "NoSuchUpload" | "NotFound"), _) | (None, Some(404)) => {
+            io::Error::new(ErrorKind::NotFound, failure)
+        }
         (Some("AccessDenied"), _) => io::Error::new(ErrorKind::PermissionDenied, failure),
         (None, Some(403)) => {
             io::Error::new(ErrorKind::PermissionDenied, Failure::told("AccessDenied", "S3 answers 403"))

@@ -110,6 +110,8 @@ async fn complete_unless(
 /// The database's.
 pub async fn decide(tx: &mut Tx, edit: Edit, photo: &Photo, decision: Decision) -> db::Result<Edit> {
     // Whoever leads it hears of either.
+    db::jobs::revive_this(tx.session(), Kind::Edit, edit.id.as_uuid()).await?;
+    db::jobs::revive_this(tx.session(), Kind::Edit, edit.id.as_uuid()).await?;
     tx.enqueue(Kind::Edit, edit.id.as_uuid()).await?;
     match decision {
         Decision::Approve => {

@@ -235,6 +235,12 @@ async fn finish(app: &AppState, claim: Option<Claim>) -> Fate {
     }
 }
 
+/// Whether bytes make something of a photo. S3 looks at a URL's time only when an upload begins, so one that took long may
+/// come to its end, and be answered 200, after the sweep has given it up.
+fn is_awaited(state: PhotoState) -> bool {
+    matches!(state, PhotoState::AwaitingUpload | PhotoState::Expired)
+}
+
 /// Notes that a photo's bytes are there, if they are those that were declared; claims the job that develops it.
 async fn accept(app: &App, id: PhotoId) -> anyhow::Result<Option<Claim>> {
     let lease = app.config.worker.lease;
@@ -245,7 +251,7 @@ async fn accept(app: &App, id: PhotoId) -> anyhow::Result<Option<Claim>> {
         tracing::debug!(photo = %id, "bytes of no photo are left to the sweep");
         return Ok(None);
     };
-    let awaited = known.state == PhotoState::AwaitingUpload;
+    let awaited = is_awaited(known.state);
     let found =
         if awaited { app.storage.measure_original(id).await.context("an upload can't be looked at")? } else { None };
     let (claim, unfit) = app
@@ -254,9 +260,13 @@ async fn accept(app: &App, id: PhotoId) -> anyhow::Result<Option<Claim>> {
             let Some(photo) = db::photos::lock(tx.session(), id).await? else {
                 return Ok::<_, db::Error>(tx.done((None, false)));
             };
-            if photo.state == PhotoState::AwaitingUpload {
+            if is_awaited(photo.state) {
                 match found {
                     Some((bytes, digest)) if photo.fits(bytes, digest) => {
+                        if let (PhotoState::Expired, Some(invite_id)) = (photo.state, photo.uploader.invite_id) {
+                            // Given back when it was given up. An invite without any left does not undo S3's 200.
+                            db::invites::use_one(tx.session(), invite_id).await?;
+                        }
                         db::photos::set_uploaded(tx.session(), &photo, digest.as_ref()).await?;
                         tx.enqueue(Kind::Develop, id.as_uuid()).await?;
                     }

@@ -116,10 +116,11 @@ async fn invites(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()> 
     }
 }
 
-/// Removes the invites of a deleted album while their rows are still there to tell of them. Those that stay open nothing, and
-/// a rebuild removes them: no reason to keep the album's rows.
-pub(super) async fn forget_invites(app: &App, id: AlbumId) -> db::Result<()> {
+/// Removes what the read model has of a deleted album while its rows are still there to tell of it: afterwards nobody would
+/// know. Whoever deleted it may not have known of the read model.
+pub(super) async fn forget(app: &App, id: AlbumId) -> anyhow::Result<()> {
     let Some(model) = &app.read_model else { return Ok(()) };
+    model.remove_album(id).await.map_err(explained)?;
     let mut after = InviteId::from(uuid::Uuid::nil());
     loop {
         let mut session = app.db.session().await?;
@@ -128,10 +129,7 @@ pub(super) async fn forget_invites(app: &App, id: AlbumId) -> db::Result<()> {
         let Some(last) = some.last() else { return Ok(()) };
         after = last.guest.invite_id;
         let keys: Vec<Key> = some.iter().map(|invite| Key::invite(&invite.token_hash)).collect();
-        if let Err(error) = model.remove(&keys).await {
-            tracing::warn!(%error, "invites of a deleted album stay in the read model until it is rebuilt");
-            return Ok(());
-        }
+        model.remove(&keys).await.map_err(explained)?;
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) async fn album(app: &AppState, claim: &Claim) -> anyhow::Result<End> 
             db::photos::delete(&mut session, photo).await?;
         }
     }
-    project::forget_invites(app, id).await?;
+    project::forget(app, id).await?;
     let mut session = app.db.session().await?;
     while db::albums::remove_some(&mut session, id).await? > 0 {}
     drop(session);

@@ -78,7 +78,7 @@ async fn check_names_the_part_in_trouble_and_what_to_do() {
     let cloud = Cloud::start().await;
     cloud.make_state_machine(r#"{"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}"#).await;
     let server = TestServer::start_in(&cloud, &PARTS, "worker.enabled = false").await;
-    let operator = cloud.environment(Role::Instance);
+    let operator = cloud.environment(Role::Operator);
     let operator: Vec<(&str, &str)> = operator.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let (code, table) = check(&server, &operator).await;
     assert_eq!(code, 0, "{table}");

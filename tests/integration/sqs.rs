@@ -4,7 +4,10 @@ use aws_sdk_sqs::Client as Sqs;
 use darkroom::{
     db::jobs::Kind,
     queue::message,
-    worker::messages::{self, Fate},
+    worker::{
+        messages::{self, Fate},
+        sweep,
+    },
 };
 use serde_json::{Value, json};
 
@@ -290,4 +293,61 @@ async fn a_job_that_fails_for_good_is_dead_in_both_places_and_retried_from_eithe
     let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
     whole::check(&server, &host, &album, &[photo]).await;
     drop(worker);
+}
+
+/// S3 looks at a URL's time when an upload begins; one that takes long ends after the sweep has given it up.
+#[tokio::test]
+async fn an_upload_that_ends_late_is_taken_in_all_the_same() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("late").await;
+    let invite = json!({ "role": "contribute", "max_photos": 1 });
+    let guest = server.bearer(&host.invite(&album, &invite).await);
+    let declared = guest.declare(&album, "image/jpeg", &numbered(1)).await;
+    let photo = id(&declared["photo"]);
+    server.database.change(format!("UPDATE photos SET sweep_at = '2020-01-01' WHERE id = {}", literal(&photo))).await;
+    assert_eq!(sweep::run(&server.app, false).await.expect("a sweep").expired, 1);
+    assert_eq!(guest.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "expired");
+    guest.put(&declared["upload"], numbered(1)).await.expect(200);
+    assert_eq!(messages::handle(&server.app, &notification(&cloud, &photo), 1).await, Fate::Done);
+    assert_eq!(guest.settled(&photo).await["state"], "ready");
+    assert_eq!(server.database.count("SELECT CAST(photos_used AS SIGNED) FROM invites").await, 1);
+    whole::check(&server, &host, &album, &[photo]).await;
+}
+
+/// An outage is not the job's fault: what it keeps from being done is done afterwards, without an operator.
+#[tokio::test]
+async fn an_outage_of_aws_kills_no_job() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("outage").await;
+    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let proxy = FaultProxy::start(&cloud.emulator.url).await;
+    proxy.every_of("s3", 1, Fault::Cut);
+    let mut work = variables(&cloud, Role::Work, &proxy.url);
+    work.push(("DARKROOM_WORKER_MAX_ATTEMPTS".to_owned(), "1".to_owned()));
+    server
+        .app
+        .db
+        .transaction(|mut tx| async move {
+            tx.enqueue(Kind::PurgePhoto, uuid::Uuid::now_v7()).await?;
+            Ok::<_, darkroom::db::Error>(tx.done(()))
+        })
+        .await
+        .expect("a job");
+    let worker = start(&server, "work", &work).await;
+    eventually("it has failed more often than it may", async || {
+        (worker.log().matches("a job failed and will be tried again").count() >= 3).then_some(())
+    })
+    .await;
+    assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE dead OR attempts > 1").await, 0);
+    proxy.heal();
+    tell(&cloud, &notification(&cloud, &photo)).await;
+    whole::check(&server, &host, &album, &[photo]).await;
+    eventually("no jobs", async || {
+        (server.database.count("SELECT COUNT(*) FROM jobs WHERE kind <> 'announce'").await == 0).then_some(())
+    })
+    .await;
 }

@@ -24,7 +24,7 @@ pub async fn lead(app: &AppState, machine: &Machine, claim: &Claim) -> anyhow::R
             Some(token) if is_decided(&edit) => {
                 machine.tell(&token, edit.state != EditState::Failed).await?;
                 let mut session = app.db.session().await?;
-                db::edits::set_task_token(&mut session, id, None).await?;
+                db::edits::forget_task_token(&mut session, id, &token).await?;
             }
             Some(_) => {}
             None if standing(&edit) == StepOutcome::Ended => {}

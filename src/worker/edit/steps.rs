@@ -59,7 +59,7 @@ async fn review(app: &App, id: EditId, token: &TaskToken) -> anyhow::Result<Step
             let Some(edit) = db::edits::lock(tx.session(), id).await? else {
                 return Ok::<_, db::Error>(tx.done(StepOutcome::Ended));
             };
-            db::edits::set_task_token(tx.session(), id, Some(token)).await?;
+            db::edits::set_task_token(tx.session(), id, token).await?;
             if standing(&edit) != StepOutcome::Waits {
                 tx.enqueue(Kind::Edit, id.as_uuid()).await?;
             }
