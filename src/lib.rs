@@ -22,6 +22,7 @@
 //! | [`db`] | the pool, transactions, all SQL |
 //! | [`imaging`] | bytes in, renditions out; knows the words of `domain` only |
 //! | [`domain`] | the words of the product and their rules; knows nobody |
+//! | [`aws`] | what AWS's clients start from, and what their errors ask an operator to do |
 //! | `breaker` | leaves alone for a while what fails |
 //! | `deadline` | the time that a request has, for all that waits in its name |
 //! | [`telemetry`] | logs, metrics, traces, request ids |

@@ -104,8 +104,9 @@ impl S3 {
     /// # Errors
     /// What S3 says.
     pub async fn probe(&self) -> io::Result<()> {
-        self.client.head_bucket().bucket(&self.bucket).send().await.map_err(failed)?;
-        Ok(())
+        // Not HEAD, whose answer says nothing of why it is a no.
+        let look = self.client.list_objects_v2().bucket(&self.bucket).prefix(ORIGINALS).max_keys(1);
+        look.send().await.map(drop).map_err(failed)
     }
 
     /// Size of an original, and its digest where its uploader gave one.

@@ -149,7 +149,11 @@ async fn check_tells_keys_rights_and_outages_apart() {
     let mut proxied: Vec<(&str, &str)> = keys.iter().filter(|(name, _)| *name != "AWS_ENDPOINT_URL").copied().collect();
     proxied.push(("AWS_ENDPOINT_URL", &proxy.url));
     proxy.every(1, Fault::Throttle);
-    all_fail_saying(&server, &proxied, &["Throttling", "SlowDown", "->", "503"]).await;
+    all_fail_saying(&server, &proxied, &["Throttling", "SlowDown", "ProvisionedThroughput"]).await;
+    proxy.every(1, Fault::Refuse("ExpiredToken"));
+    all_fail_saying(&server, &proxied, &["the credentials have ended"]).await;
+    proxy.every(1, Fault::Refuse("RequestTimeTooSkewed"));
+    all_fail_saying(&server, &proxied, &["this host's clock is off"]).await;
     // One call in five is nothing that anybody notices.
     proxy.every(5, Fault::Status(503));
     let (code, table) = check(&server, &proxied).await;

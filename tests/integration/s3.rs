@@ -13,7 +13,9 @@ use crate::support::{
     cloud::{Cloud, Notifications, Part, Role},
     eventually,
     fault_proxy::{Fault, FaultProxy},
-    fixture, numbered, sha256_hex,
+    fixture, numbered,
+    process::{darkroom, run},
+    sha256_hex,
 };
 
 const PHOTOS: &[Part] = &[Part::Storage, Part::Queue];
@@ -215,4 +217,49 @@ async fn renditions_come_through_cloudfront_when_there_is_one() {
     assert!(urls.iter().all(|url| url.query() == urls[0].query() && url.path().starts_with("/renditions/")));
     let key = &urls[0].path()[1..];
     assert!(server.stored().await.iter().any(|it| it == key), "{key}");
+}
+
+/// The command sends the bytes straight to S3, and what is there already it does not send again.
+#[tokio::test]
+async fn the_command_uploads_to_s3() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PHOTOS, "").await;
+    let host = server.user("alice");
+    let album = host.album("Wedding").await;
+    let file = server.folder().join("camera.jpg");
+    std::fs::write(&file, fixture("camera.jpg")).expect("a file");
+    let token = server.identity.token("alice").expect("a token");
+    let variables = [("DARKROOM_URL".to_owned(), server.url.clone()), ("DARKROOM_TOKEN".to_owned(), token)];
+    for _ in 0..2 {
+        let words = ["upload", "--wait", "--album", &album, file.to_str().expect("a path")];
+        let (status, _, said) = run(darkroom(&words, &variables)).await;
+        assert_eq!(status, 0, "{said}");
+    }
+    let photos = host.all(&format!("/v1/albums/{album}/photos")).await;
+    assert_eq!(photos.iter().map(|photo| &photo["state"]).collect::<Vec<_>>(), ["ready"]);
+}
+
+#[tokio::test]
+async fn with_a_kms_key_all_that_is_written_is_encrypted_by_it() {
+    let cloud = Cloud::start().await;
+    let key = "arn:aws:kms:eu-west-1:123456789012:key/11112222-3333-4444-5555-666677778888";
+    let server = TestServer::start_in(&cloud, PHOTOS, &format!("storage.kms_key = \"{key}\"")).await;
+    let host = server.user("alice");
+    let album = host.album("Wedding").await;
+    let declared = host.declare(&album, "image/jpeg", &numbered(1)).await;
+    let mut without = declared["upload"].clone();
+    without["headers"].as_object_mut().unwrap().remove("x-amz-server-side-encryption");
+    assert_eq!(host.put(&without, numbered(1)).await.status, 403, "the URL is bound to it");
+    host.put(&declared["upload"], numbered(1)).await.expect(200);
+    assert_eq!(host.settled(&id(&declared["photo"])).await["state"], "ready");
+    let bucket = cloud.objects();
+    for object in server.stored().await {
+        let told = bucket.client.head_object().bucket(&bucket.name).key(&object).send().await.expect("an object");
+        assert_eq!(
+            told.server_side_encryption().map(aws_sdk_s3::types::ServerSideEncryption::as_str),
+            Some("aws:kms"),
+            "{object}"
+        );
+        assert_eq!(told.ssekms_key_id(), Some(key), "{object}");
+    }
 }

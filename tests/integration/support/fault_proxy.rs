@@ -25,6 +25,8 @@ pub enum Fault {
     Status(u16),
     /// It is refused as one too many, in the service's own words.
     Throttle,
+    /// It is refused with this code.
+    Refuse(&'static str),
     /// It comes later.
     Delay(Duration),
     /// The connection ends before it gets there.
@@ -119,8 +121,11 @@ async fn call(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respons
     let service = signed_for(&request);
     match shared.fault_for(&service) {
         None => shared.forward(request).await,
-        Some(Fault::Status(status)) => refused(request, &service, status, false).await,
-        Some(Fault::Throttle) => refused(request, &service, if service == "s3" { 503 } else { 400 }, true).await,
+        Some(Fault::Status(status)) => refused(request, &service, status, trouble(&service, status)).await,
+        Some(Fault::Throttle) => {
+            refused(request, &service, if service == "s3" { 503 } else { 400 }, throttling(&service)).await
+        }
+        Some(Fault::Refuse(code)) => refused(request, &service, 403, code).await,
         Some(Fault::Delay(time)) => {
             tokio::time::sleep(time).await;
             shared.forward(request).await
@@ -169,25 +174,30 @@ fn signed_for(request: &Request<Incoming>) -> String {
     scope.and_then(|scope| scope.split('/').nth(3)).unwrap_or_default().to_owned()
 }
 
+/// What a service calls trouble of its own.
+fn trouble(service: &str, status: u16) -> &'static str {
+    match (service, status) {
+        ("s3", 500) => "InternalError",
+        ("dynamodb", 500) => "InternalServerError",
+        (_, 500) => "InternalFailure",
+        _ => "ServiceUnavailable",
+    }
+}
+
+/// What a service calls one call too many.
+fn throttling(service: &str) -> &'static str {
+    match service {
+        "s3" => "SlowDown",
+        "sns" => "Throttling",
+        "dynamodb" => "ProvisionedThroughputExceededException",
+        _ => "ThrottlingException",
+    }
+}
+
 /// An answer in the shape of the service. What it was sent is read first: a client that is still sending would take the
 /// early answer for a broken connection.
-async fn refused(
-    request: Request<Incoming>,
-    service: &str,
-    status: u16,
-    throttle: bool,
-) -> Result<Response<Body>, String> {
+async fn refused(request: Request<Incoming>, service: &str, status: u16, code: &str) -> Result<Response<Body>, String> {
     request.into_body().collect().await.map_err(|error| error.to_string())?;
-    let code = match (service, throttle, status) {
-        ("s3", true, _) => "SlowDown",
-        ("sns", true, _) => "Throttling",
-        ("dynamodb", true, _) => "ProvisionedThroughputExceededException",
-        (_, true, _) => "ThrottlingException",
-        ("s3", false, 500) => "InternalError",
-        ("dynamodb", false, 500) => "InternalServerError",
-        (_, false, 500) => "InternalFailure",
-        (_, false, _) => "ServiceUnavailable",
-    };
     let (content_type, body) = match service {
         "s3" => ("application/xml", format!("<Error><Code>{code}</Code><Message>a fault</Message></Error>")),
         "sns" => (
