@@ -1,4 +1,5 @@
-//! The function `announce`: both outboxes, on a schedule. Events go to the topic and the webhook, jobs to the queue.
+//! The function `announce`: both outboxes and the sweep, on a schedule. Events go to the topic and the webhook, jobs to the queue;
+//! the sweep looks over the rows for what was left behind, and leaves the whole of storage to an instance.
 //!
 //! Any event will do: none says anything that counts. It may run as often as one likes, and beside workers.
 
@@ -8,15 +9,23 @@ use crate::{
     app::{App, AppState},
     deadline,
     queue::BATCH,
-    worker::{self, Outcome, messages},
+    worker::{self, Outcome, messages, sweep::Report},
 };
 
 /// Sends what is due until nothing is, or the time is over. Answers how much of it there was.
 pub(super) async fn relay(app: &AppState) -> anyhow::Result<Value> {
     // Neither waits for the other: a topic that is away holds up no job.
     let (announcements, jobs) = tokio::join!(announce(app), send_jobs(app));
-    let (done, failed) = announcements?;
-    Ok(json!({ "announcements": done, "failed": failed, "jobs_sent": jobs? }))
+    let ((done, failed), sent) = (announcements?, jobs?);
+    // Cut short it goes on the next time.
+    let swept = tokio::select! {
+        swept = worker::sweep::run(app, false) => Some(swept?),
+        () = deadline::is_near() => None,
+    };
+    if let Some(report) = swept.filter(|report| *report != Report::default()) {
+        tracing::info!(?report, "swept");
+    }
+    Ok(json!({ "announcements": done, "failed": failed, "jobs_sent": sent }))
 }
 
 /// Works off what is due of announcements; how many jobs are done, and how many failed and will be tried again.

@@ -1,7 +1,7 @@
 //! The job of an edit: its way from the wish to renditions, in steps that may each be done again.
 //!
 //! [`step()`] does one of them and tells what comes next; how far an edit has come is kept in its row. Who leads it through is
-//! decided in [`run`] alone: everything else wakes the job, for a new edit and for one that the host has agreed to.
+//! decided in `run` alone: everything else wakes the job, for a new edit and for one that the host has agreed to.
 
 mod local;
 mod machine;
