@@ -1,6 +1,7 @@
 //! All parts of AWS at once: the whole way of a photo through them, what a doctor says when one is in trouble, and that the
 //! papers on rights are true.
 
+use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -10,7 +11,8 @@ use crate::support::{
     eventually,
     fault_proxy::{Fault, FaultProxy},
     fixture,
-    process::{darkroom, run},
+    imds::Imds,
+    process::{Process, darkroom, run},
 };
 
 const PARTS: [Part; 5] = [Part::Storage, Part::Queue, Part::Announce, Part::ReadModel, Part::Workflow];
@@ -162,6 +164,35 @@ async fn check_tells_keys_rights_and_outages_apart() {
     proxy.every(1, Fault::Status(500));
     all_fail_saying(&server, &proxied, &["500", "InternalError", "InternalFailure", "InternalServerError", "->"]).await;
     assert!(proxy.hit() > hit);
+}
+
+/// On an instance keys come from its metadata service, are temporary, and change: URLs are signed by those that are there, end
+/// with them, and go on when there are no others for a while.
+#[tokio::test]
+async fn the_keys_of_an_instance_sign_urls_and_calls() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, &[Part::Storage, Part::Queue], "worker.enabled = false").await;
+    let imds = Imds::start(&cloud.temporary_key(Role::Instance).await, TimeDelta::minutes(14)).await;
+    let mut variables = imds.environment();
+    variables.extend(["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name.to_owned(), String::new())));
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let process = Process::start(&server, "serve", &variables).await;
+    let host = process.user(&server, "alice");
+    let album = host.album("instance").await;
+    let photo = host.settled(&host.upload(&album, "image/jpeg", &fixture("camera.jpg")).await).await;
+    assert_eq!(photo["state"], "ready", "{}", process.log());
+    let url: reqwest::Url = photo["renditions"][0]["url"].as_str().expect("a URL").parse().expect("a URL");
+    let of = |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+    assert!(of("X-Amz-Security-Token").is_some());
+    let begun =
+        chrono::NaiveDateTime::parse_from_str(&of("X-Amz-Date").expect("a date"), "%Y%m%dT%H%M%SZ").expect("a time");
+    let ends = begun.and_utc() + TimeDelta::seconds(of("X-Amz-Expires").expect("a time").parse().expect("seconds"));
+    let left = ends - Utc::now();
+    assert!(left <= TimeDelta::minutes(14) && left > TimeDelta::minutes(10), "it ends with its key: {left}");
+    assert_eq!(server.anybody().get(url.as_str()).await.status, 200);
+    imds.fail(true);
+    let again = host.get(&format!("/v1/photos/{}", id(&photo))).await.expect(200);
+    assert_eq!(server.anybody().get(again["renditions"][0]["url"].as_str().expect("a URL")).await.status, 200);
 }
 
 /// `docs/aws.md` lists what the documents of `deploy/iam` give, process by process, and nothing else.

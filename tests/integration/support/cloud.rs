@@ -20,7 +20,10 @@ use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
 use aws_sdk_sqs::types::Message;
 use uuid::Uuid;
 
-use super::{eventually, iam::REGION};
+use super::{
+    eventually,
+    iam::{Key, REGION},
+};
 pub use emulator::{ACCOUNT, Emulator};
 pub use parts::{Notifications, Part};
 
@@ -159,6 +162,12 @@ impl Cloud {
         assert_eq!(status, 201, "{answer}");
         let made: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
         made["FunctionArn"].as_str().expect("an ARN").to_owned()
+    }
+
+    /// A key of an instance's role: temporary, with a session token, and with the rights of one of ours.
+    pub async fn temporary_key(&self, role: Role) -> Key {
+        let role = identities::role(self, "ec2.amazonaws.com", Some(role)).await;
+        identities::assume(self, &role).await
     }
 
     /// Waits for a message in a queue, and takes it out.

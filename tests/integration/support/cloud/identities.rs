@@ -6,7 +6,7 @@ use aws_sdk_s3::config::Credentials;
 use serde_json::json;
 
 use super::{ACCOUNT, Cloud, Role, emulator::root, signed::query};
-use crate::support::iam::REGION;
+use crate::support::iam::{Key, REGION};
 
 /// Each role with its documents.
 const ROLES: [(Role, &[(&str, &str)]); 9] = [
@@ -64,6 +64,14 @@ pub async fn role(cloud: &Cloud, service: &str, ours: Option<Role>) -> String {
         query(&cloud.emulator.url, &root(), "iam", &parameters).await;
     }
     element(&answer, "Arn").to_owned()
+}
+
+/// Takes a role on; answers its key.
+pub async fn assume(cloud: &Cloud, role: &str) -> Key {
+    let parameters = [("Action", "AssumeRole"), ("RoleArn", role), ("RoleSessionName", "tests")];
+    let answer = query(&cloud.emulator.url, &root(), "sts", &parameters).await;
+    let of = |name| element(&answer, name).to_owned();
+    Key { id: of("AccessKeyId"), secret: of("SecretAccessKey"), session_token: Some(of("SessionToken")) }
 }
 
 /// A document with this test's names in the places of `Fn::Sub`.
