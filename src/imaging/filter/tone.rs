@@ -85,7 +85,8 @@ pub fn soften(picture: &mut Light, radius: f64) {
 
 pub fn vignette(picture: &mut Light, amount: f32) {
     let (middle_x, middle_y) = (picture.width as f32 / 2.0, picture.height as f32 / 2.0);
-    let half_diagonal = middle_x.hypot(middle_y);
+    // By hand: `hypotf` has a version that glibc 2.34, of Amazon Linux 2023, does not know.
+    let half_diagonal = (middle_x * middle_x + middle_y * middle_y).sqrt();
     for y in 0..picture.height {
         let down = y as f32 + 0.5 - middle_y;
         let left = |x: usize| {
