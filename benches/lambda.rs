@@ -88,6 +88,9 @@ async fn start(bed: &Bed, path: &str) -> anyhow::Result<Duration> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_darkroom"));
     command.env_clear().envs(bed.settings("http://localhost")).env_remove("DARKROOM_STORAGE_DIRECTORY");
     command.env("DARKROOM_STORAGE_KIND", "s3").env("DARKROOM_STORAGE_BUCKET", "photos");
+    let queue = "https://sqs.eu-west-1.amazonaws.com/123456789012/darkroom";
+    command.env("DARKROOM_QUEUE_KIND", "sqs").env("DARKROOM_QUEUE_URL", queue);
+    command.env("DARKROOM_QUEUE_DEAD_LETTER_URL", format!("{queue}-dead"));
     command.env("AWS_REGION", "eu-west-1").env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "secret");
     command.env("AWS_LAMBDA_RUNTIME_API", address).env("_HANDLER", "api").env("AWS_LAMBDA_FUNCTION_NAME", "darkroom");
     command.env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST").env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1024");
