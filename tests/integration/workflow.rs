@@ -33,6 +33,11 @@ impl Bed {
     }
 
     async fn start_with(led: Led, settings: &str) -> Self {
+        Self::start_within(led, settings, "604800").await
+    }
+
+    /// The same with a host who has so many seconds to decide, where a state machine waits for that.
+    async fn start_within(led: Led, settings: &str, seconds: &str) -> Self {
         match led {
             Led::ByWorker => Self { cloud: None, server: TestServer::start_with(settings).await },
             Led::ByStateMachine => {
@@ -48,6 +53,8 @@ impl Bed {
                 // Its tries would take minutes.
                 let definition = definition.replace("\"IntervalSeconds\": 2", "\"IntervalSeconds\": 1");
                 let definition = definition.replace("\"MaxAttempts\": 6", "\"MaxAttempts\": 1");
+                let definition =
+                    definition.replace("\"TimeoutSeconds\": 604800", &format!("\"TimeoutSeconds\": {seconds}"));
                 cloud.make_state_machine(&definition).await;
                 Self { cloud: Some(cloud), server }
             }
@@ -222,6 +229,21 @@ async fn what_cannot_be_made_fails_after_its_tries() {
     assert_eq!((&failed["state"], &failed["fail_reason"]), (&json!("failed"), &json!("the edit could not be made")));
     let states = bed.history(&id(&edit)).await.expect("an execution");
     assert_eq!(states, ["Validate", "Apply", "GiveUp", "Fail", "Failed"]);
+    assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.failed"]));
+}
+
+#[tokio::test]
+async fn what_nobody_decides_on_fails_in_the_end() {
+    let bed = Bed::start_within(Led::ByStateMachine, "", "2").await;
+    let (host, guest, album, photo) = bed.photo(true).await;
+    let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
+    let failed = settled(&guest, &photo, &edit).await;
+    assert_eq!(failed["fail_reason"], "nobody looked at it in time");
+    let states = bed.history(&id(&edit)).await.expect("an execution");
+    assert_eq!(states, ["Validate", "Review", "NobodyDecided", "Fail", "Failed"]);
+    // Too late: it has failed, and says so.
+    let path = format!("/v1/photos/{photo}/edits/{}", id(&edit));
+    host.patch(&path, &json!({ "review": "approve" })).await.expect(409);
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.failed"]));
 }
 
