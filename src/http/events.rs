@@ -89,17 +89,29 @@ pub async fn list(
     // Followed before the first look, so that nothing is missed in between.
     let mut follower = (wait > 0).then(|| app.db.signals().follow(here.album.id, here.album.last_seq));
     let mut list = EventList { items: Vec::new(), last: after };
+    let mut looked = false;
     loop {
-        let more = read(&app, &here, &mut list).await?;
+        let found = read(&app, &here, &mut list).await;
         // What the caller may not see is passed over a page at a time: an album may have a million of it.
-        if more || !list.items.is_empty() {
+        if matches!(found, Ok(true)) || !list.items.is_empty() {
             break;
         }
+        let until = match &found {
+            Ok(_) => deadline,
+            // Who waits already goes on waiting through an outage: a crowd that is sent away comes back at once.
+            Err(HttpError::Unavailable(..)) if looked => deadline.min(Instant::now() + POLL),
+            Err(_) => return found.map(|_| Reply(list)),
+        };
+        looked = true;
         let Some(follower) = &mut follower else { break };
-        tokio::select! {
-            changed = timeout_at(deadline, follower.changed()) => if changed.is_err() { break },
-            () = drained.cancelled() => break,
-            () = &mut near => break,
+        let over = tokio::select! {
+            changed = timeout_at(until, follower.changed()) => changed.is_err() && until == deadline,
+            () = drained.cancelled() => true,
+            () = &mut near => true,
+        };
+        if over {
+            found?;
+            break;
         }
     }
     Ok(Reply(list))

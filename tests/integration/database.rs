@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use darkroom::dev::database::{DirLock, PrivateServer};
 use rustix::process::Signal;
 use serde_json::json;
-use sqlx::Connection;
+use sqlx::{AssertSqlSafe, Connection};
 
 use crate::{
     faults::ALBUM_LOCK,
     support::{
         Answer, TestServer,
-        bed::{Database, choice},
+        bed::{Database, choice, literal},
         client::id,
         eventually, numbered,
         process::{darkroom, freeze, run, send},
@@ -80,6 +80,42 @@ async fn while_the_database_is_dead_clients_are_told_so_and_afterwards_nothing_i
     accepted.push(id(&declared["photo"]));
     whole::check(&server, &host, &album, &accepted).await;
     assert_eq!(follower.await.unwrap().status, 200, "who waited went on waiting");
+    drop(server);
+    private.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_events_waits_through_an_outage() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = DirLock::acquire(folder.path()).unwrap();
+    let private = PrivateServer::start(&lock, choice()).await.expect("a server");
+    let settings = "worker.enabled = false";
+    let server = TestServer::start_on(Database::on(&private).await, tempfile::tempdir().unwrap(), settings).await;
+    let host = server.user("alice");
+    let album = host.album("outage").await;
+    let events = format!("/v1/albums/{album}/events");
+    let last = host.get(&events).await.expect(200)["last"].as_u64().unwrap();
+    let follower = {
+        let (host, events) = (host.clone(), format!("{events}?after={last}&wait=25"));
+        tokio::spawn(async move { host.get(&events).await })
+    };
+    let signals = server.app.db.signals();
+    let followed = eventually("followed", async || signals.followed().pop()).await;
+    host.get(&events).await.expect(200);
+    // It is told of an event that it can't read: the database dies in between.
+    let insert = format!(
+        "INSERT INTO events (album_id, seq, kind, public_kind, at) VALUES ({}, {}, 'album.updated', 'album.updated', NOW(3))",
+        literal(&album),
+        last + 1
+    );
+    sqlx::query(AssertSqlSafe(insert)).execute(&mut server.database.connect().await).await.unwrap();
+    private.kill().await;
+    signals.reached(followed, last + 1);
+    expect_unavailable(&host.get(&events).await, Instant::now());
+    assert!(!follower.is_finished(), "sent away");
+    let private = PrivateServer::start(&lock, choice()).await.expect("the server recovers");
+    let told = follower.await.unwrap().expect(200);
+    assert_eq!((&told["last"], told["items"].as_array().map(Vec::len)), (&json!(last + 1), Some(1)), "{told}");
     drop(server);
     private.stop().await;
 }
