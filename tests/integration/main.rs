@@ -19,6 +19,7 @@ mod cloud;
 mod cloudwatch;
 mod commands;
 mod database;
+mod deploy;
 mod dev;
 mod disk;
 mod edits;

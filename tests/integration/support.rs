@@ -18,6 +18,7 @@ pub mod rds;
 pub mod server;
 pub mod spare;
 pub mod switch;
+pub mod template;
 pub mod webhook;
 pub mod whole;
 

@@ -1,0 +1,1 @@
+//! What the checkers of templates, of state machines and of OpenAPI documents say.

@@ -1,0 +1,1 @@
+//! Who can reach whom, computed from the templates.

@@ -1,0 +1,1 @@
+//! Each role may do what its process does, and nothing else.

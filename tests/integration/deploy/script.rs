@@ -1,0 +1,1 @@
+//! `deploy/deploy` as its user runs it.

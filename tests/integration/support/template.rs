@@ -1,0 +1,93 @@
+//! The templates of `deploy/stacks`, as CloudFormation reads them: its short tags in their long form.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde_json::{Map, Value, json};
+use yaml_serde::value::TaggedValue;
+
+/// Each stack in the order in which they are deployed.
+pub const STACKS: [&str; 8] =
+    ["network", "data", "messaging", "functions", "service", "gateway", "edge", "observability"];
+
+/// Where a stack's template is.
+pub fn path(stack: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("deploy/stacks/{stack}.yaml"))
+}
+
+/// A stack's template as JSON: `!Sub x` is `{"Fn::Sub": "x"}`, `!GetAtt A.B` is `{"Fn::GetAtt": ["A", "B"]}`.
+pub fn read(stack: &str) -> Value {
+    let path = path(stack);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let yaml = yaml_serde::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    long(yaml)
+}
+
+/// Puts values in the places of `Ref` and `Fn::Sub`, and joins and selects; what has no value is an error that names it.
+pub fn resolve(value: &Value, names: &BTreeMap<String, String>) -> Value {
+    let named = |name: &str| names.get(name).cloned().unwrap_or_else(|| panic!("no value for {name}"));
+    match value {
+        Value::Array(items) => items.iter().map(|item| resolve(item, names)).collect(),
+        Value::Object(fields) => match fields.iter().next() {
+            Some((function, of)) if fields.len() == 1 => match (function.as_str(), of) {
+                ("Ref", Value::String(name)) => named(name).into(),
+                ("Fn::GetAtt", Value::Array(parts)) => {
+                    named(&parts.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(".")).into()
+                }
+                ("Fn::Sub", Value::String(text)) => substituted(text, names).into(),
+                ("Fn::Sub", Value::Array(parts)) => {
+                    let mut names = names.clone();
+                    for (name, value) in parts[1].as_object().expect("the names of Fn::Sub") {
+                        let value = resolve(value, &names);
+                        names.insert(name.clone(), value.as_str().expect("a text").to_owned());
+                    }
+                    substituted(parts[0].as_str().expect("a text"), &names).into()
+                }
+                _ => json!({ function: resolve(of, names) }),
+            },
+            _ => fields.iter().map(|(key, value)| (key.clone(), resolve(value, names))).collect::<Map<_, _>>().into(),
+        },
+        other => other.clone(),
+    }
+}
+
+fn substituted(text: &str, names: &BTreeMap<String, String>) -> String {
+    let mut parts = text.split("${");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once('}').unwrap_or_else(|| panic!("an open ${{ in {text}"));
+        match name.strip_prefix('!') {
+            Some(literal) => out += &format!("${{{literal}}}"),
+            None => out += names.get(name).unwrap_or_else(|| panic!("no value for {name} in {text}")),
+        }
+        out += rest;
+    }
+    out
+}
+
+fn long(yaml: yaml_serde::Value) -> Value {
+    use yaml_serde::Value as Yaml;
+    match yaml {
+        Yaml::Sequence(items) => items.into_iter().map(long).collect(),
+        Yaml::Mapping(fields) => {
+            let key = |key: Yaml| match key {
+                Yaml::String(key) => key,
+                other => panic!("a key that is no text: {other:?}"),
+            };
+            fields.into_iter().map(|(name, value)| (key(name), long(value))).collect::<Map<_, _>>().into()
+        }
+        Yaml::Tagged(tagged) => {
+            let TaggedValue { tag, value } = *tagged;
+            let name = tag.to_string();
+            let name = name.trim_start_matches('!');
+            match (name, long(value)) {
+                ("Ref" | "Condition", value) => json!({ name: value }),
+                ("GetAtt", Value::String(path)) => {
+                    let (resource, attribute) = path.split_once('.').expect("Resource.Attribute");
+                    json!({ "Fn::GetAtt": [resource, attribute] })
+                }
+                (_, value) => json!({ format!("Fn::{name}"): value }),
+            }
+        }
+        plain => serde_json::to_value(plain).expect("JSON"),
+    }
+}
