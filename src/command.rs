@@ -20,7 +20,7 @@ pub use run::{run, stop_signal, tell_metrics, tend};
 
 use crate::{
     app::{App, AppState},
-    config::{Config, Mistakes},
+    config::{self, Config, Mistakes},
     db, http,
     net::{self, Socket},
     telemetry,
@@ -99,17 +99,38 @@ async fn run_as_service(
 /// The database does not answer, or a migration fails.
 pub async fn migrate(file: Option<&Path>, check_only: bool) -> anyhow::Result<bool> {
     let (config, _) = configure(file, telemetry::Stream::Error)?;
-    let database = config.database.for_migrations();
-    let db = db::Db::new(&database);
-    let level =
-        if check_only { db::migrations::check(&db).await.map_err(Into::into) } else { db::migrations::run(&db).await };
-    db.close().await;
-    let level = level.with_context(|| database.described())?;
+    let level = if check_only {
+        let database = config.database.for_migrations();
+        let db = db::Db::new(&database);
+        let level = db::migrations::check(&db).await;
+        db.close().await;
+        level.with_context(|| database.described())?
+    } else {
+        bring_up(&config.database).await?
+    };
     println!("{} migrations applied, {} pending", level.applied, level.pending.len());
     for version in &level.pending {
         println!("pending: {version}");
     }
     Ok(level.pending.is_empty())
+}
+
+/// Makes the database and its users, where a master user is configured, and brings the schema up to date.
+///
+/// # Errors
+/// The database does not answer, or a statement or migration fails. It may be run again.
+pub async fn bring_up(config: &config::Database) -> anyhow::Result<db::migrations::Level> {
+    if let Some(there) = config.for_users() {
+        let db = db::Db::new(&there);
+        let made = db::users::make(&db, config).await;
+        db.close().await;
+        made.with_context(|| there.described())?;
+    }
+    let there = config.for_migrations();
+    let db = db::Db::new(&there);
+    let level = db::migrations::run(&db).await;
+    db.close().await;
+    level.with_context(|| there.described())
 }
 
 /// `darkroom openapi`: the document as pretty JSON.

@@ -196,6 +196,17 @@ mod tests {
     }
 
     #[test]
+    fn a_key_set_is_a_url_a_file_or_the_set_itself() {
+        let read = |place: &str| read(LEAST, &[("DARKROOM_IDENTITY_JWKS", place)]).map(|config| config.identity.jwks);
+        assert!(matches!(read("https://id.example/keys"), Ok(Jwks::Url(_))));
+        assert!(matches!(read("keys.json"), Ok(Jwks::File(_))));
+        assert!(matches!(read(r#" {"keys": []}"#), Ok(Jwks::Document(_))));
+        for wrong in ["{}", "{", "http://id.example/keys"] {
+            assert!(read(wrong).unwrap_err().to_string().contains("identity.jwks"), "{wrong}");
+        }
+    }
+
+    #[test]
     fn every_mistake_is_reported_in_one_run() {
         let text = "http.listen = \"nowhere\"\nworker.concurrency = 0\nhttp.pubic_url = \"x\"";
         let mistakes = read(text, &[("DARKROOM_LOG_FORMAT", "xml"), ("DARKROOM_NOPE", "1")]).unwrap_err().to_string();

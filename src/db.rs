@@ -28,6 +28,7 @@ pub mod signals;
 pub mod sweep;
 pub mod tls;
 pub mod transaction;
+pub mod users;
 
 use std::{sync::Arc, time::Duration};
 

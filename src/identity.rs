@@ -172,6 +172,7 @@ impl Verifier {
             Jwks::File(path) => {
                 tokio::fs::read(path).await.map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
             }
+            Jwks::Document(json) => Ok(json.clone().into_bytes()),
             Jwks::Url(url) => {
                 let mut response = self.client.get(url.clone()).send().await?.error_for_status()?;
                 let mut json = Vec::new();

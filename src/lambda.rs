@@ -7,6 +7,7 @@
 //! | `api` | API Gateway (REST and HTTP), a function URL | answers a request as the main listener does |
 //! | `develop` | SQS | acts on a batch of messages as a worker does; answers which have to come again |
 //! | `step` | a state machine of Step Functions | does a step of an edit; answers what comes next |
+//! | `migrate` | whoever deploys | makes the database, its users and its schema |
 //! | `announce` | a schedule | announces events, and sends jobs that are due to the queue: both outboxes |
 //!
 //! Between invocations a function is frozen, and it may be ended at any moment: what is to last is in the database, and
@@ -18,6 +19,7 @@ mod announce;
 mod api;
 mod develop;
 mod event;
+mod migrate;
 mod start;
 mod step;
 
@@ -26,8 +28,10 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent, Runtime, service_fn};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
 
+use start::Started;
 pub use start::{Function, UnknownHandler, is_bootstrap};
 
 use crate::{
@@ -47,7 +51,7 @@ const LAST_CALLS: Duration = Duration::from_millis(250);
 /// [`Mistakes`](crate::config::Mistakes), [`UnknownHandler`], and whatever else stands in the way of a start: Lambda is told, too. The
 /// runtime's API does not answer.
 pub async fn run() -> anyhow::Result<()> {
-    let (function, app) = match Box::pin(start::start()).await {
+    let started = match Box::pin(start::start()).await {
         Ok(started) => started,
         Err(error) => {
             start::report(&error).await;
@@ -55,51 +59,81 @@ pub async fn run() -> anyhow::Result<()> {
         }
     };
     let stop = stop_signal()?;
-    let background = tend(&app);
-    let router = http::router(app.clone());
-    let invocations = Runtime::new(service_fn(|event: LambdaEvent<Value>| invoke(function, &app, &router, event)));
-    let ended = tokio::select! {
-        ended = invocations.run() => ended.map_err(|error| anyhow::anyhow!("the runtime's API: {error}")),
-        () = stop.cancelled() => Ok(()),
+    let ended = match started {
+        Started::Migrate(database) => {
+            let work = |event| invoke(Function::Migrate, event, |_, _| migrate::bring_up(&database));
+            until(&stop, Runtime::new(service_fn(work)).run()).await
+        }
+        Started::Serve(function, app) => serve(function, &app, &stop).await,
     };
+    telemetry::spans::finish(LAST_CALLS).await;
+    ended
+}
+
+/// Invocations until the end.
+async fn until(
+    stop: &CancellationToken,
+    invocations: impl Future<Output = Result<(), lambda_runtime::Error>>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        ended = invocations => ended.map_err(|error| anyhow::anyhow!("the runtime's API: {error}")),
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
+/// Invocations that need all of the service.
+async fn serve(function: Function, app: &AppState, stop: &CancellationToken) -> anyhow::Result<()> {
+    let background = tend(app);
+    let router = http::router(app.clone());
+    let work = async |event| {
+        let outcome = invoke(function, event, |payload, context| act(function, app, &router, payload, context)).await;
+        tell_metrics(app);
+        outcome
+    };
+    let ended = until(stop, Runtime::new(service_fn(work)).run()).await;
     background.iter().for_each(tokio::task::JoinHandle::abort);
     app.draining.cancel();
     if tokio::time::timeout(LAST_CALLS, app.db.close()).await.is_err() {
         tracing::warn!("statements that were still under way are left to the database");
     }
-    telemetry::spans::finish(LAST_CALLS).await;
     ended
 }
 
 /// One invocation. An error is for Lambda: whoever invoked sees it, and may try again.
-async fn invoke(
+async fn invoke<F: Future<Output = anyhow::Result<Value>>>(
     function: Function,
-    app: &AppState,
-    router: &Router,
     event: LambdaEvent<Value>,
+    work: impl FnOnce(Value, Context) -> F,
 ) -> Result<Value, Diagnostic> {
     let LambdaEvent { payload, context } = event;
     let span = info_span!("invocation", function = function.as_str(), request_id = context.request_id);
-    let work = async {
-        match function {
-            Function::Api => api::answer(app, router, payload, &context).await,
-            Function::Develop => develop::act(app, payload).await,
-            Function::Step => step::take(app, payload).await,
-            Function::Announce => announce::relay(app).await,
-        }
-    };
+    let time = time_left(&context);
     // Boxed: the runtime holds it beside much else.
-    let work = Box::pin(deadline::within(time_left(&context), work));
+    let work = Box::pin(deadline::within(time, work(payload, context)));
     let outcome = async {
         let outcome = work.await.unwrap_or_else(|_| Err(anyhow::anyhow!("the invocation's time was over")));
         outcome.inspect_err(|error| tracing::error!(error = format!("{error:#}"), "an invocation failed"))
     };
-    let outcome = outcome.instrument(span).await;
-    tell_metrics(app);
-    outcome.map_err(|error| Diagnostic {
+    outcome.instrument(span).await.map_err(|error| Diagnostic {
         error_type: format!("Darkroom.{}", function.as_str()),
         error_message: format!("{error:#}"),
     })
+}
+
+async fn act(
+    function: Function,
+    app: &AppState,
+    router: &Router,
+    payload: Value,
+    context: Context,
+) -> anyhow::Result<Value> {
+    match function {
+        Function::Api => api::answer(app, router, payload, &context).await,
+        Function::Develop => develop::act(app, payload).await,
+        Function::Step => step::take(app, payload).await,
+        Function::Announce => announce::relay(app).await,
+        Function::Migrate => migrate::bring_up(&app.config.database).await,
+    }
 }
 
 /// For the work; the last steps are taken off.

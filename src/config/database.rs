@@ -31,6 +31,8 @@ pub struct Database {
     pub login: Login,
     /// Who signs in to migrate, if not the same.
     pub migrate_login: Option<Login>,
+    /// The master user, by whom `darkroom migrate` makes the database and its users first.
+    pub master_login: Option<Login>,
     /// A server that guests' lists and single reads may come from.
     pub reader: Option<Reader>,
     /// How the server's certificate is verified.
@@ -185,7 +187,16 @@ impl Database {
     pub fn for_migrations(&self) -> Self {
         let pool = Pool { query_timeout: Duration::ZERO, ..self.pool.clone() };
         let login = self.migrate_login.as_ref().unwrap_or(&self.login).clone();
-        Self { login, migrate_login: None, reader: None, pool, ..self.clone() }
+        Self { login, migrate_login: None, master_login: None, reader: None, pool, ..self.clone() }
+    }
+
+    /// The same server for the master user, if there is one, who makes the database and so can't begin in it.
+    #[must_use]
+    pub fn for_users(&self) -> Option<Self> {
+        let login = self.master_login.clone()?;
+        Some(
+            Self { name: "information_schema".to_owned(), migrate_login: Some(login), ..self.clone() }.for_migrations(),
+        )
     }
 
     pub(super) fn read(s: &mut Source) -> Self {
@@ -197,13 +208,27 @@ impl Database {
         let login = Keys { user: "database.user", password: "database.password", secret: "database.secret_id" };
         let login = login.read(s, kind, &terms, &place);
         let migrate_login = Self::read_migrate_login(s, kind, &terms, &place);
+        let master_login = s.optional("database.master_secret_id").map(|id| {
+            let auth = Auth::Secret(Secret::read(s, id, &terms, &place));
+            Login { user: String::new(), auth }
+        });
+        if master_login.is_some() {
+            // The users that it makes sign in by IAM, and their names stand in SQL.
+            let logins = [Some(&login), migrate_login.as_ref()];
+            let by_token = logins.iter().flatten().all(|login| matches!(login.auth, Auth::Iam(_)));
+            s.check(by_token, "database.master_secret_id", "makes users that sign in by IAM: auth must be \"iam\"");
+            let name = s.get("database.name", "darkroom".to_owned());
+            let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            let all_plain = logins.iter().flatten().all(|login| plain(&login.user)) && plain(&name);
+            s.check(all_plain, "database.master_secret_id", "needs names of letters, digits and `_`");
+        }
         let reader = Reader::read(s, &terms, &login, port);
         let pool = Pool::read(s);
         let iam =
             [Some(&login), migrate_login.as_ref()].iter().flatten().any(|login| matches!(login.auth, Auth::Iam(_)));
         let tls = Tls::read(s, &place, reader.as_ref(), iam);
         let name = s.get("database.name", "darkroom".to_owned());
-        Self { place, name, login, migrate_login, reader, tls, pool }
+        Self { place, name, login, migrate_login, master_login, reader, tls, pool }
     }
 
     fn read_migrate_login(s: &mut Source, kind: AuthKind, terms: &Terms, place: &Place) -> Option<Login> {
@@ -290,16 +315,21 @@ impl Keys {
             }
             (AuthKind::SecretsManager, _) => {
                 s.check(id.is_some(), self.secret, "must name the secret (name or ARN)");
-                let id = id.unwrap_or_default();
-                let from = match place {
-                    Place::Tcp(host, _) if region::of_arn(&id).is_none() => host,
-                    _ => &id,
-                };
-                let region = terms.region(s, from);
-                Auth::Secret(Secret { id, region, ttl: terms.ttl })
+                Auth::Secret(Secret::read(s, id.unwrap_or_default(), terms, place))
             }
         };
         Login { user, auth }
+    }
+}
+
+impl Secret {
+    fn read(s: &mut Source, id: String, terms: &Terms, place: &Place) -> Self {
+        let from = match place {
+            Place::Tcp(host, _) if region::of_arn(&id).is_none() => host,
+            _ => &id,
+        };
+        let region = terms.region(s, from);
+        Self { id, region, ttl: terms.ttl }
     }
 }
 
@@ -434,6 +464,11 @@ mod tests {
             ("user = 'x'\nmigrate_password = 'y'".to_owned(), "database.migrate_password"),
             ("user = 'x'\ntls_ca = '/nowhere.pem'".to_owned(), "database.tls_ca"),
             ("user = 'x'\nmax_connections = 1".to_owned(), "database.max_connections"),
+            (format!("user = 'x'\nmaster_secret_id = 'm'\n{RDS}"), "database.master_secret_id"),
+            (
+                format!("user = 'x'\nauth = 'iam'\nname = 'a`b'\nmaster_secret_id = 'm'\n{RDS}"),
+                "database.master_secret_id",
+            ),
             ("user = 'x'\nacquire_timeout = '0s'".to_owned(), "database.acquire_timeout"),
         ] {
             let told = read(&settings).unwrap_err().to_string();

@@ -30,6 +30,8 @@ pub enum Jwks {
     Url(Url),
     /// A file.
     File(PathBuf),
+    /// The set itself, for where neither can be reached: a private network, a function without files.
+    Document(String),
 }
 
 /// `[identity]`: whose JWTs are believed.
@@ -54,6 +56,11 @@ impl Identity {
         use jsonwebtoken::Algorithm::{ES256, RS256};
         let place = s.require("identity.jwks", String::new());
         let jwks = match Url::parse(&place) {
+            _ if place.trim_start().starts_with('{') => {
+                let set = serde_json::from_str::<jsonwebtoken::jwk::JwkSet>(&place);
+                s.check(set.is_ok(), "identity.jwks", "must be a JSON Web Key Set (RFC 7517), as it begins with `{`");
+                Jwks::Document(place)
+            }
             Ok(url) => {
                 let loopback = match url.host() {
                     Some(url::Host::Domain(name)) => name == "localhost",
@@ -62,7 +69,11 @@ impl Identity {
                     None => false,
                 };
                 let safe = url.scheme() == "https" || (url.scheme() == "http" && loopback);
-                s.check(safe, "identity.jwks", "must be a file or an https URL (http only on loopback)");
+                s.check(
+                    safe,
+                    "identity.jwks",
+                    "must be a file, an https URL (http only on loopback), or the key set itself",
+                );
                 Jwks::Url(url)
             }
             Err(_) => Jwks::File(place.into()),

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::{
     app::{App, AppState},
     command,
+    config::Database,
     telemetry::Stream,
 };
 
@@ -26,11 +27,13 @@ pub enum Function {
     Step,
     /// Sends what waits in the outboxes.
     Announce,
+    /// Makes the database, its users and its schema.
+    Migrate,
 }
 
 impl Function {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Api, Self::Develop, Self::Step, Self::Announce];
+    pub const ALL: [Self; 5] = [Self::Api, Self::Develop, Self::Step, Self::Announce, Self::Migrate];
 
     /// The handler's name.
     #[must_use]
@@ -40,6 +43,7 @@ impl Function {
             Self::Develop => "develop",
             Self::Step => "step",
             Self::Announce => "announce",
+            Self::Migrate => "migrate",
         }
     }
 
@@ -60,12 +64,23 @@ pub fn is_bootstrap() -> bool {
     env::var_os(RUNTIME_API).is_some() && env::args_os().len() == 1
 }
 
+/// What a function stands on.
+pub(super) enum Started {
+    /// All of the service.
+    Serve(Function, AppState),
+    /// The server of the database alone: its role may sign in nowhere else, and there may be no database yet.
+    Migrate(Box<Database>),
+}
+
 /// Reads the configuration, from variables and the file that `DARKROOM_CONFIG` names, and builds what the function needs.
-pub(super) async fn start() -> anyhow::Result<(Function, AppState)> {
+pub(super) async fn start() -> anyhow::Result<Started> {
     let function = Function::of_handler(&env::var(HANDLER).unwrap_or_default())?;
     let file = env::var_os("DARKROOM_CONFIG");
     let (config, level) = command::configure(file.as_deref().map(Path::new), Stream::Function)?;
-    Ok((function, App::build(config, Some(level)).await?))
+    Ok(match function {
+        Function::Migrate => Started::Migrate(Box::new(config.database)),
+        _ => Started::Serve(function, App::build(config, Some(level)).await?),
+    })
 }
 
 /// Tells Lambda why there is no start: `POST /runtime/init/error`. Whoever deploys sees it at once, not only in the log.
@@ -90,7 +105,7 @@ mod tests {
         }
         for wrong in ["", "API", "index.handler"] {
             let said = Function::of_handler(wrong).unwrap_err().to_string();
-            assert!(said.contains(wrong) && said.contains("api, develop, step, announce"), "{said}");
+            assert!(said.contains(wrong) && said.contains("api, develop, step, announce, migrate"), "{said}");
         }
     }
 }

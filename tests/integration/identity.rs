@@ -243,6 +243,14 @@ async fn a_key_set_in_a_file_is_read_again_when_a_new_key_signs() {
     new_token.get(&format!("/v1/albums/{album}")).await.expect(200);
 }
 
+#[tokio::test]
+async fn a_key_set_may_stand_in_the_configuration() {
+    let (ours, other) = (Issuer::new("ours"), Issuer::new("other"));
+    let server = TestServer::start_with(&format!("{API_ONLY}\nidentity.jwks = '{}'", ours.jwks())).await;
+    server.bearer(&ours.token(&json!({}))).get("/v1/albums").await.expect(200);
+    server.bearer(&other.token(&json!({}))).get("/v1/albums").await.expect(401);
+}
+
 /// An issuer's web server: what it answers, and how often it was asked.
 #[derive(Clone)]
 struct Published {

@@ -6,6 +6,7 @@ mod load;
 mod reader;
 mod sign_in;
 mod tls;
+mod users;
 
 use crate::support::{Client, TestServer, bed::Database, process::Process, rds::Rds};
 

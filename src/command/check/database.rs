@@ -35,6 +35,7 @@ pub(super) async fn check(config: &Database, table: &mut Table) {
             place: reader.place.clone(),
             login: reader.login.clone(),
             migrate_login: None,
+            master_login: None,
             reader: None,
             ..config.clone()
         };

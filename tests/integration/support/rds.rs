@@ -139,6 +139,11 @@ impl Rds {
         Self { flavour: server.flavour(), server: Some(server), lock, port, role, account, _home: home }
     }
 
+    /// Whether users are made as on RDS, with `AWSAuthenticationPlugin`; on MariaDB the stand-in is PAM.
+    pub fn has_plugin_of_rds(&self) -> bool {
+        self.flavour == Flavour::MySql
+    }
+
     /// The port to connect to; the same for as long as it lives.
     pub fn port(&self) -> u16 {
         self.port

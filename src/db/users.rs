@@ -1,0 +1,49 @@
+//! The database and its two users, made by the master user: `deploy/sql/users.sql`, in the binary.
+
+use sqlx::AssertSqlSafe;
+
+use super::{Db, Result};
+use crate::config;
+
+/// What a DBA would run by hand.
+const SQL: &str = include_str!("../../deploy/sql/users.sql");
+
+/// Makes what is not there yet, under the names of the configuration, and grants what each user needs. `db` is signed in
+/// as the master user. What is there already stays as it is, so it may be run again.
+///
+/// # Errors
+/// The database's.
+pub async fn make(db: &Db, config: &config::Database) -> Result<()> {
+    let migrator = config.migrate_login.as_ref().unwrap_or(&config.login);
+    let mut session = db.session().await?;
+    for statement in statements(&config.name, &config.login.user, &migrator.user) {
+        // The configuration takes such names only as need no escaping.
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut session).await?;
+    }
+    Ok(())
+}
+
+fn statements(name: &str, user: &str, migrator: &str) -> Vec<String> {
+    let code = SQL.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
+    let code = code
+        .replace("DATABASE IF NOT EXISTS darkroom", &format!("DATABASE IF NOT EXISTS `{name}`"))
+        .replace("darkroom.*", &format!("`{name}`.*"))
+        .replace("'darkroom_app'", &format!("'{user}'"))
+        .replace("'darkroom_migrate'", &format!("'{migrator}'"));
+    code.split(';').map(|statement| statement.trim().to_owned()).filter(|statement| !statement.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_statement_speaks_of_the_names_that_are_configured() {
+        let statements = statements("photos", "app", "ddl");
+        assert_eq!(statements.len(), 5, "{statements:?}");
+        assert!(statements[0].starts_with("CREATE DATABASE IF NOT EXISTS `photos` "), "{}", statements[0]);
+        assert!(statements[2].starts_with("GRANT ") && statements[2].ends_with(" ON `photos`.* TO 'app'@'%'"));
+        assert!(statements[4].starts_with("GRANT ") && statements[4].ends_with(" ON `photos`.* TO 'ddl'@'%'"));
+        assert!(statements.iter().all(|statement| !statement.contains("darkroom")), "{statements:?}");
+    }
+}
