@@ -25,7 +25,7 @@ use super::{
     iam::{Key, REGION},
 };
 pub use emulator::{ACCOUNT, Emulator};
-pub use parts::{Notifications, Part};
+pub use parts::{Notifications, Part, bootstrap};
 
 /// Who somebody is: the holder of one document of `deploy/iam`, or of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -184,6 +184,23 @@ impl Cloud {
         sqs.delete_message().queue_url(queue).receipt_handle(receipt).send().await.expect("it is deleted");
         Some(message)
     }
+}
+
+/// A call of a service of the query protocol by the account's root; answers its XML, and panics at a refusal.
+pub async fn query(emulator: &Emulator, service: &str, parameters: &[(&str, &str)]) -> String {
+    signed::query(&emulator.url, &emulator::root(), service, parameters).await
+}
+
+/// Invokes a function, and waits for what it answers; the error that it ended in is one here.
+pub async fn lambda(
+    emulator: &Emulator,
+    function: &str,
+    event: &serde_json::Value,
+) -> Result<serde_json::Value, String> {
+    let target = format!("POST /2015-03-31/functions/{function}/invocations");
+    let (status, answer) = signed::json(&emulator.url, &emulator::root(), "lambda", &target, event).await;
+    let answer: serde_json::Value = serde_json::from_str(&answer).map_err(|_| answer)?;
+    if status == 200 && answer.get("errorType").is_none() { Ok(answer) } else { Err(answer.to_string()) }
 }
 
 /// A bucket, to look into.
