@@ -39,8 +39,9 @@ test:
 	      export DARKROOM_MYSQLD="$(CACHE)/mysql/mysqld" ;; \
 	  esac; \
 	fi; \
-	tests/bed/get-ministack.sh "$(CACHE)/ministack"; \
-	export DARKROOM_MINISTACK="$(CACHE)/ministack/ministack" TEST_DB="$(TEST_DB)"; \
+	for tools in ministack checkers checkov; do tests/bed/get-python.sh $$tools "$(CACHE)/$$tools"; done; \
+	tests/bed/get-asl-validator.sh "$(CACHE)/asl-validator"; \
+	export TEST_DB="$(TEST_DB)"; \
 	cargo test $(TEST_ARGS)
 
 check: packages $(DENY)

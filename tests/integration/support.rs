@@ -3,6 +3,7 @@
 pub mod aws;
 pub mod bed;
 pub mod certificates;
+pub mod checkers;
 pub mod client;
 pub mod cloud;
 pub mod contract;

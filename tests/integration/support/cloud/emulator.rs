@@ -1,8 +1,8 @@
-//! The process that emulates AWS: ministack, fetched by `tests/bed/get-ministack.sh`.
+//! The process that emulates AWS: ministack, fetched by `tests/bed/get-python.sh`.
 
 use std::{
     fs::File,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
 };
@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use crate::support::{
     bed::lock_folder,
-    eventually,
+    checkers, eventually,
     iam::REGION,
     process::{free_port, freeze, send},
 };
@@ -58,7 +58,7 @@ impl Emulator {
     }
 
     async fn begin(place: Home) -> Arc<Self> {
-        let program = program();
+        let program = checkers::program("ministack");
         let home = match &place {
             Home::Kept(lock) => lock.dir(),
             Home::Own(folder) => folder.path(),
@@ -132,18 +132,4 @@ fn spawn(mut command: Command) -> Child {
         }
     });
     started.recv().expect("a thread").expect("setpriv, of util-linux, and ministack are there")
-}
-
-/// `DARKROOM_MINISTACK`, or where `make test` has put it; put there now if it was not.
-fn program() -> PathBuf {
-    if let Some(program) = std::env::var_os("DARKROOM_MINISTACK").filter(|path| !path.is_empty()) {
-        return program.into();
-    }
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")));
-    let folder = cache.expect("HOME, or DARKROOM_MINISTACK: a ministack").join("darkroom/ministack");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed/get-ministack.sh");
-    let got = Command::new(&script).arg(&folder).stdin(Stdio::null()).output().expect("a shell");
-    assert!(got.status.success(), "{}: {}", script.display(), String::from_utf8_lossy(&got.stderr));
-    folder.join("ministack")
 }

@@ -1,0 +1,39 @@
+//! The programs of others that the tests run: the emulator of AWS, its client, and those that judge templates, state
+//! machines and OpenAPI documents. Fetched by `tests/bed`, every file pinned by its hash.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// Where a program is: what `DARKROOM_` and its name say (`DARKROOM_CFN_LINT`), or where `make test` has put it; put there
+/// now if it was not.
+pub fn program(name: &str) -> PathBuf {
+    let variable = format!("DARKROOM_{}", name.to_uppercase().replace('-', "_"));
+    if let Some(program) = std::env::var_os(&variable).filter(|path| !path.is_empty()) {
+        return program.into();
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")));
+    let cache = cache.unwrap_or_else(|| panic!("HOME, or {variable}: a {name}")).join("darkroom");
+    let environment = match name {
+        "asl-validator" => {
+            let folder = cache.join(name);
+            fetch("get-asl-validator.sh", &[folder.as_ref()]);
+            return folder.join(name);
+        }
+        "ministack" | "checkov" => name,
+        "aws" | "cfn-lint" | "openapi-spec-validator" => "checkers",
+        other => panic!("nothing fetches {other}"),
+    };
+    let folder = cache.join(environment);
+    fetch("get-python.sh", &[environment.as_ref(), folder.as_ref()]);
+    folder.join("venv/bin").join(name)
+}
+
+/// Runs a script of `tests/bed`, which does nothing when everything is there.
+fn fetch(script: &str, arguments: &[&Path]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed").join(script);
+    let got = Command::new(&script).args(arguments).stdin(Stdio::null()).output().expect("a shell");
+    assert!(got.status.success(), "{}: {}", script.display(), String::from_utf8_lossy(&got.stderr));
+}
