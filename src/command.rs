@@ -133,10 +133,13 @@ pub async fn bring_up(config: &config::Database) -> anyhow::Result<db::migration
     level.with_context(|| there.described())
 }
 
-/// `darkroom openapi`: the document as pretty JSON.
+/// `darkroom openapi`: the document as pretty JSON, for clients or as API Gateway imports it.
 ///
 /// # Errors
 /// None in practice: our document is JSON.
-pub fn openapi() -> anyhow::Result<String> {
+pub fn openapi(for_gateway: bool) -> anyhow::Result<String> {
+    if for_gateway {
+        return Ok(format!("{:#}", http::gateway::document()));
+    }
     http::openapi().to_pretty_json().context("the document is not JSON")
 }

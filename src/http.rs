@@ -9,6 +9,7 @@ pub mod edits;
 mod etag;
 pub mod events;
 pub mod extract;
+pub mod gateway;
 pub mod health;
 pub mod idempotency;
 pub mod identity;
@@ -31,7 +32,7 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
-use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer};
+use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer, set_header::SetResponseHeaderLayer};
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
@@ -124,9 +125,13 @@ fn name_operations(api: &mut utoipa::openapi::OpenApi) {
     }
 }
 
-/// The page that shows the document. Swagger UI would ask validator.swagger.io about it.
-fn docs() -> SwaggerUi {
-    SwaggerUi::new("/docs").url("/openapi.json", openapi()).config(Config::default().validator_url("none"))
+/// The document, and the page that shows it, which change with the release only. Swagger UI would ask validator.swagger.io
+/// about the document.
+fn docs() -> Router<AppState> {
+    let page = SwaggerUi::new("/docs").url("/openapi.json", openapi()).config(Config::default().validator_url("none"));
+    let lasting =
+        |answer: &Response| answer.status().is_success().then_some(HeaderValue::from_static("public, max-age=300"));
+    Router::from(page).layer(SetResponseHeaderLayer::overriding(header::CACHE_CONTROL, lasting))
 }
 
 /// Everything that the main listener answers.

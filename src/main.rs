@@ -56,7 +56,11 @@ enum Command {
     /// Try every configured dependency; exit 1 when one fails
     Check,
     /// Print the OpenAPI 3.1 document
-    Openapi,
+    Openapi {
+        /// As API Gateway imports it, for deploy/stacks/gateway.yaml
+        #[arg(long)]
+        gateway: bool,
+    },
     /// Upload photos to an album
     Upload(Upload),
     /// Print a JWT that `darkroom dev` with the same folder accepts
@@ -166,7 +170,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Migrate { check } => command::migrate(file, check).await,
         // Boxed: what looks at everything is a large future.
         Command::Check => Box::pin(command::check(file)).await,
-        Command::Openapi => print(&command::openapi()?),
+        Command::Openapi { gateway } => print(&command::openapi(gateway)?),
         Command::Upload(upload) => client::upload(upload.into()).await,
         Command::Token { data, subject } => print(&Identity::read(&data.join("identity"))?.token(&subject)?),
         Command::Jobs { command } => command::jobs(file, command).await,

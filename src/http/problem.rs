@@ -19,6 +19,9 @@ use crate::{
     telemetry::{RequestId, scope},
 };
 
+/// What a 401 says of how to sign in.
+pub(super) const CHALLENGE: &str = r#"Bearer realm="darkroom", error="invalid_token""#;
+
 /// The result of a handler.
 pub type Result<T, E = HttpError> = std::result::Result<T, E>;
 
@@ -121,6 +124,19 @@ impl HttpError {
         }
     }
 
+    /// As clients see it, but for the request's id and the rules that were broken.
+    pub(super) fn problem(&self) -> Problem {
+        let (status, name, title) = self.kind();
+        Problem {
+            type_: format!("urn:darkroom:problem:{name}"),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail: self.to_string(),
+            request_id: String::new(),
+            errors: None,
+        }
+    }
+
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Busy(_) => Some(1),
@@ -194,17 +210,16 @@ impl Problem {
 impl IntoResponse for HttpError {
     /// The body is written by [`finish`], which knows the request's id.
     fn into_response(self) -> Response {
-        let (status, name, title) = self.kind();
+        let (status, ..) = self.kind();
         let retry_after = self.retry_after();
-        let detail = self.to_string();
+        let problem = self.problem();
         let mut response = status.into_response();
         let headers = response.headers_mut();
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
         if status == StatusCode::UNAUTHORIZED {
-            let challenge = HeaderValue::from_static(r#"Bearer realm="darkroom", error="invalid_token""#);
-            headers.insert(header::WWW_AUTHENTICATE, challenge);
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }
         let errors = match self {
             Self::Unprocessable(errors) => Some(errors),
@@ -220,15 +235,7 @@ impl IntoResponse for HttpError {
             }
             _ => None,
         };
-        let type_ = format!("urn:darkroom:problem:{name}");
-        response.extensions_mut().insert(Problem {
-            type_,
-            title: title.to_owned(),
-            status: status.as_u16(),
-            detail,
-            request_id: String::new(),
-            errors,
-        });
+        response.extensions_mut().insert(Problem { errors, ..problem });
         response
     }
 }
