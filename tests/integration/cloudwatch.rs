@@ -1,5 +1,5 @@
-//! What `deploy/cloudwatch` names exists: each metric of the agent's configuration, of an alarm or of the dashboard is in
-//! the registry, and what alarms and dashboard look at is sent with those very dimensions.
+//! What the agent is told in `deploy/cloudwatch` exists: each metric is in the registry, and each unit is a unit. What alarms and
+//! dashboard look at is held against it in `deploy::alarms`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,9 +7,10 @@ use std::{
 };
 
 use darkroom::telemetry::metrics::{self, Kind};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-const NAMESPACE: &str = "Darkroom";
+/// Under which the agent sends all of it.
+pub const NAMESPACE: &str = "Darkroom";
 
 /// The metrics of the service: name, and whether it is a summary.
 fn registry() -> BTreeMap<String, bool> {
@@ -21,7 +22,7 @@ fn file(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn json(name: &str) -> Value {
+fn read(name: &str) -> Value {
     serde_json::from_str(&file(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
@@ -30,11 +31,30 @@ fn texts(value: &Value) -> Vec<String> {
 }
 
 /// A metric with the names of its dimensions.
-type Sent = (String, BTreeSet<String>);
+pub type Sent = (String, BTreeSet<String>);
 
-/// What the agent sends.
-fn sent() -> BTreeSet<Sent> {
-    let agent = json("agent.json");
+/// What the agent sends: what the service tells, and what it sees of the machine itself.
+pub fn sent() -> BTreeSet<Sent> {
+    told().union(&seen()).cloned().collect()
+}
+
+/// What the agent sends of the machine. All are added up to the one dimension that is named here.
+fn seen() -> BTreeSet<Sent> {
+    let agent = read("agent.json");
+    assert_eq!(agent["metrics"]["namespace"], NAMESPACE);
+    assert_eq!(agent["agent"]["omit_hostname"], true, "a machine's name is no dimension");
+    assert_eq!(agent["metrics"]["aggregation_dimensions"], json!([["service"]]));
+    let plugins = agent["metrics"]["metrics_collected"].as_object().unwrap().values();
+    let names = plugins.flat_map(|plugin| {
+        assert_eq!(plugin["append_dimensions"], json!({ "service": "darkroom" }));
+        texts(&plugin["measurement"])
+    });
+    names.map(|name| (name, BTreeSet::from(["service".to_owned()]))).collect()
+}
+
+/// What the agent sends of the metrics that the service tells.
+fn told() -> BTreeSet<Sent> {
+    let agent = read("agent.json");
     let emf = &agent["logs"]["metrics_collected"]["prometheus"]["emf_processor"];
     assert_eq!(emf["metric_namespace"], NAMESPACE);
     let mut sent = BTreeSet::new();
@@ -49,59 +69,16 @@ fn sent() -> BTreeSet<Sent> {
     sent
 }
 
-/// What alarms look at.
-fn alarmed() -> Vec<Sent> {
-    fn metric(of: &Value) -> Sent {
-        assert_eq!(of["Namespace"], NAMESPACE);
-        let dimensions = of["Dimensions"].as_array().unwrap().iter();
-        (
-            of["MetricName"].as_str().unwrap().to_owned(),
-            dimensions.map(|it| it["Name"].as_str().unwrap().to_owned()).collect(),
-        )
-    }
-    let alarms = json("alarms.json");
-    let resources = alarms["Resources"].as_object().unwrap().values();
-    let all = resources.flat_map(|alarm| {
-        let alarm = &alarm["Properties"];
-        assert!(!alarm["AlarmDescription"].as_str().unwrap().is_empty());
-        match alarm["Metrics"].as_array() {
-            Some(metrics) => metrics.iter().map(|it| &it["MetricStat"]["Metric"]).filter(|it| !it.is_null()).collect(),
-            None => vec![alarm],
-        }
-    });
-    all.map(metric).collect()
-}
-
-/// What the dashboard shows.
-fn shown() -> Vec<Sent> {
-    let dashboard = json("dashboard.json");
-    let widgets = dashboard["widgets"].as_array().unwrap().iter();
-    let rows = widgets.flat_map(|widget| widget["properties"]["metrics"].as_array().unwrap());
-    rows.map(|row| {
-        let words: Vec<&str> = row.as_array().unwrap().iter().filter_map(Value::as_str).collect();
-        assert_eq!(words[0], NAMESPACE);
-        (words[1].to_owned(), words[2..].iter().step_by(2).map(|name| (*name).to_owned()).collect())
-    })
-    .collect()
-}
-
 #[test]
-fn no_alarm_and_no_graph_names_a_metric_that_does_not_exist() {
-    let (registry, sent) = (registry(), sent());
-    assert!(registry.len() > 20, "the registry is read: {registry:?}");
-    let (alarmed, shown) = (alarmed(), shown());
-    assert!(alarmed.len() > 10 && shown.len() > 20);
-    for (name, dimensions) in sent.iter().chain(&alarmed).chain(&shown) {
+fn the_agent_asks_for_no_metric_that_does_not_exist() {
+    let (registry, told) = (registry(), told());
+    assert!(registry.len() > 20 && told.len() > 20, "both are read: {registry:?} {told:?}");
+    let agent = read("agent.json");
+    let units = &agent["logs"]["metrics_collected"]["prometheus"]["emf_processor"]["metric_unit"];
+    for (name, dimensions) in &told {
         let summary = registry.get(name).unwrap_or_else(|| panic!("{name} is not in the registry"));
         assert_eq!(dimensions.contains("quantile"), *summary, "{name}: a summary, and no other, has quantiles");
         assert!(dimensions.contains("service"), "{name}: the label that prometheus.yaml adds");
-    }
-    for one in alarmed.iter().chain(&shown) {
-        assert!(sent.contains(one), "{one:?} is not sent by agent.json");
-    }
-    let agent = json("agent.json");
-    let units = &agent["logs"]["metrics_collected"]["prometheus"]["emf_processor"]["metric_unit"];
-    for (name, _) in &sent {
         let unit = if name.ends_with("_seconds") { "Seconds" } else { "Count" };
         assert_eq!(units[name], unit, "{name}");
     }
@@ -110,7 +87,7 @@ fn no_alarm_and_no_graph_names_a_metric_that_does_not_exist() {
 
 #[test]
 fn the_agent_reads_the_journal_of_units_that_exist() {
-    let agent = json("agent.json");
+    let agent = read("agent.json");
     let lists = agent["logs"]["logs_collected"]["journald"]["collect_list"].as_array().unwrap();
     let units: Vec<String> = lists.iter().flat_map(|list| texts(&list["units"])).collect();
     assert!(!units.is_empty());

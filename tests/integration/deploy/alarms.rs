@@ -1,1 +1,407 @@
-//! Each alarm watches a metric that there is, and has its place in the runbook.
+//! Each alarm watches a metric that there is, with dimensions under which it is sent, tells somebody, and has its place in the
+//! runbook of `docs/deploy.md`; so have the graphs of the dashboard their metrics. On an emulator they are made and go off.
+//!
+//! Metrics of AWS are those of `tests/fixtures/aws-metrics.json`, each with the page of AWS that lists it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use aws_sdk_sqs::types::QueueAttributeName;
+use serde_json::{Value, json};
+
+use crate::{
+    cloudwatch::{self, Sent},
+    support::{
+        cloud::Cloud,
+        eventually,
+        iam::REGION,
+        template::{self, resolve},
+    },
+};
+
+const ALARM: &str = "AWS::CloudWatch::Alarm";
+const COMPOSITE: &str = "AWS::CloudWatch::CompositeAlarm";
+/// Where the runbook is, as descriptions name it; an anchor of a section follows.
+const RUNBOOK: &str = "docs/deploy.md#";
+
+/// What parameters and conditions are in these tests: the names that a small installation has.
+const NAMES: [(&str, &str); 28] = [
+    ("Installation", "darkroom"),
+    ("Domain", "photos.example.com"),
+    ("ErrorBudgetPercent", "0.1"),
+    ("MinHealthyHosts", "1"),
+    ("DatabaseStorageFloor", "5368709120"),
+    ("DatabaseMemoryFloor", "134217728"),
+    ("DatabaseConnectionsCeiling", "200"),
+    ("LogGroup", "/darkroom/service"),
+    ("BalancerFullName", "net/darkroom/0123456789abcdef"),
+    ("TargetGroupFullName", "targetgroup/darkroom/0123456789abcdef"),
+    ("BalancerCertificateArn", "arn:aws:acm:eu-west-1:123456789012:certificate/1"),
+    ("AutoScalingGroup", "darkroom"),
+    ("ApiName", "darkroom"),
+    ("Stage", "live"),
+    ("DatabaseIdentifier", "darkroom"),
+    ("DatabaseAuthLogGroup", ""),
+    ("Table", "darkroom"),
+    ("QueueName", "darkroom"),
+    ("DeadLetterQueueName", "darkroom-dead"),
+    ("StateMachineArn", "arn:aws:states:eu-west-1:123456789012:stateMachine:darkroom-edits"),
+    ("ScheduleGroup", "default"),
+    ("FunctionsDeadLetterQueueName", "darkroom-functions-dead"),
+    ("HealthCanary", "darkroom"),
+    ("AWS::Region", REGION),
+    ("AWS::Partition", "aws"),
+    ("AWS::AccountId", "123456789012"),
+    ("HasCanary", "true"),
+    ("HasBalancerCertificate", "true"),
+];
+
+/// The names for one kind of database.
+fn names(aurora: bool) -> BTreeMap<String, String> {
+    let mut names: BTreeMap<String, String> = NAMES.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    names.insert("IsAurora".to_owned(), aurora.to_string());
+    names.insert("IsMysql".to_owned(), (!aurora).to_string());
+    names.insert("HasDatabaseAuthLog".to_owned(), "true".to_owned());
+    names
+}
+
+/// The resources of a type, by name.
+fn resources(template: &Value, kind: &str) -> BTreeMap<String, Value> {
+    let all = template["Resources"].as_object().expect("resources").iter();
+    all.filter(|(_, it)| it["Type"] == kind).map(|(name, it)| (name.clone(), it.clone())).collect()
+}
+
+/// The metrics that an alarm looks at, as (namespace, metric with its dimensions' names).
+fn watched(alarm: &Value) -> Vec<(String, Sent)> {
+    let metric = |of: &Value| {
+        let dimensions = of["Dimensions"].as_array().into_iter().flatten();
+        let dimensions = dimensions.map(|it| it["Name"].as_str().expect("a name").to_owned()).collect();
+        let text = |key: &str| of[key].as_str().unwrap_or_else(|| panic!("no {key}: {of}")).to_owned();
+        (text("Namespace"), (text("MetricName"), dimensions))
+    };
+    match alarm["Metrics"].as_array() {
+        Some(all) => all.iter().map(|it| &it["MetricStat"]["Metric"]).filter(|it| !it.is_null()).map(metric).collect(),
+        None => vec![metric(alarm)],
+    }
+}
+
+/// The metrics that the dashboard shows.
+fn shown(template: &Value, names: &BTreeMap<String, String>) -> Vec<(String, Sent)> {
+    let board = resolve(&template["Resources"]["Dashboard"]["Properties"]["DashboardBody"], names);
+    let board: Value = serde_json::from_str(board.as_str().expect("a text")).expect("the dashboard is JSON");
+    let widgets = board["widgets"].as_array().expect("widgets").iter().filter(|it| it["type"] == "metric");
+    let rows = widgets.flat_map(|it| it["properties"]["metrics"].as_array().expect("metrics").clone());
+    rows.map(|row| {
+        let words: Vec<&str> = row.as_array().expect("a row").iter().filter_map(Value::as_str).collect();
+        let dimensions = words[2..].iter().step_by(2).map(|name| (*name).to_owned()).collect();
+        (words[0].to_owned(), (words[1].to_owned(), dimensions))
+    })
+    .collect()
+}
+
+/// All metrics that there are: those that the agent sends, those that filters make of log lines, and AWS's own.
+fn known(template: &Value, names: &BTreeMap<String, String>) -> BTreeSet<(String, Sent)> {
+    let ours = cloudwatch::sent().into_iter().map(|sent| (cloudwatch::NAMESPACE.to_owned(), sent));
+    let filters = resources(template, "AWS::Logs::MetricFilter").into_values();
+    let filtered = filters.flat_map(|filter| {
+        let made = resolve(&filter["Properties"]["MetricTransformations"], names);
+        let made = made.as_array().expect("transformations").clone();
+        made.into_iter().map(|it| {
+            let text = |key: &str| it[key].as_str().expect("a name").to_owned();
+            (text("MetricNamespace"), (text("MetricName"), BTreeSet::new()))
+        })
+    });
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/aws-metrics.json");
+    let listed: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("the list")).expect("JSON");
+    let texts = |of: &Value| -> Vec<String> {
+        of.as_array().expect("a list").iter().map(|it| it.as_str().expect("a text").to_owned()).collect()
+    };
+    let mut aws = Vec::new();
+    for entry in listed.as_array().expect("a list") {
+        assert!(entry["source"].as_str().expect("its page").starts_with("https://docs.aws.amazon.com/"));
+        for dimensions in entry["dimensions"].as_array().expect("a list") {
+            for metric in texts(&entry["metrics"]) {
+                let namespace = entry["namespace"].as_str().expect("a namespace").to_owned();
+                aws.push((namespace, (metric, texts(dimensions).into_iter().collect())));
+            }
+        }
+    }
+    ours.chain(filtered).chain(aws).collect()
+}
+
+#[test]
+fn no_alarm_and_no_graph_names_a_metric_that_does_not_exist() {
+    let template = template::read("observability");
+    for names in [names(false), names(true)] {
+        let known = known(&template, &names);
+        let alarms = resources(&template, ALARM);
+        assert!(alarms.len() > 40, "alarms are read");
+        for (name, alarm) in alarms {
+            for one in watched(&resolve(&alarm["Properties"], &names)) {
+                assert!(known.contains(&one), "{name} watches {one:?}, which nobody sends");
+            }
+        }
+        let shown = shown(&template, &names);
+        assert!(shown.len() > 40, "graphs are read");
+        for one in shown {
+            assert!(known.contains(&one), "the dashboard shows {one:?}, which nobody sends");
+        }
+    }
+}
+
+#[test]
+fn every_function_that_is_watched_is_one_of_ours() {
+    let template = template::read("observability");
+    let text = resolve(&json!(resources(&template, ALARM)), &names(false)).to_string();
+    for name in ["api", "develop", "step", "announce", "migrate"] {
+        assert!(text.contains(&format!(r#""Value":"darkroom-{name}""#)), "{name} has no alarm");
+    }
+}
+
+#[test]
+fn no_alarm_is_beyond_the_limits_of_cloudwatch() {
+    let template = template::read("observability");
+    for (name, alarm) in resources(&template, ALARM) {
+        let alarm = resolve(&alarm["Properties"], &names(false));
+        let number = |key: &str| alarm[key].as_u64().unwrap_or_else(|| panic!("{name} has no {key}"));
+        let (of, need) = (number("EvaluationPeriods"), number("DatapointsToAlarm"));
+        assert!((1..=of).contains(&need), "{name}: {need} of {of}");
+        assert!(!alarm["TreatMissingData"].is_null(), "{name} says what silence means");
+        let math = alarm["Metrics"].as_array().cloned().unwrap_or_default();
+        let periods: BTreeSet<u64> = match math.as_slice() {
+            [] => [number("Period")].into(),
+            all => all.iter().filter_map(|it| it["MetricStat"]["Period"].as_u64()).collect(),
+        };
+        assert_eq!(periods.len(), 1, "{name}: one period for all that is reckoned with");
+        let period = *periods.first().expect("a period");
+        // https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html
+        assert_eq!(period % 60, 0, "{name}: a period of {period} s");
+        let longest = if period < 3600 { 86_400 } else { 604_800 };
+        assert!(period * of <= longest, "{name} looks back {} s", period * of);
+        reckoned(&name, &math);
+    }
+}
+
+/// An expression, of ten metrics at most, that is made of what is declared and uses all of it.
+fn reckoned(name: &str, math: &[Value]) {
+    let [expression, metrics @ ..] = math else { return };
+    assert!(metrics.len() <= 10, "{name}: more than ten metrics");
+    let words = expression["Expression"].as_str().expect("an expression");
+    let used: BTreeSet<&str> =
+        words.split(|c: char| !c.is_ascii_alphanumeric()).filter(|it| it.starts_with(|c: char| c.is_lowercase())).collect();
+    let declared: BTreeSet<&str> = metrics.iter().map(|it| it["Id"].as_str().expect("an id")).collect();
+    assert_eq!(used, declared, "{name}: {words}");
+    assert!(metrics.iter().all(|it| it["ReturnData"] == false), "{name}: one series alone is compared");
+}
+
+#[test]
+fn every_alarm_is_told_by_one_page_or_ticket_and_by_nothing_else() {
+    let template = template::read("observability");
+    let (alarms, composites) = (resources(&template, ALARM), resources(&template, COMPOSITE));
+    let mut told: Vec<String> = Vec::new();
+    for (name, composite) in &composites {
+        let rule = composite["Properties"]["AlarmRule"].to_string();
+        let children: Vec<String> =
+            rule.split("ALARM(\\\"${").skip(1).map(|it| it.split('}').next().expect("a name").to_owned()).collect();
+        assert!(children.len() > 1, "{name} composes");
+        for child in &children {
+            assert!(alarms.contains_key(child) || composites.contains_key(child), "{name} names {child}");
+            let condition = alarms.get(child).and_then(|it| it["Condition"].as_str());
+            if let Some(condition) = condition {
+                assert!(rule.contains(&format!(r#"{{"Fn::If":["{condition}",{{"Fn::Sub":"ALARM(\"${{{child}}}\")"}},"FALSE"]}}"#)));
+            }
+        }
+        told.extend(children);
+        let speaks = !composite["Properties"]["AlarmActions"].is_null();
+        let suppressed = composite["Properties"]["ActionsSuppressor"] == json!({ "Ref": "Page" });
+        assert_eq!(suppressed, speaks && name != "Page", "{name}: tickets are silent while there is a page");
+    }
+    told.sort();
+    let of = |name: &&String| composites.get(*name).is_none_or(|it| it["Properties"]["AlarmActions"].is_null());
+    let mut all: Vec<String> = alarms.keys().chain(composites.keys()).filter(of).cloned().collect();
+    all.sort();
+    assert_eq!(told, all, "each alarm has one place");
+    assert!(alarms.values().all(|it| it["Properties"]["AlarmActions"].is_null()), "an alarm by itself tells nobody");
+}
+
+/// The runbook: the alarms that have a row in each section, by the section's anchor.
+fn runbook() -> BTreeMap<String, BTreeSet<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deploy.md");
+    let text = std::fs::read_to_string(path).expect("docs/deploy.md");
+    let book = text.split("\n## ").find(|it| it.starts_with("Runbook")).expect("a runbook");
+    let sections = book.split("\n### ").skip(1);
+    let rows = |section: &str| {
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        rows.map(|(name, _)| name.to_owned()).collect()
+    };
+    let anchor = |section: &str| section.lines().next().expect("a heading").to_lowercase().replace(' ', "-");
+    sections.map(|section| (anchor(section), rows(section))).collect()
+}
+
+#[test]
+fn the_runbook_has_a_row_for_each_alarm_and_for_nothing_else() {
+    let template = template::read("observability");
+    let mut described: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (name, alarm) in resources(&template, ALARM).into_iter().chain(resources(&template, COMPOSITE)) {
+        let description = alarm["Properties"]["AlarmDescription"].as_str().unwrap_or_default();
+        let (says, section) = description.split_once(RUNBOOK).unwrap_or_else(|| panic!("{name} names no section"));
+        assert!(says.len() > 20 && says.trim_end().ends_with(['.', '?']), "{name} says what it means: {says}");
+        let tells = alarm["Properties"]["AlarmActions"].is_null();
+        described.entry(section.to_owned()).or_default().extend(tells.then_some(name));
+    }
+    assert_eq!(runbook(), described);
+}
+
+#[tokio::test]
+async fn a_dead_job_makes_a_ticket_and_a_photo_that_waits_a_page() {
+    let cloud = Cloud::alone().await;
+    let mut template = template::read("observability");
+    let composites = take(&mut template, COMPOSITE);
+    plain(&mut template);
+    let made = deploy(&cloud, &template).await;
+
+    // The emulator makes composite alarms, though not from a template.
+    let mut names = names(false);
+    names.extend(made.clone());
+    for absent in ["HasCanary", "HasBalancerCertificate", "HasDatabaseAuthLog"] {
+        names.insert(absent.to_owned(), "false".to_owned());
+    }
+    let (pages, tickets) = (ear(&cloud, &made["Pages"]).await, ear(&cloud, &made["Tickets"]).await);
+    let silent = |it: &&(String, Value)| it.1["Properties"]["AlarmActions"].is_null();
+    let (first, last): (Vec<_>, Vec<_>) = composites.iter().partition(silent);
+    for (id, composite) in first.into_iter().chain(last) {
+        let of = resolve(&composite["Properties"], &names);
+        let name = of["AlarmName"].as_str().unwrap_or(id);
+        names.insert(id.clone(), name.to_owned());
+        let mut call = vec![("Action", "PutCompositeAlarm"), ("Version", "2010-08-01"), ("AlarmName", name)];
+        call.push(("AlarmRule", of["AlarmRule"].as_str().expect("a rule")));
+        if let Some(topic) = of["AlarmActions"][0].as_str() {
+            call.push(("AlarmActions.member.1", topic));
+        }
+        cloud.query("monitoring", &call).await;
+    }
+
+    put(&cloud, "darkroom_jobs_dead", "1").await;
+    let ticket = told(&cloud, &tickets).await;
+    assert_eq!(ticket["AlarmName"], "darkroom-work-ticket");
+    assert_eq!(state(&cloud, "darkroom-page").await, "OK", "nobody is woken");
+
+    put(&cloud, "darkroom_jobs_oldest_seconds", "301").await;
+    let page = told(&cloud, &pages).await;
+    assert_eq!(page["AlarmName"], "darkroom-page");
+    assert_eq!(state(&cloud, "darkroom-page").await, "ALARM");
+}
+
+/// Takes the resources of a type out of a template.
+fn take(template: &mut Value, kind: &str) -> Vec<(String, Value)> {
+    let taken: Vec<_> = resources(template, kind).into_iter().collect();
+    let all = template["Resources"].as_object_mut().expect("resources");
+    all.retain(|_, it| it["Type"] != kind);
+    taken
+}
+
+/// The emulator does not reckon: an alarm on an expression becomes one on the expression's first metric.
+fn plain(template: &mut Value) {
+    for alarm in template["Resources"].as_object_mut().expect("resources").values_mut() {
+        let Some(first) = alarm["Properties"]["Metrics"].get(1).map(|it| it["MetricStat"].clone()) else { continue };
+        let properties = alarm["Properties"].as_object_mut().expect("properties");
+        properties.remove("Metrics");
+        properties.extend(first["Metric"].as_object().expect("a metric").clone());
+        properties.insert("Period".to_owned(), first["Period"].clone());
+        properties.insert("Statistic".to_owned(), first["Stat"].clone());
+    }
+}
+
+/// Makes the stack, from the bucket, because it is longer than what a call takes; answers what its resources are called.
+async fn deploy(cloud: &Cloud, template: &Value) -> BTreeMap<String, String> {
+    let objects = cloud.objects();
+    let body = template.to_string().into_bytes().into();
+    objects.client.put_object().bucket(&objects.name).key("observability.json").body(body).send().await.expect("it is kept");
+    let url = format!("{}/{}/observability.json", cloud.emulator.url, objects.name);
+    let mut call: Vec<(String, String)> = [
+        ("Action", "CreateStack"),
+        ("Version", "2010-05-15"),
+        ("StackName", "darkroom-observability"),
+        ("TemplateURL", &url),
+        ("Capabilities.member.1", "CAPABILITY_IAM"),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into();
+    let declared = template["Parameters"].as_object().expect("parameters");
+    let given = NAMES.iter().filter(|(name, _)| declared.contains_key(*name));
+    for (at, (name, value)) in given.enumerate() {
+        call.push((format!("Parameters.member.{}.ParameterKey", at + 1), (*name).to_owned()));
+        call.push((format!("Parameters.member.{}.ParameterValue", at + 1), (*value).to_owned()));
+    }
+    let call: Vec<(&str, &str)> = call.iter().map(|(key, value)| (&**key, &**value)).collect();
+    cloud.query("cloudformation", &call).await;
+    let stack = [("Version", "2010-05-15"), ("StackName", "darkroom-observability")];
+    eventually("a stack", async || {
+        let asked = [&[("Action", "DescribeStacks")], &stack[..]].concat();
+        let answer = cloud.query("cloudformation", &asked).await;
+        let status = between(&answer, "<StackStatus>", "</StackStatus>")[0].clone();
+        assert!(!status.contains("ROLLBACK") && !status.contains("FAILED"), "{answer}\n{}", cloud.emulator.log());
+        (status == "CREATE_COMPLETE").then_some(())
+    })
+    .await;
+    let asked = [&[("Action", "DescribeStackResources")], &stack[..]].concat();
+    let answer = cloud.query("cloudformation", &asked).await;
+    let ids = between(&answer, "<LogicalResourceId>", "</LogicalResourceId>").into_iter();
+    ids.zip(between(&answer, "<PhysicalResourceId>", "</PhysicalResourceId>")).collect()
+}
+
+/// Each text between two others.
+fn between(text: &str, open: &str, close: &str) -> Vec<String> {
+    text.split(open).skip(1).map(|it| it.split(close).next().unwrap_or_default().to_owned()).collect()
+}
+
+/// A queue that hears all of a topic; answers its URL.
+async fn ear(cloud: &Cloud, topic: &str) -> String {
+    let (sqs, sns) = (aws_sdk_sqs::Client::new(&cloud.admin()), aws_sdk_sns::Client::new(&cloud.admin()));
+    let name = topic.rsplit(':').next().expect("a name");
+    let arn = format!("{}:ear-{name}", topic.rsplit_once(':').expect("an ARN").0.replace(":sns:", ":sqs:"));
+    let policy = json!({ "Version": "2012-10-17", "Statement": [{
+        "Effect": "Allow", "Principal": { "Service": "sns.amazonaws.com" }, "Action": "sqs:SendMessage", "Resource": arn,
+    }] });
+    let make = sqs.create_queue().queue_name(format!("ear-{name}")).attributes(QueueAttributeName::Policy, policy.to_string());
+    let url = make.send().await.expect("a queue").queue_url.expect("a URL");
+    let subscribe = sns.subscribe().topic_arn(topic).protocol("sqs").endpoint(arn).attributes("RawMessageDelivery", "true");
+    subscribe.send().await.expect("a subscription");
+    url
+}
+
+/// The first alarm that a queue hears of.
+async fn told(cloud: &Cloud, queue: &str) -> Value {
+    let message = cloud.received(queue).await;
+    let said: Value = serde_json::from_str(message.body().expect("a body")).expect("JSON");
+    assert_eq!(said["NewStateValue"], "ALARM");
+    said
+}
+
+/// A value of one of our metrics, as the agent sends it.
+async fn put(cloud: &Cloud, metric: &str, value: &str) {
+    let call = [
+        ("Action", "PutMetricData"),
+        ("Version", "2010-08-01"),
+        ("Namespace", cloudwatch::NAMESPACE),
+        ("MetricData.member.1.MetricName", metric),
+        ("MetricData.member.1.Value", value),
+        ("MetricData.member.1.Dimensions.member.1.Name", "service"),
+        ("MetricData.member.1.Dimensions.member.1.Value", "darkroom"),
+    ];
+    cloud.query("monitoring", &call).await;
+}
+
+/// The state of a composite alarm.
+async fn state(cloud: &Cloud, alarm: &str) -> String {
+    let call = [
+        ("Action", "DescribeAlarms"),
+        ("Version", "2010-08-01"),
+        ("AlarmNames.member.1", alarm),
+        ("AlarmTypes.member.1", "CompositeAlarm"),
+    ];
+    let answer = cloud.query("monitoring", &call).await;
+    between(&answer, "<StateValue>", "</StateValue>").pop().unwrap_or_else(|| panic!("no {alarm}: {answer}"))
+}

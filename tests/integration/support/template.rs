@@ -22,7 +22,8 @@ pub fn read(stack: &str) -> Value {
     long(yaml)
 }
 
-/// Puts values in the places of `Ref` and `Fn::Sub`, and joins and selects; what has no value is an error that names it.
+/// Puts values in the places of `Ref`, `Fn::GetAtt` and `Fn::Sub`, joins, and decides `Fn::If`, for which a condition is a name
+/// with the value `true` or `false`; what has no value is an error that names it.
 pub fn resolve(value: &Value, names: &BTreeMap<String, String>) -> Value {
     let named = |name: &str| names.get(name).cloned().unwrap_or_else(|| panic!("no value for {name}"));
     match value {
@@ -41,6 +42,16 @@ pub fn resolve(value: &Value, names: &BTreeMap<String, String>) -> Value {
                         names.insert(name.clone(), value.as_str().expect("a text").to_owned());
                     }
                     substituted(parts[0].as_str().expect("a text"), &names).into()
+                }
+                ("Fn::Join", Value::Array(parts)) => {
+                    let items = resolve(&parts[1], names);
+                    let items: Vec<&str> =
+                        items.as_array().expect("a list").iter().map(|item| item.as_str().expect("a text")).collect();
+                    items.join(parts[0].as_str().expect("a text")).into()
+                }
+                ("Fn::If", Value::Array(parts)) => {
+                    let holds = named(parts[0].as_str().expect("a condition")) == "true";
+                    resolve(&parts[if holds { 1 } else { 2 }], names)
                 }
                 _ => json!({ function: resolve(of, names) }),
             },
