@@ -108,7 +108,7 @@ fn network_acls_alone_keep_the_internet_from_database_and_service() {
         let [open, _] = network.table(&tiers, &[Wall::Acls]);
         let between = open.into_iter().filter(|((from, to), _)| from != to).collect::<Table>();
         let in_tier: &[&str] = &["tcp 443", "tcp 1024-65535"];
-        // Who comes from port 443, as answers of S3 do, gets to high ports, but not to the one on which somebody listens.
+        // Who comes from port 443, as answers of S3 do, gets to high ports; not to the one on which somebody listens.
         let strangers: &[&str] = &["tcp 1024-8079", "tcp 8081-65535"];
         // The way of its answers.
         let answers: &[&str] = &["tcp 1024-65535"];

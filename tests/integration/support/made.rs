@@ -81,13 +81,13 @@ impl Scope<'_> {
     fn value(&self, value: &Value) -> Option<Value> {
         match value {
             Value::Array(items) => Some(items.iter().filter_map(|item| self.value(item)).collect()),
-            Value::Object(fields) => match call(value) {
-                Some((function, of)) => self.call(function, of),
-                None => {
+            Value::Object(fields) => call(value).map_or_else(
+                || {
                     let fields = fields.iter().filter_map(|(key, value)| Some((key.clone(), self.value(value)?)));
                     Some(fields.collect::<Map<_, _>>().into())
-                }
-            },
+                },
+                |(function, of)| self.call(function, of),
+            ),
             plain => Some(plain.clone()),
         }
     }

@@ -1,5 +1,5 @@
-//! Who reaches whom in a network of `CloudFormation`: routes, network ACLs and security groups, as AWS applies them. Of TCP and
-//! UDP over IPv4; what it does not know of a network is an error.
+//! Who reaches whom in a network of `CloudFormation`: routes, network ACLs and security groups, as AWS applies them.
+//! Of TCP and UDP over IPv4; what it does not know of a network is an error.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -257,8 +257,7 @@ impl Network {
             let spoken = entry.text("Protocol").expect("a protocol");
             let ports = &entry.properties["PortRange"];
             let cidr = entry.text("CidrBlock").unwrap_or_else(|| panic!("{}: no addresses of IPv4", entry.id));
-            (spoken == "-1" || spoken == protocol.1)
-                && (spoken == "-1" || has_port(number(ports, "From"), number(ports, "To"), port))
+            (spoken == "-1" || spoken == protocol.1 && has_port(number(ports, "From"), number(ports, "To"), port))
                 && self.is_in(other, &cidr, allows)
         });
         decides.is_some_and(|entry| entry.text("RuleAction").as_deref() == Some("allow"))
