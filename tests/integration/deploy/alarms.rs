@@ -260,6 +260,7 @@ async fn a_dead_job_makes_a_ticket_and_a_photo_that_waits_a_page() {
     let mut template = template::read("observability");
     let composites = take(&mut template, COMPOSITE);
     plain(&mut template);
+    log_group(&mut template);
     let made = deploy(&cloud, &template).await;
 
     // The emulator makes composite alarms, though not from a template.
@@ -272,7 +273,9 @@ async fn a_dead_job_makes_a_ticket_and_a_photo_that_waits_a_page() {
     let silent = |it: &&(String, Value)| it.1["Properties"]["AlarmActions"].is_null();
     let (first, last): (Vec<_>, Vec<_>) = composites.iter().partition(silent);
     for (id, composite) in first.into_iter().chain(last) {
-        let of = resolve(&composite["Properties"], &names);
+        let mut of = composite["Properties"].clone();
+        of.as_object_mut().expect("properties").remove("ActionsSuppressor");
+        let of = resolve(&of, &names);
         let name = of["AlarmName"].as_str().unwrap_or(id);
         names.insert(id.clone(), name.to_owned());
         let mut call = vec![("Action", "PutCompositeAlarm"), ("Version", "2010-08-01"), ("AlarmName", name)];
@@ -312,6 +315,16 @@ fn plain(template: &mut Value) {
         properties.insert("Period".to_owned(), first["Period"].clone());
         properties.insert("Statistic".to_owned(), first["Stat"].clone());
     }
+}
+
+/// The log group, which the service's stack has made before.
+fn log_group(template: &mut Value) {
+    let all = template["Resources"].as_object_mut().expect("resources");
+    for filter in all.values_mut().filter(|it| it["Type"] == "AWS::Logs::MetricFilter") {
+        filter["DependsOn"] = json!("ServiceLog");
+    }
+    let group = json!({ "Type": "AWS::Logs::LogGroup", "Properties": { "LogGroupName": { "Ref": "LogGroup" } } });
+    all.insert("ServiceLog".to_owned(), group);
 }
 
 /// Makes the stack, from the bucket, because it is longer than what a call takes; answers what its resources are called.
