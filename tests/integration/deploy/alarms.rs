@@ -27,7 +27,7 @@ const COMPOSITE: &str = "AWS::CloudWatch::CompositeAlarm";
 const RUNBOOK: &str = "docs/deploy.md#";
 
 /// What parameters and conditions are in these tests: the names that a small installation has.
-const NAMES: [(&str, &str); 28] = [
+const NAMES: [(&str, &str); 27] = [
     ("Installation", "darkroom"),
     ("Domain", "photos.example.com"),
     ("ErrorBudgetPercent", "0.1"),
@@ -40,10 +40,9 @@ const NAMES: [(&str, &str); 28] = [
     ("TargetGroupFullName", "targetgroup/darkroom/0123456789abcdef"),
     ("BalancerCertificateArn", "arn:aws:acm:eu-west-1:123456789012:certificate/1"),
     ("AutoScalingGroup", "darkroom"),
-    ("ApiName", "darkroom"),
+    ("ApiConcurrency", "20"),
     ("Stage", "live"),
     ("DatabaseIdentifier", "darkroom"),
-    ("DatabaseAuthLogGroup", ""),
     ("Table", "darkroom"),
     ("QueueName", "darkroom"),
     ("DeadLetterQueueName", "darkroom-dead"),
@@ -63,7 +62,6 @@ fn names(aurora: bool) -> BTreeMap<String, String> {
     let mut names: BTreeMap<String, String> = NAMES.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     names.insert("IsAurora".to_owned(), aurora.to_string());
     names.insert("IsMysql".to_owned(), (!aurora).to_string());
-    names.insert("HasDatabaseAuthLog".to_owned(), "true".to_owned());
     names
 }
 
@@ -260,13 +258,13 @@ async fn a_dead_job_makes_a_ticket_and_a_photo_that_waits_a_page() {
     let mut template = template::read("observability");
     let composites = take(&mut template, COMPOSITE);
     plain(&mut template);
-    log_group(&mut template);
+    log_groups(&mut template);
     let made = deploy(&cloud, &template).await;
 
     // The emulator makes composite alarms, though not from a template.
     let mut names = names(false);
     names.extend(made.clone());
-    for absent in ["HasCanary", "HasBalancerCertificate", "HasDatabaseAuthLog"] {
+    for absent in ["HasCanary", "HasBalancerCertificate"] {
         names.insert(absent.to_owned(), "false".to_owned());
     }
     let (pages, tickets) = (ear(&cloud, &made["Pages"]).await, ear(&cloud, &made["Tickets"]).await);
@@ -317,14 +315,20 @@ fn plain(template: &mut Value) {
     }
 }
 
-/// The log group, which the service's stack has made before.
-fn log_group(template: &mut Value) {
+/// The log groups, which the stacks of those who write them have made before.
+fn log_groups(template: &mut Value) {
     let all = template["Resources"].as_object_mut().expect("resources");
-    for filter in all.values_mut().filter(|it| it["Type"] == "AWS::Logs::MetricFilter") {
-        filter["DependsOn"] = json!("ServiceLog");
+    let mut groups = Vec::new();
+    for (name, filter) in all.iter_mut().filter(|(_, it)| it["Type"] == "AWS::Logs::MetricFilter") {
+        let group = &filter["Properties"]["LogGroupName"];
+        let known = groups.iter().find(|(_, it): &&(String, Value)| it["Properties"]["LogGroupName"] == *group);
+        let of = known.map_or_else(|| format!("LogOf{name}"), |(of, _)| of.clone());
+        if known.is_none() {
+            groups.push((of.clone(), json!({ "Type": "AWS::Logs::LogGroup", "Properties": { "LogGroupName": group } })));
+        }
+        filter["DependsOn"] = of.into();
     }
-    let group = json!({ "Type": "AWS::Logs::LogGroup", "Properties": { "LogGroupName": { "Ref": "LogGroup" } } });
-    all.insert("ServiceLog".to_owned(), group);
+    all.extend(groups);
 }
 
 /// Makes the stack, from the bucket, because it is longer than what a call takes; answers what its resources are called.
