@@ -187,8 +187,10 @@ fn reckoned(name: &str, math: &[Value]) {
     let [expression, metrics @ ..] = math else { return };
     assert!(metrics.len() <= 10, "{name}: more than ten metrics");
     let words = expression["Expression"].as_str().expect("an expression");
-    let used: BTreeSet<&str> =
-        words.split(|c: char| !c.is_ascii_alphanumeric()).filter(|it| it.starts_with(|c: char| c.is_lowercase())).collect();
+    let used: BTreeSet<&str> = words
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|it| it.starts_with(|c: char| c.is_lowercase()))
+        .collect();
     let declared: BTreeSet<&str> = metrics.iter().map(|it| it["Id"].as_str().expect("an id")).collect();
     assert_eq!(used, declared, "{name}: {words}");
     assert!(metrics.iter().all(|it| it["ReturnData"] == false), "{name}: one series alone is compared");
@@ -208,7 +210,9 @@ fn every_alarm_is_told_by_one_page_or_ticket_and_by_nothing_else() {
             assert!(alarms.contains_key(child) || composites.contains_key(child), "{name} names {child}");
             let condition = alarms.get(child).and_then(|it| it["Condition"].as_str());
             if let Some(condition) = condition {
-                assert!(rule.contains(&format!(r#"{{"Fn::If":["{condition}",{{"Fn::Sub":"ALARM(\"${{{child}}}\")"}},"FALSE"]}}"#)));
+                assert!(rule.contains(&format!(
+                    r#"{{"Fn::If":["{condition}",{{"Fn::Sub":"ALARM(\"${{{child}}}\")"}},"FALSE"]}}"#
+                )));
             }
         }
         told.extend(children);
@@ -324,7 +328,8 @@ fn log_groups(template: &mut Value) {
         let known = groups.iter().find(|(_, it): &&(String, Value)| it["Properties"]["LogGroupName"] == *group);
         let of = known.map_or_else(|| format!("LogOf{name}"), |(of, _)| of.clone());
         if known.is_none() {
-            groups.push((of.clone(), json!({ "Type": "AWS::Logs::LogGroup", "Properties": { "LogGroupName": group } })));
+            groups
+                .push((of.clone(), json!({ "Type": "AWS::Logs::LogGroup", "Properties": { "LogGroupName": group } })));
         }
         filter["DependsOn"] = of.into();
     }
@@ -335,7 +340,15 @@ fn log_groups(template: &mut Value) {
 async fn deploy(cloud: &Cloud, template: &Value) -> BTreeMap<String, String> {
     let objects = cloud.objects();
     let body = template.to_string().into_bytes().into();
-    objects.client.put_object().bucket(&objects.name).key("observability.json").body(body).send().await.expect("it is kept");
+    objects
+        .client
+        .put_object()
+        .bucket(&objects.name)
+        .key("observability.json")
+        .body(body)
+        .send()
+        .await
+        .expect("it is kept");
     let url = format!("{}/{}/observability.json", cloud.emulator.url, objects.name);
     let mut call: Vec<(String, String)> = [
         ("Action", "CreateStack"),
@@ -382,9 +395,11 @@ async fn ear(cloud: &Cloud, topic: &str) -> String {
     let policy = json!({ "Version": "2012-10-17", "Statement": [{
         "Effect": "Allow", "Principal": { "Service": "sns.amazonaws.com" }, "Action": "sqs:SendMessage", "Resource": arn,
     }] });
-    let make = sqs.create_queue().queue_name(format!("ear-{name}")).attributes(QueueAttributeName::Policy, policy.to_string());
+    let make =
+        sqs.create_queue().queue_name(format!("ear-{name}")).attributes(QueueAttributeName::Policy, policy.to_string());
     let url = make.send().await.expect("a queue").queue_url.expect("a URL");
-    let subscribe = sns.subscribe().topic_arn(topic).protocol("sqs").endpoint(arn).attributes("RawMessageDelivery", "true");
+    let subscribe =
+        sns.subscribe().topic_arn(topic).protocol("sqs").endpoint(arn).attributes("RawMessageDelivery", "true");
     subscribe.send().await.expect("a subscription");
     url
 }
