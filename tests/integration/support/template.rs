@@ -25,14 +25,14 @@ pub fn read(stack: &str) -> Value {
 /// Puts values in the places of `Ref`, `Fn::GetAtt` and `Fn::Sub`, joins, and decides `Fn::If`, for which a condition is a name
 /// with the value `true` or `false`; what has no value is an error that names it.
 pub fn resolve(value: &Value, names: &BTreeMap<String, String>) -> Value {
-    let named = |name: &str| names.get(name).cloned().unwrap_or_else(|| panic!("no value for {name}"));
+    let value_of = |name: &str| names.get(name).cloned().unwrap_or_else(|| panic!("no value for {name}"));
     match value {
         Value::Array(items) => items.iter().map(|item| resolve(item, names)).collect(),
         Value::Object(fields) => match fields.iter().next() {
             Some((function, of)) if fields.len() == 1 => match (function.as_str(), of) {
-                ("Ref", Value::String(name)) => named(name).into(),
+                ("Ref", Value::String(name)) => value_of(name).into(),
                 ("Fn::GetAtt", Value::Array(parts)) => {
-                    named(&parts.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(".")).into()
+                    value_of(&parts.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(".")).into()
                 }
                 ("Fn::Sub", Value::String(text)) => substituted(text, names).into(),
                 ("Fn::Sub", Value::Array(parts)) => {
@@ -50,7 +50,7 @@ pub fn resolve(value: &Value, names: &BTreeMap<String, String>) -> Value {
                     items.join(parts[0].as_str().expect("a text")).into()
                 }
                 ("Fn::If", Value::Array(parts)) => {
-                    let holds = named(parts[0].as_str().expect("a condition")) == "true";
+                    let holds = value_of(parts[0].as_str().expect("a condition")) == "true";
                     resolve(&parts[if holds { 1 } else { 2 }], names)
                 }
                 _ => json!({ function: resolve(of, names) }),
