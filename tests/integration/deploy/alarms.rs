@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     cloudwatch::{self, Sent},
     support::{
-        cloud::Cloud,
+        cloud::{Cloud, query},
         eventually,
         iam::REGION,
         template::{self, resolve},
@@ -261,7 +261,7 @@ async fn a_dead_job_makes_a_ticket_and_a_photo_that_waits_a_page() {
     let cloud = Cloud::alone().await;
     let mut template = template::read("observability");
     let composites = take(&mut template, COMPOSITE);
-    plain(&mut template);
+    template::plain_alarms(&mut template);
     log_groups(&mut template);
     let made = deploy(&cloud, &template).await;
 
@@ -285,7 +285,7 @@ async fn a_dead_job_makes_a_ticket_and_a_photo_that_waits_a_page() {
         if let Some(topic) = of["AlarmActions"][0].as_str() {
             call.push(("AlarmActions.member.1", topic));
         }
-        cloud.query("monitoring", &call).await;
+        query(&cloud.emulator, "monitoring", &call).await;
     }
 
     put(&cloud, "darkroom_jobs_dead", "1").await;
@@ -305,18 +305,6 @@ fn take(template: &mut Value, kind: &str) -> Vec<(String, Value)> {
     let all = template["Resources"].as_object_mut().expect("resources");
     all.retain(|_, it| it["Type"] != kind);
     taken
-}
-
-/// The emulator does not reckon: an alarm on an expression becomes one on the expression's first metric.
-fn plain(template: &mut Value) {
-    for alarm in template["Resources"].as_object_mut().expect("resources").values_mut() {
-        let Some(first) = alarm["Properties"]["Metrics"].get(1).map(|it| it["MetricStat"].clone()) else { continue };
-        let properties = alarm["Properties"].as_object_mut().expect("properties");
-        properties.remove("Metrics");
-        properties.extend(first["Metric"].as_object().expect("a metric").clone());
-        properties.insert("Period".to_owned(), first["Period"].clone());
-        properties.insert("Statistic".to_owned(), first["Stat"].clone());
-    }
 }
 
 /// The log groups, which the stacks of those who write them have made before.
@@ -366,18 +354,18 @@ async fn deploy(cloud: &Cloud, template: &Value) -> BTreeMap<String, String> {
         call.push((format!("Parameters.member.{}.ParameterValue", at + 1), (*value).to_owned()));
     }
     let call: Vec<(&str, &str)> = call.iter().map(|(key, value)| (&**key, &**value)).collect();
-    cloud.query("cloudformation", &call).await;
+    query(&cloud.emulator, "cloudformation", &call).await;
     let stack = [("Version", "2010-05-15"), ("StackName", "darkroom-observability")];
     eventually("a stack", async || {
         let asked = [&[("Action", "DescribeStacks")], &stack[..]].concat();
-        let answer = cloud.query("cloudformation", &asked).await;
+        let answer = query(&cloud.emulator, "cloudformation", &asked).await;
         let status = between(&answer, "<StackStatus>", "</StackStatus>")[0].clone();
         assert!(!status.contains("ROLLBACK") && !status.contains("FAILED"), "{answer}\n{}", cloud.emulator.log());
         (status == "CREATE_COMPLETE").then_some(())
     })
     .await;
     let asked = [&[("Action", "DescribeStackResources")], &stack[..]].concat();
-    let answer = cloud.query("cloudformation", &asked).await;
+    let answer = query(&cloud.emulator, "cloudformation", &asked).await;
     let ids = between(&answer, "<LogicalResourceId>", "</LogicalResourceId>").into_iter();
     ids.zip(between(&answer, "<PhysicalResourceId>", "</PhysicalResourceId>")).collect()
 }
@@ -423,7 +411,7 @@ async fn put(cloud: &Cloud, metric: &str, value: &str) {
         ("MetricData.member.1.Dimensions.member.1.Name", "service"),
         ("MetricData.member.1.Dimensions.member.1.Value", "darkroom"),
     ];
-    cloud.query("monitoring", &call).await;
+    query(&cloud.emulator, "monitoring", &call).await;
 }
 
 /// The state of a composite alarm.
@@ -434,6 +422,6 @@ async fn state(cloud: &Cloud, alarm: &str) -> String {
         ("AlarmNames.member.1", alarm),
         ("AlarmTypes.member.1", "CompositeAlarm"),
     ];
-    let answer = cloud.query("monitoring", &call).await;
+    let answer = query(&cloud.emulator, "monitoring", &call).await;
     between(&answer, "<StateValue>", "</StateValue>").pop().unwrap_or_else(|| panic!("no {alarm}: {answer}"))
 }

@@ -139,11 +139,6 @@ impl Cloud {
         Bucket { client: aws_sdk_s3::Client::new(&self.admin()), name: self.bucket.clone() }
     }
 
-    /// A call of a service of the query protocol for which the program has no client, by the account's root; answers its XML.
-    pub async fn query(&self, service: &str, parameters: &[(&str, &str)]) -> String {
-        signed::query(&self.emulator.url, &emulator::root(), service, parameters).await
-    }
-
     /// Makes the state machine of [`Cloud::state_machine`] from its definition in the States Language.
     pub async fn make_state_machine(&self, definition: &str) {
         let role = identities::role(self, "states.amazonaws.com", None).await;

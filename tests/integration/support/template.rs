@@ -61,6 +61,18 @@ pub fn resolve(value: &Value, names: &BTreeMap<String, String>) -> Value {
     }
 }
 
+/// The emulator does not reckon: an alarm on an expression becomes one on the expression's first metric.
+pub fn plain_alarms(template: &mut Value) {
+    for alarm in template["Resources"].as_object_mut().expect("resources").values_mut() {
+        let Some(first) = alarm["Properties"]["Metrics"].get(1).map(|it| it["MetricStat"].clone()) else { continue };
+        let properties = alarm["Properties"].as_object_mut().expect("properties");
+        properties.remove("Metrics");
+        properties.extend(first["Metric"].as_object().expect("a metric").clone());
+        properties.insert("Period".to_owned(), first["Period"].clone());
+        properties.insert("Statistic".to_owned(), first["Stat"].clone());
+    }
+}
+
 fn substituted(text: &str, names: &BTreeMap<String, String>) -> String {
     let mut parts = text.split("${");
     let mut out = parts.next().unwrap_or_default().to_owned();
