@@ -1,4 +1,4 @@
-//! The function `step`: one step of an edit, for the state machine of `deploy/edits.asl.json`.
+//! The function `step`: one step of an edit, for the state machine of `deploy/stacks/messaging.yaml`.
 //!
 //! The event is a [`Step`] with the edit's id beside it, such as `{"edit_id": ID, "step": "validate"}`; the answer is a
 //! [`StepOutcome`](edit::StepOutcome), whose `next` is the step to come. An error is worth another try: each step may be done again.

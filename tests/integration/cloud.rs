@@ -1,4 +1,4 @@
-//! The emulated AWS is strict enough to stand on: it lets nobody do what the policies of `deploy/iam` do not give, and its
+//! The emulated AWS is strict enough to stand on: it lets nobody do what the roles of `deploy/stacks` do not give, and its
 //! parts are wired as `deploy` wires them.
 
 use std::time::{Duration, Instant};

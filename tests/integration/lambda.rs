@@ -1,5 +1,5 @@
 //! The program as functions of AWS Lambda, with events as AWS documents them (`tests/fixtures/lambda`), each function under
-//! the rights that `deploy/iam` gives it.
+//! the rights that `deploy/stacks/functions.yaml` gives it.
 
 use std::time::{Duration, Instant};
 

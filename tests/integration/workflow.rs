@@ -1,5 +1,5 @@
 //! Edits led by a worker and by a state machine: the same scenarios, the same outcome. The state machine runs in the emulator by
-//! the definition in `deploy`, and its steps are done by the real program as a function.
+//! the definition in `deploy/stacks/messaging.yaml`, and its steps are done by the real program as a function.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::{
     Client, TestServer,
     client::id,
     cloud::{Cloud, Part, Role},
-    eventually, numbered,
+    eventually, numbered, template,
 };
 
 /// Who leads.
@@ -21,6 +21,16 @@ enum Led {
 }
 
 const BOTH: [Led; 2] = [Led::ByWorker, Led::ByStateMachine];
+
+/// The state machine's definition, with what `DefinitionSubstitutions` puts in.
+fn definition(function: &str) -> String {
+    let template = template::read("messaging");
+    let definition = template["Resources"]["Edits"]["Properties"]["Definition"].to_string();
+    let invoke = "arn:aws:states:::lambda:invoke";
+    [("Invoke", invoke), ("InvokeAndWait", &format!("{invoke}.waitForTaskToken")), ("StepFunctionArn", function)]
+        .into_iter()
+        .fold(definition, |text, (name, value)| text.replace(&format!("${{{name}}}"), value))
+}
 
 struct Bed {
     cloud: Option<Cloud>,
@@ -49,12 +59,12 @@ impl Bed {
                 // An environment of Lambda is thrown away at once here; nothing else is to be heard from it.
                 variables.push(("DARKROOM_LOG_LEVEL".to_owned(), "warn".to_owned()));
                 let function = cloud.make_function("step", Role::LambdaStep, &variables).await;
-                let definition = include_str!("../../deploy/edits.asl.json").replace("${StepFunctionArn}", &function);
+                let definition = definition(&function);
                 // Its tries would take minutes.
-                let definition = definition.replace("\"IntervalSeconds\": 2", "\"IntervalSeconds\": 1");
-                let definition = definition.replace("\"MaxAttempts\": 6", "\"MaxAttempts\": 1");
+                let definition = definition.replace("\"IntervalSeconds\":2", "\"IntervalSeconds\":1");
+                let definition = definition.replace("\"MaxAttempts\":6", "\"MaxAttempts\":1");
                 let definition =
-                    definition.replace("\"TimeoutSeconds\": 604800", &format!("\"TimeoutSeconds\": {seconds}"));
+                    definition.replace("\"TimeoutSeconds\":604800", &format!("\"TimeoutSeconds\":{seconds}"));
                 cloud.make_state_machine(&definition).await;
                 Self { cloud: Some(cloud), server }
             }

@@ -1,6 +1,6 @@
 //! A state machine of Step Functions that leads edits, by executions that have the edit's id as their name.
 //!
-//! Its definition is `deploy/edits.asl.json`. Names make starting idempotent: of one name there is one execution, for 90 days
+//! Its definition is in `deploy/stacks/messaging.yaml`. Names make starting idempotent: of one name there is one execution, for 90 days
 //! after its end (<https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html>).
 
 use aws_config::SdkConfig;

@@ -1,6 +1,6 @@
 //! AWS as far as the service uses it: S3, SQS, SNS, DynamoDB, Step Functions, `EventBridge` and IAM, by an emulator that
 //! checks signatures and policies. Each test has a bucket, queues, topics and a table of its own in it, and users that
-//! hold the policies of `deploy/iam`, so that a right that is missing there fails a test.
+//! hold the policies of the templates in `deploy/stacks`, so that a right that is missing there fails a test.
 //!
 //! Not compared with the real AWS. What the emulator is known not to do: it takes a state machine that AWS would refuse,
 //! has no `StartMessageMoveTask`, and checks neither trust policies nor the rights of a state machine's role; those of a function's it does.
@@ -27,7 +27,7 @@ use super::{
 pub use emulator::{ACCOUNT, Emulator};
 pub use parts::{Notifications, Part, bootstrap};
 
-/// Who somebody is: the holder of one document of `deploy/iam`, or of two.
+/// Who somebody is: the holder of one role's policies in `deploy/stacks`, or of some of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// `darkroom serve` with a worker.
@@ -36,6 +36,8 @@ pub enum Role {
     Serve,
     /// `darkroom work`.
     Work,
+    /// An instance itself: how it comes up and goes, and its agents.
+    Itself,
     /// Who runs `darkroom jobs` and `darkroom project`.
     Operator,
     /// `darkroom migrate`.

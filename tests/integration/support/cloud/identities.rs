@@ -1,42 +1,93 @@
-//! Users that hold the documents of `deploy/iam`.
+//! Users that hold the policies of the templates in `deploy/stacks`.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use aws_sdk_s3::config::Credentials;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ACCOUNT, Cloud, Role, emulator::root, signed::query};
-use crate::support::iam::{Key, REGION};
+use crate::support::{
+    iam::{Key, REGION},
+    template,
+};
 
-/// Each role with its documents.
-const ROLES: [(Role, &[(&str, &str)]); 9] = [
-    (Role::Instance, &[SERVE, WORK]),
-    (Role::Serve, &[SERVE]),
-    (Role::Work, &[WORK]),
-    (Role::Operator, &[("operator", include_str!("../../../../deploy/iam/operator.json"))]),
-    (Role::Migrate, &[("migrate", include_str!("../../../../deploy/iam/migrate.json"))]),
-    (Role::LambdaApi, &[("lambda-api", include_str!("../../../../deploy/iam/lambda-api.json"))]),
-    (Role::LambdaDevelop, &[("lambda-develop", include_str!("../../../../deploy/iam/lambda-develop.json"))]),
-    (Role::LambdaStep, &[("lambda-step", include_str!("../../../../deploy/iam/lambda-step.json"))]),
-    (Role::LambdaAnnounce, &[("lambda-announce", include_str!("../../../../deploy/iam/lambda-announce.json"))]),
-];
-const SERVE: (&str, &str) = ("serve", include_str!("../../../../deploy/iam/serve.json"));
-const WORK: (&str, &str) = ("work", include_str!("../../../../deploy/iam/work.json"));
+/// The policies of each role, read once.
+static POLICIES: LazyLock<BTreeMap<Role, Vec<Value>>> =
+    LazyLock::new(|| Role::ALL.into_iter().map(|role| (role, role.read())).collect());
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Instance,
+        Self::Serve,
+        Self::Work,
+        Self::Operator,
+        Self::Migrate,
+        Self::LambdaApi,
+        Self::LambdaDevelop,
+        Self::LambdaStep,
+        Self::LambdaAnnounce,
+        Self::Itself,
+    ];
+
+    /// Where its policies are: a stack, and the roles or managed policies in it.
+    const fn place(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::Instance => ("service", &["ServePolicy", "WorkPolicy"]),
+            Self::Serve => ("service", &["ServePolicy"]),
+            Self::Work => ("service", &["WorkPolicy"]),
+            Self::Itself => ("service", &["BootPolicy", "WatchPolicy"]),
+            Self::Operator => ("service", &["OperatorRole"]),
+            Self::Migrate => ("functions", &["MigrateRole"]),
+            Self::LambdaApi => ("functions", &["ApiRole"]),
+            Self::LambdaDevelop => ("functions", &["DevelopRole"]),
+            Self::LambdaStep => ("functions", &["StepRole"]),
+            Self::LambdaAnnounce => ("functions", &["AnnounceRole"]),
+        }
+    }
+
+    /// Its policies as the templates have them, names still to be put in.
+    pub fn policies(self) -> &'static [Value] {
+        &POLICIES[&self]
+    }
+
+    /// All that it may do, such as `s3:GetObject`.
+    pub fn actions(self) -> BTreeSet<String> {
+        let statements = self.policies().iter().flat_map(|policy| policy["Statement"].as_array().expect("a list"));
+        let actions = statements.flat_map(|statement| statement["Action"].as_array().expect("a list"));
+        actions.map(|action| action.as_str().expect("a word").to_owned()).collect()
+    }
+
+    fn read(self) -> Vec<Value> {
+        let (stack, resources) = self.place();
+        let template = template::read(stack);
+        let of = |resource: &&str| match &template["Resources"][*resource]["Properties"] {
+            Value::Object(role) if role.contains_key("Policies") => {
+                let policies = role["Policies"].as_array().expect("a list");
+                policies.iter().map(|policy| policy["PolicyDocument"].clone()).collect()
+            }
+            managed => vec![managed["PolicyDocument"].clone()],
+        };
+        resources.iter().flat_map(of).collect()
+    }
+}
 
 /// Makes a user for each role, with a key.
 pub async fn make(cloud: &Cloud) -> BTreeMap<Role, Credentials> {
     let (url, root) = (&cloud.emulator.url, root());
     let mut keys = BTreeMap::new();
-    for (role, documents) in ROLES {
+    for role in Role::ALL {
         let user = format!("{role:?}-{}", cloud.unique);
         query(url, &root, "iam", &[("Action", "CreateUser"), ("UserName", &user)]).await;
-        for (name, document) in documents {
-            let document = filled_in(document, cloud);
+        for (name, document) in documents(role, cloud) {
             let parameters = [
                 ("Action", "PutUserPolicy"),
-                ("UserName", &user),
-                ("PolicyName", *name),
-                ("PolicyDocument", &document),
+                ("UserName", &*user),
+                ("PolicyName", &*name),
+                ("PolicyDocument", &*document),
             ];
             query(url, &root, "iam", &parameters).await;
         }
@@ -56,11 +107,13 @@ pub async fn role(cloud: &Cloud, service: &str, ours: Option<Role>) -> String {
     let name = format!("{}-{}", service.split('.').next().expect("a word"), cloud.unique);
     let parameters = [("Action", "CreateRole"), ("RoleName", &*name), ("AssumeRolePolicyDocument", &trust)];
     let answer = query(&cloud.emulator.url, &root(), "iam", &parameters).await;
-    let documents = ROLES.iter().filter(|(role, _)| Some(*role) == ours).flat_map(|(_, documents)| *documents);
-    for (policy, document) in documents {
-        let document = filled_in(document, cloud);
-        let parameters =
-            [("Action", "PutRolePolicy"), ("RoleName", &*name), ("PolicyName", *policy), ("PolicyDocument", &document)];
+    for (policy, document) in ours.into_iter().flat_map(|role| documents(role, cloud)) {
+        let parameters = [
+            ("Action", "PutRolePolicy"),
+            ("RoleName", &*name),
+            ("PolicyName", &*policy),
+            ("PolicyDocument", &*document),
+        ];
         query(&cloud.emulator.url, &root(), "iam", &parameters).await;
     }
     element(&answer, "Arn").to_owned()
@@ -74,32 +127,47 @@ pub async fn assume(cloud: &Cloud, role: &str) -> Key {
     Key { id: of("AccessKeyId"), secret: of("SecretAccessKey"), session_token: Some(of("SessionToken")) }
 }
 
-/// A document with this test's names in the places of `Fn::Sub`.
-fn filled_in(document: &str, cloud: &Cloud) -> String {
+/// A role's policies with this test's names, each under a name.
+fn documents(role: Role, cloud: &Cloud) -> Vec<(String, String)> {
+    let filled_in = |policy: &Value| for_the_emulator(&template::resolve(policy, &names(cloud)));
+    role.policies().iter().enumerate().map(|(nth, policy)| (format!("policy-{nth}"), filled_in(policy))).collect()
+}
+
+/// What the parameters of the templates, and what they make, are in this test.
+fn names(cloud: &Cloud) -> BTreeMap<String, String> {
     let arn = |service: &str, name: &str| format!("arn:aws:{service}:{REGION}:{ACCOUNT}:{name}");
     let last = |text: &str, separator| text.rsplit(separator).next().expect("a part").to_owned();
-    let text = [
+    let log = |name: &str| arn("logs", &format!("log-group:{name}:*"));
+    [
         ("AWS::Partition", "aws".to_owned()),
         ("AWS::Region", REGION.to_owned()),
         ("AWS::AccountId", ACCOUNT.to_owned()),
+        ("Installation", "darkroom".to_owned()),
         ("Bucket", cloud.bucket.clone()),
+        ("Artifacts", "releases".to_owned()),
         ("KeyArn", arn("kms", "key/11112222-3333-4444-5555-666677778888")),
         ("QueueArn", cloud.queue_arn.clone()),
         ("DeadLetterQueueArn", arn("sqs", &last(&cloud.dead_letters, '/'))),
+        ("FailedInvocations.Arn", arn("sqs", "darkroom-functions-dead")),
         // Both topics of the test: the name that they share.
         ("TopicArn", format!("{}*", cloud.topic)),
         ("TableArn", arn("dynamodb", &format!("table/{}", cloud.table))),
+        ("StateMachineArn", cloud.state_machine.clone()),
         ("StateMachineName", last(&cloud.state_machine, ':')),
         ("DatabaseResourceId", "db-ABCDEFGHIJKL01234".to_owned()),
-        ("DatabaseUser", "darkroom".to_owned()),
-        ("MigrationUser", "darkroom_migrate".to_owned()),
-        ("FunctionName", "darkroom".to_owned()),
+        ("MasterSecretArn", arn("secretsmanager", "secret:master")),
+        ("CloudFrontKeySecretArn", arn("secretsmanager", "secret:cloudfront")),
+        ("SigningKeysSecretArn", arn("secretsmanager", "secret:signing")),
+        ("ServiceLog.Arn", log("/darkroom/service")),
+        ("MetricsLog.Arn", log("/darkroom/metrics")),
     ]
-    .into_iter()
-    .fold(document.to_owned(), |text, (name, value)| text.replace(&format!("${{{name}}}"), &value));
-    assert!(!text.contains("${"), "a name that deploy/iam/README.md does not have: {text}");
-    // To AWS a batch is the same right as a single message; the emulator has a word of its own for each call.
-    ["SendMessage", "DeleteMessage", "ChangeMessageVisibility"].into_iter().fold(text, |text, action| {
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+/// To AWS a batch is the same right as a single message; the emulator has a word of its own for each call.
+fn for_the_emulator(document: &Value) -> String {
+    ["SendMessage", "DeleteMessage", "ChangeMessageVisibility"].into_iter().fold(document.to_string(), |text, action| {
         text.replace(&format!("\"sqs:{action}\""), &format!("\"sqs:{action}\", \"sqs:{action}Batch\""))
     })
 }
