@@ -1,7 +1,9 @@
 //! `deploy/`: the stacks and the script that deploys them.
 
 mod alarms;
+mod calls;
 mod checks;
+mod drain;
 mod estate;
 mod gateway;
 mod reach;

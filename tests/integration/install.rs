@@ -46,10 +46,14 @@ fn systemd_finds_no_fault_with_the_units() {
         let text = text.replace("/usr/bin/darkroom", env!("CARGO_BIN_EXE_darkroom")).replace("man:darkroom(1) ", "");
         fs::write(&path, text).unwrap();
     }
+    let drain = folder.join("drain-darkroom.service");
+    let text = fs::read_to_string(&drain).unwrap();
+    fs::write(&drain, text.replace("/usr/lib/darkroom/drain", &project("deploy/package/drain").display().to_string()))
+        .unwrap();
     let socket = folder.join("darkroom.socket");
     fs::write(&socket, fs::read_to_string(&socket).unwrap().replace("man:darkroom(1) ", "")).unwrap();
     let verify = |name: &str| said(Command::new("systemd-analyze").arg("verify").arg(folder.join(name)));
-    for name in SERVICES.iter().chain(&["darkroom.socket"]) {
+    for name in SERVICES.iter().chain(&["darkroom.socket", "drain-darkroom.service"]) {
         // It ends well whatever it finds.
         assert_eq!(verify(name), (true, String::new()), "{name}");
     }
@@ -87,7 +91,8 @@ fn packages() -> TempDir {
 
 /// What each package has to bring, beside the units.
 const CONTENTS: &str = "
-    /usr/bin/darkroom /usr/share/darkroom/rds-global-bundle.pem /usr/share/darkroom/users.sql
+    /usr/bin/darkroom /usr/lib/darkroom/drain /usr/lib/systemd/system/drain-darkroom.service
+    /usr/share/darkroom/rds-global-bundle.pem /usr/share/darkroom/users.sql
     /usr/share/darkroom/cloudwatch/agent.json /usr/lib/sysusers.d/darkroom.conf /usr/lib/tmpfiles.d/darkroom.conf
     /usr/lib/systemd/system/darkroom.service.d/10-confine.conf /usr/lib/systemd/system/darkroom.socket
     /usr/share/man/man1/darkroom.1.gz /usr/share/man/man1/darkroom-migrate.1.gz
@@ -98,7 +103,7 @@ const CONTENTS: &str = "
 const LIFE: &str = r#"
     $install >/dev/null
     for file in $contents $zsh; do test -s $file; done
-    for unit in darkroom.service darkroom-worker.service darkroom-migrate.service darkroom.socket; do
+    for unit in darkroom.service darkroom-worker.service darkroom-migrate.service darkroom.socket drain-darkroom.service; do
       systemd-analyze verify /usr/lib/systemd/system/$unit >/tmp/verify 2>&1
       if grep -v "Command 'man" /tmp/verify; then exit 1; fi
     done

@@ -21,7 +21,7 @@ use crate::support::{
 };
 
 /// A documented event.
-fn sample(name: &str) -> Value {
+pub fn sample(name: &str) -> Value {
     serde_json::from_slice(&fixture(&format!("lambda/{name}.json"))).expect("JSON")
 }
 
@@ -71,7 +71,7 @@ impl Parts {
 }
 
 /// A REST API's event for a request.
-fn rest(method: &str, path: &str, token: &str, body: Option<&Value>) -> Value {
+pub fn rest(method: &str, path: &str, token: &str, body: Option<&Value>) -> Value {
     let mut event = sample("rest");
     event["httpMethod"] = method.into();
     event["path"] = path.into();

@@ -1,1 +1,277 @@
-//! Each role may do what its process does, and nothing else.
+//! The roles of the templates: bounded, each for one service, no right that is wider than AWS makes it. What the processes do
+//! with them is in `calls`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use darkroom::config::{Config, Source};
+use serde_json::{Value, json};
+
+use crate::support::template;
+
+/// Roles that are taken on without telling for which account: EC2 and API Gateway have no such condition, and a canary's role is
+/// tried by Synthetics before there is a function.
+const TELL_NO_ACCOUNT: [(&str, &str); 3] =
+    [("gateway", "LogRole"), ("observability", "CanaryRole"), ("service", "InstanceRole")];
+
+/// Statements that are about everything, because AWS knows no narrower resource. Each says so in its template.
+const ABOUT_EVERYTHING: [(&str, &str, &str); 18] = [
+    ("functions", "AnnounceRole", "ReachTheDatabaseInItsNetwork"),
+    ("functions", "AnnounceRole", "SendTraces"),
+    ("functions", "ApiRole", "ReachTheDatabaseInItsNetwork"),
+    ("functions", "ApiRole", "SendTraces"),
+    ("functions", "DevelopRole", "ReachTheDatabaseInItsNetwork"),
+    ("functions", "DevelopRole", "SendTraces"),
+    ("functions", "DevelopRole", "TellWhatTheHostDecides"),
+    ("functions", "MigrateRole", "ReachTheDatabaseInItsNetwork"),
+    ("functions", "MigrateRole", "SendTraces"),
+    ("functions", "StepRole", "ReachTheDatabaseInItsNetwork"),
+    ("functions", "StepRole", "SendTraces"),
+    ("messaging", "EditsRole", "SendTraces"),
+    ("messaging", "EditsRole", "WriteLogs"),
+    ("observability", "CanaryRole", "Metrics"),
+    ("service", "OperatorRole", "FindInstances"),
+    ("service", "WatchPolicy", "BeEntered"),
+    ("service", "WatchPolicy", "WriteMetrics"),
+    ("service", "WorkPolicy", "TellWhatTheHostDecides"),
+];
+
+/// The most bytes that a function's variables have in all.
+const VARIABLES: usize = 4096;
+
+/// Every resource of these types: stack, name, properties.
+fn resources(types: &[&str]) -> Vec<(&'static str, String, Value)> {
+    let of = |stack| {
+        let template = template::read(stack);
+        let all = template["Resources"].as_object().expect("resources").clone();
+        let wanted = all.into_iter().filter(|(_, it)| types.contains(&it["Type"].as_str().expect("a type")));
+        wanted.map(|(name, it)| (stack, name, it["Properties"].clone())).collect::<Vec<_>>()
+    };
+    template::STACKS.into_iter().filter(|stack| template::path(stack).exists()).flat_map(of).collect()
+}
+
+/// Every statement by which somebody may do something: stack, resource, statement.
+fn statements() -> Vec<(&'static str, String, Value)> {
+    let mut all = Vec::new();
+    for (stack, name, properties) in resources(&["AWS::IAM::Role", "AWS::IAM::ManagedPolicy", "AWS::IAM::Policy"]) {
+        let own = properties["Policies"].as_array().into_iter().flatten().map(|policy| &policy["PolicyDocument"]);
+        for document in own.chain(properties.get("PolicyDocument")) {
+            let listed = document["Statement"].as_array().expect("statements");
+            all.extend(listed.iter().map(|statement| (stack, name.clone(), statement.clone())));
+        }
+    }
+    all
+}
+
+/// One or many.
+fn each(value: &Value) -> Vec<&Value> {
+    value.as_array().map_or_else(|| vec![value], |many| many.iter().collect())
+}
+
+#[test]
+fn every_role_can_be_bounded_and_is_taken_on_by_one_service_for_this_account() {
+    let boundary = json!({ "Fn::If": ["HasBoundary", { "Ref": "PermissionsBoundary" }, { "Ref": "AWS::NoValue" }] });
+    let roles = resources(&["AWS::IAM::Role"]);
+    assert!(roles.len() > 8, "{roles:?}");
+    for (stack, name, properties) in roles {
+        assert_eq!(properties["PermissionsBoundary"], boundary, "{stack}: {name}");
+        let trust = properties["AssumeRolePolicyDocument"]["Statement"].as_array().expect("statements");
+        let [statement] = &trust[..] else { panic!("{stack}: {name} trusts several") };
+        let condition = &statement["Condition"];
+        match &statement["Principal"] {
+            Value::Object(whom) if whom.len() == 1 && whom.contains_key("Service") => {
+                let service = whom["Service"].as_str().unwrap_or_else(|| panic!("{stack}: {name} trusts {whom:?}"));
+                let account = &condition["StringEquals"]["aws:SourceAccount"];
+                let ours = *account == json!({ "Ref": "AWS::AccountId" });
+                assert!(service.ends_with(".amazonaws.com"), "{stack}: {name}");
+                assert_ne!(ours, TELL_NO_ACCOUNT.contains(&(stack, &*name)), "{stack}: {name}");
+            }
+            Value::Object(whom) if name == "OperatorRole" && whom.len() == 1 => {
+                assert_eq!(whom["AWS"], json!({ "Ref": "OperatorPrincipal" }));
+                assert_eq!(condition["Bool"]["aws:MultiFactorAuthPresent"], "true");
+            }
+            other => panic!("{stack}: {name} trusts {other}"),
+        }
+    }
+}
+
+#[test]
+fn no_right_is_wider_than_it_has_to_be() {
+    let mut everything = BTreeSet::new();
+    for (stack, name, statement) in statements() {
+        assert_eq!(statement["Effect"], "Allow", "{stack}: {name}: {statement}");
+        for action in each(&statement["Action"]) {
+            let action = action.as_str().expect("a word");
+            assert!(!action.contains('*') && action.contains(':'), "{stack}: {name}: {action}");
+        }
+        if each(&statement["Resource"]).contains(&&json!("*")) {
+            everything.insert((stack, name, statement["Sid"].as_str().expect("a name").to_owned()));
+        }
+    }
+    let listed: BTreeSet<_> = ABOUT_EVERYTHING
+        .into_iter()
+        .map(|(stack, name, statement)| (stack, name.to_owned(), statement.to_owned()))
+        .collect();
+    assert_eq!(everything, listed);
+}
+
+#[test]
+fn each_role_signs_in_to_the_one_database_as_one_user() {
+    let mut who = BTreeMap::new();
+    for (_, name, statement) in statements() {
+        if each(&statement["Action"]).contains(&&json!("rds-db:connect")) {
+            let [resource] = each(&statement["Resource"])[..] else { panic!("{name}: {statement}") };
+            let text = resource["Fn::Sub"].as_str().expect("a text");
+            let before = "arn:${AWS::Partition}:rds-db:${AWS::Region}:${AWS::AccountId}:dbuser:${DatabaseResourceId}/";
+            let user = text.strip_prefix(before).unwrap_or_else(|| panic!("{name}: {text}"));
+            assert_eq!(who.insert(name, user.to_owned()), None, "one statement each");
+        }
+    }
+    let app = ["AnnounceRole", "ApiRole", "DevelopRole", "OperatorRole", "ServePolicy", "StepRole", "WorkPolicy"];
+    let mut expected: BTreeMap<_, _> = app.map(|name| (name.to_owned(), "darkroom_app".to_owned())).into();
+    expected.insert("MigrateRole".to_owned(), "darkroom_migrate".to_owned());
+    assert_eq!(who, expected);
+}
+
+/// What parameters and resources are in an installation, as long as they get.
+fn names() -> BTreeMap<String, String> {
+    let arn = |service: &str, name: &str| format!("arn:aws:{service}:ap-southeast-2:123456789012:{name}");
+    let secret = |name: &str| arn("secretsmanager", &format!("secret:{name}-AbCdEf"));
+    let queue = "https://sqs.ap-southeast-2.amazonaws.com/123456789012/photos-of-a-wedding";
+    [
+        ("AWS::Region", "ap-southeast-2".to_owned()),
+        ("AWS::NoValue", String::new()),
+        ("HasReader", "true".to_owned()),
+        ("Arm", "true".to_owned()),
+        ("Installation", "photos-of-a-wedding".to_owned()),
+        ("Release", "0.1.0".to_owned()),
+        ("Artifacts", "photos-of-a-wedding-data-artifacts-1abcdefghijkl".to_owned()),
+        ("Domain", "photos.weddings.example.com".to_owned()),
+        ("Issuer", "https://cognito-idp.ap-southeast-2.amazonaws.com/ap-southeast-2_AbCdEfGhI".to_owned()),
+        ("Audience", "1example23456789abcdefghij".to_owned()),
+        ("Jwks", jwks().to_string()),
+        ("DatabaseHost", "photos-of-a-wedding.cluster-c9akciq32rfv.ap-southeast-2.rds.amazonaws.com".to_owned()),
+        (
+            "DatabaseReaderHost",
+            "photos-of-a-wedding.cluster-ro-c9akciq32rfv.ap-southeast-2.rds.amazonaws.com".to_owned(),
+        ),
+        ("DatabaseConnections", "16".to_owned()),
+        ("MasterSecretArn", secret("rds!cluster-11112222-3333-4444-5555-666677778888")),
+        ("Bucket", "photos-of-a-wedding-data-photos-1abcdefghijkl".to_owned()),
+        ("Table", "photos-of-a-wedding-data-Table-1ABCDEFGHIJKL".to_owned()),
+        ("QueueUrl", format!("{queue}-jobs")),
+        ("DeadLetterQueueUrl", format!("{queue}-dead")),
+        ("TopicArn", arn("sns", "photos-of-a-wedding-events.fifo")),
+        ("StateMachineArn", arn("states", "stateMachine:photos-of-a-wedding-edits")),
+        ("CloudFrontKeyId", "K2JCJMDEHXQW5F".to_owned()),
+        ("CloudFrontKeySecretArn", secret("cloudfront")),
+        ("SigningKeysSecretArn", secret("signing")),
+        ("SigningKeys", secret("signing")),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+/// As Cognito has it: two keys, RSA of 2048 bits.
+fn jwks() -> Value {
+    let key = |id: &str| json!({ "alg": "RS256", "e": "AQAB", "kid": id.repeat(44), "kty": "RSA", "n": "x".repeat(342), "use": "sig" });
+    json!({ "keys": [key("a"), key("b")] })
+}
+
+/// What stands in the secrets of an installation. RSA keys of 2048 bits are 1704 bytes long in PEM.
+fn secrets() -> [(&'static str, String); 2] {
+    [("storage.cloudfront_key", "x".repeat(1704)), ("storage.signing_keys", "k".repeat(64))]
+}
+
+#[test]
+fn the_variables_of_each_function_are_a_good_configuration_and_fit() {
+    let (template, names) = (template::read("functions"), names());
+    let [cloudfront, signing] = secrets().map(|(_, secret)| secret);
+    let functions = resources(&["AWS::Lambda::Function"]);
+    let functions: Vec<_> = functions.into_iter().filter(|(stack, ..)| *stack == "functions").collect();
+    assert_eq!(functions.len(), 5);
+    for (_, name, _) in functions {
+        let variables = &template["Resources"][&name]["Properties"]["Environment"]["Variables"];
+        let variables = template::resolve(variables, &names);
+        let mut variables: BTreeMap<String, String> = variables
+            .as_object()
+            .expect("variables")
+            .iter()
+            .map(|(name, value)| (name.clone(), value.as_str().expect("a text").to_owned()))
+            .collect();
+        let secret = |value: &mut String, of: &str, secret: &str| {
+            if *value == format!("{{{{resolve:secretsmanager:{}}}}}", names[of]) {
+                secret.clone_into(value);
+            }
+        };
+        for value in variables.values_mut() {
+            secret(value, "CloudFrontKeySecretArn", &cloudfront);
+            secret(value, "SigningKeys", &signing);
+            assert!(!value.contains("{{resolve"), "{name}: {value}");
+        }
+        let bytes: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
+        println!("{name}: {bytes} bytes of variables");
+        assert!(bytes <= VARIABLES, "{name}: {bytes} bytes of variables");
+        let bundle = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/rds-ca/global-bundle.pem");
+        let ca = variables.insert("DARKROOM_DATABASE_TLS_CA".to_owned(), bundle.to_owned());
+        assert_eq!(ca.as_deref(), Some("/var/task/rds-global-bundle.pem"), "in the package");
+        for (name, value) in [("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001"), ("AWS_REGION", "ap-southeast-2")] {
+            variables.insert(name.to_owned(), value.to_owned());
+        }
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        let config = Source::parse("", variables).and_then(Config::read);
+        config.unwrap_or_else(|mistakes| panic!("{name}: {mistakes}"));
+    }
+}
+
+#[test]
+fn the_file_that_instances_write_is_a_good_configuration() {
+    let template = template::read("service");
+    let data = &template["Resources"]["Template"]["Properties"]["LaunchTemplateData"]["UserData"]["Fn::Base64"];
+    let script = template::resolve(data, &names());
+    let script = script.as_str().expect("a script");
+    assert!(script.len() < 16 * 1024, "what EC2 takes: {}", script.len());
+    let file =
+        script.split_once("darkroom.toml <<'END'\n").expect("the file").1.split_once("\nEND\n").expect("its end").0;
+    let credentials = tempfile::tempdir().unwrap();
+    for (name, secret) in secrets() {
+        assert!(script.contains(&format!("/etc/darkroom/credentials/{name}\n")));
+        std::fs::write(credentials.path().join(name), secret).unwrap();
+    }
+    let variables = [("CREDENTIALS_DIRECTORY".into(), credentials.path().into())];
+    let config = Source::parse(file, variables).and_then(Config::read).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(config.http.front.trusted_hops, 2);
+    // And bash takes it.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("user-data");
+    std::fs::write(&path, script).unwrap();
+    let checked = std::process::Command::new("bash").arg("-n").arg(&path).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+/// Times that one template has and another, or the service, relies on.
+#[test]
+fn the_times_of_queue_functions_hooks_and_drain_fit_together() {
+    let [messaging, functions, service] = ["messaging", "functions", "service"].map(template::read);
+    let of = |template: &Value, resource: &str, property: &str| {
+        template["Resources"][resource]["Properties"][property]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{resource}.{property}"))
+    };
+    assert_eq!(of(&messaging, "Queue", "VisibilityTimeout"), 6 * of(&functions, "Develop", "Timeout"));
+    assert!(of(&functions, "Api", "Timeout") <= 29, "API Gateway waits no longer");
+    assert!(of(&functions, "Announce", "Timeout") < 60, "the next minute is another invocation");
+    let steps = &messaging["Resources"]["Edits"]["Properties"]["Definition"]["States"];
+    for step in ["Validate", "Apply", "File", "Announce", "Fail"] {
+        let patience = steps[step]["TimeoutSeconds"].as_u64().expect("seconds");
+        assert!(patience >= of(&functions, "Step", "Timeout"), "{step}");
+    }
+    // systemd kills a service after 45 s; before that the hook must not have given up.
+    let unit = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/darkroom.service")).unwrap();
+    let patience: u64 = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap().parse().unwrap();
+    let hooks = service["Resources"]["Group"]["Properties"]["LifecycleHookSpecificationList"].as_array().unwrap();
+    let hook = hooks.iter().find(|hook| hook["LifecycleHookName"] == "terminating").expect("the hook");
+    assert!(hook["HeartbeatTimeout"].as_u64().unwrap() >= 2 * patience);
+    let attributes = service["Resources"]["Targets"]["Properties"]["TargetGroupAttributes"].as_array().unwrap();
+    let delay = attributes.iter().find(|it| it["Key"] == "deregistration_delay.timeout_seconds").expect("a delay");
+    assert!(delay["Value"].as_str().unwrap().parse::<u64>().unwrap() >= 5, "http.lame_duck");
+}

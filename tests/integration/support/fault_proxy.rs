@@ -1,7 +1,8 @@
-//! A proxy before the emulator of AWS that does to calls what networks and services in trouble do. The `Host` header
-//! stays as the client has signed it, so that signatures hold.
+//! A proxy before the emulator of AWS that does to calls what networks and services in trouble do, and knows which they were.
+//! The `Host` header stays as the client has signed it, so that signatures hold.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +12,7 @@ use std::{
 
 use axum::body::{Body, Bytes};
 use http_body_util::BodyExt;
-use hyper::{Request, Response, body::Incoming, service::service_fn};
+use hyper::{Method, Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -56,6 +57,7 @@ pub struct FaultProxy {
 struct Shared {
     target: String,
     rule: Mutex<Option<Rule>>,
+    calls: Mutex<BTreeSet<String>>,
     counted: AtomicU64,
     hit: AtomicU64,
 }
@@ -64,8 +66,13 @@ impl FaultProxy {
     /// Passes everything on to an endpoint, at first without a fault.
     pub async fn start(endpoint: &str) -> Self {
         let target = endpoint.strip_prefix("http://").expect("an endpoint in clear text").to_owned();
-        let shared =
-            Arc::new(Shared { target, rule: Mutex::new(None), counted: AtomicU64::new(0), hit: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            target,
+            rule: Mutex::new(None),
+            calls: Mutex::default(),
+            counted: AtomicU64::new(0),
+            hit: AtomicU64::new(0),
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -90,6 +97,11 @@ impl FaultProxy {
     /// How many calls something has happened to.
     pub fn hit(&self) -> u64 {
         self.shared.hit.load(Ordering::Relaxed)
+    }
+
+    /// All that was called, in the words of policies: `s3:GetObject`.
+    pub fn calls(&self) -> BTreeSet<String> {
+        self.shared.calls.lock().unwrap().clone()
     }
 
     fn set(&self, rule: Option<Rule>) {
@@ -119,6 +131,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// An error ends the connection without a word.
 async fn call(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, String> {
     let service = signed_for(&request);
+    let request = read_query(request, &service).await?;
+    let action = action(&request, &service);
+    shared.calls.lock().unwrap().insert(action);
     match shared.fault_for(&service) {
         None => shared.forward(request).await,
         Some(Fault::Status(status)) => refused(request, &service, status, trouble(&service, status)).await,
@@ -153,7 +168,7 @@ impl Shared {
         })
     }
 
-    async fn forward(&self, request: Request<Incoming>) -> Result<Response<Body>, String> {
+    async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, String> {
         let told = |error: &dyn std::fmt::Display| format!("{}: {error}", self.target);
         let stream = TcpStream::connect(&self.target).await.map_err(|error| told(&error))?;
         let (mut sender, connection) =
@@ -161,6 +176,53 @@ impl Shared {
         tokio::spawn(connection);
         let answer = sender.send_request(request).await.map_err(|error| told(&error))?;
         Ok(answer.map(Body::new))
+    }
+}
+
+/// The query protocol says in the body which call it is; that is read, and kept for later.
+async fn read_query(request: Request<Incoming>, service: &str) -> Result<Request<Body>, String> {
+    let (mut parts, body) = request.into_parts();
+    if service != "sns" {
+        return Ok(Request::from_parts(parts, Body::new(body)));
+    }
+    let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+    let action =
+        url::form_urlencoded::parse(&body).find(|(name, _)| name == "Action").map(|(_, value)| value.into_owned());
+    parts.extensions.insert(Query(action.unwrap_or_default()));
+    Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+/// The call that a body of the query protocol names.
+#[derive(Clone)]
+struct Query(String);
+
+/// The right that a call takes, in the words of policies.
+fn action(request: &Request<Body>, service: &str) -> String {
+    let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok()?.rsplit('.').next());
+    let name = match (request.extensions().get::<Query>(), target) {
+        (Some(Query(name)), _) => name,
+        (None, Some(target)) if service == "sqs" => target.trim_end_matches("Batch"),
+        (None, Some(target)) => target,
+        (None, None) => s3_action(request),
+    };
+    format!("{service}:{name}")
+}
+
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-with-s3-policy-actions.html>
+fn s3_action(request: &Request<Body>) -> &'static str {
+    // /BUCKET or /BUCKET/KEY
+    let of_object = request.uri().path().trim_matches('/').contains('/');
+    let query = request.uri().query().unwrap_or_default();
+    let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
+    match (request.method(), of_object) {
+        (&Method::GET | &Method::HEAD, true) => "GetObject",
+        (&Method::PUT, true) => "PutObject",
+        (&Method::DELETE, true) if has("uploadId") => "AbortMultipartUpload",
+        (&Method::DELETE, true) => "DeleteObject",
+        (&Method::POST, false) if has("delete") => "DeleteObject",
+        (&Method::GET, false) if has("uploads") => "ListBucketMultipartUploads",
+        (&Method::GET | &Method::HEAD, false) => "ListBucket",
+        _ => "SomethingElse",
     }
 }
 
@@ -196,7 +258,7 @@ fn throttling(service: &str) -> &'static str {
 
 /// An answer in the shape of the service. What it was sent is read first: a client that is still sending would take the
 /// early answer for a broken connection.
-async fn refused(request: Request<Incoming>, service: &str, status: u16, code: &str) -> Result<Response<Body>, String> {
+async fn refused(request: Request<Body>, service: &str, status: u16, code: &str) -> Result<Response<Body>, String> {
     request.into_body().collect().await.map_err(|error| error.to_string())?;
     let (content_type, body) = match service {
         "s3" => ("application/xml", format!("<Error><Code>{code}</Code><Message>a fault</Message></Error>")),

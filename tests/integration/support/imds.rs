@@ -21,6 +21,8 @@ use super::iam::{Key, REGION};
 
 /// The role of the machine.
 pub const ROLE: &str = "darkroom-api";
+/// The machine.
+pub const INSTANCE: &str = "i-0123456789abcdef0";
 const SESSION: &str = "a-session-of-the-metadata-service";
 const AUTHORIZATION: &str = "an-authorization-of-the-container";
 
@@ -40,6 +42,9 @@ pub struct Imds {
 
 struct Shared {
     credentials: Mutex<(Key, DateTime<Utc>)>,
+    /// What the Auto Scaling group wants to become of the machine.
+    target: Mutex<&'static str>,
+    sessions: AtomicUsize,
     failing: AtomicBool,
     fetches: AtomicUsize,
 }
@@ -49,6 +54,8 @@ impl Imds {
     pub async fn start(key: &Key, lasts: TimeDelta) -> Self {
         let shared = Arc::new(Shared {
             credentials: Mutex::new((key.clone(), Utc::now() + lasts)),
+            target: Mutex::new("InService"),
+            sessions: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
             fetches: AtomicUsize::new(0),
         });
@@ -57,6 +64,8 @@ impl Imds {
             .route("/latest/meta-data/iam/security-credentials/", get(role))
             .route(&format!("/latest/meta-data/iam/security-credentials/{ROLE}"), get(machine))
             .route("/latest/meta-data/placement/region", get(region))
+            .route("/latest/meta-data/instance-id", get(instance))
+            .route("/latest/meta-data/autoscaling/target-lifecycle-state", get(target))
             .route("/container", get(container))
             .with_state(Arc::clone(&shared));
         Self { url: serve(router).await, shared }
@@ -65,6 +74,16 @@ impl Imds {
     /// From now on it gives out this key.
     pub fn replace(&self, key: &Key, lasts: TimeDelta) {
         *self.shared.credentials.lock().unwrap() = (key.clone(), Utc::now() + lasts);
+    }
+
+    /// From now on its Auto Scaling group wants this state of the machine, such as `Terminated`.
+    pub fn aim(&self, state: &'static str) {
+        *self.shared.target.lock().unwrap() = state;
+    }
+
+    /// How often somebody asked for a session, answered or not.
+    pub fn sessions(&self) -> usize {
+        self.shared.sessions.load(Ordering::Relaxed)
     }
 
     /// Whether everything is answered with 500.
@@ -118,6 +137,7 @@ impl Shared {
 }
 
 async fn session(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Response, StatusCode> {
+    shared.sessions.fetch_add(1, Ordering::Relaxed);
     shared.check_failing()?;
     let ttl = headers.get("x-aws-ec2-metadata-token-ttl-seconds").ok_or(StatusCode::BAD_REQUEST)?;
     let seconds = ttl.to_str().ok().and_then(|ttl| ttl.parse().ok());
@@ -133,6 +153,14 @@ async fn role(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<&
 
 async fn region(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<&'static str, StatusCode> {
     shared.check_session(&headers).map(|()| REGION)
+}
+
+async fn instance(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<&'static str, StatusCode> {
+    shared.check_session(&headers).map(|()| INSTANCE)
+}
+
+async fn target(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<&'static str, StatusCode> {
+    shared.check_session(&headers).map(|()| *shared.target.lock().unwrap())
 }
 
 async fn machine(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<String, StatusCode> {

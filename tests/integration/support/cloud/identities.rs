@@ -167,9 +167,11 @@ fn names(cloud: &Cloud) -> BTreeMap<String, String> {
 
 /// To AWS a batch is the same right as a single message; the emulator has a word of its own for each call.
 fn for_the_emulator(document: &Value) -> String {
-    ["SendMessage", "DeleteMessage", "ChangeMessageVisibility"].into_iter().fold(document.to_string(), |text, action| {
-        text.replace(&format!("\"sqs:{action}\""), &format!("\"sqs:{action}\", \"sqs:{action}Batch\""))
-    })
+    ["SendMessage", "DeleteMessage", "ChangeMessageVisibility"]
+        .into_iter()
+        .fold(document.to_string(), |text, action| {
+            text.replace(&format!("\"sqs:{action}\""), &format!("\"sqs:{action}\", \"sqs:{action}Batch\""))
+        })
 }
 
 /// The text of an element that occurs once.
