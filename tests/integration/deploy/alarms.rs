@@ -8,13 +8,13 @@ use std::{
     path::Path,
 };
 
-use aws_sdk_sqs::types::QueueAttributeName;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     cloudwatch::{self, Sent},
     support::{
-        cloud::{Cloud, query},
+        cloud::query,
+        estate::{Estate, text},
         eventually,
         iam::REGION,
         template::{self, resolve},
@@ -258,21 +258,26 @@ fn the_runbook_has_a_row_for_each_alarm_and_for_nothing_else() {
 
 #[tokio::test]
 async fn a_dead_job_makes_a_ticket_and_a_photo_that_waits_a_page() {
-    let cloud = Cloud::alone().await;
-    let mut template = template::read("observability");
-    let composites = take(&mut template, COMPOSITE);
-    template::plain_alarms(&mut template);
-    log_groups(&mut template);
-    let made = deploy(&cloud, &template).await;
+    let template = template::read("observability");
+    let composites = resources(&template, COMPOSITE);
+    let mut estate = Estate::start(&NAMES).await;
+    // What other stacks have made before: the logs, and where large templates are kept.
+    let mut before = log_groups(&template);
+    before.insert("Files".to_owned(), json!({ "Type": "AWS::S3::Bucket" }));
+    let outputs = json!({ "Artifacts": { "Value": { "Ref": "Files" } } });
+    let parameters = template["Parameters"].clone();
+    estate.apply("before", json!({ "Parameters": parameters, "Resources": before, "Outputs": outputs })).await;
+    estate.deploy("observability").await;
+    let made = estate.resources("observability").await;
 
     // The emulator makes composite alarms, though not from a template.
     let mut names = names(false);
-    names.extend(made.clone());
+    names.extend(made.iter().map(|(name, (_, id))| (name.clone(), id.clone())));
     for absent in ["HasCanary", "HasBalancerCertificate"] {
         names.insert(absent.to_owned(), "false".to_owned());
     }
-    let (pages, tickets) = (ear(&cloud, &made["Pages"]).await, ear(&cloud, &made["Tickets"]).await);
-    let silent = |it: &&(String, Value)| it.1["Properties"]["AlarmActions"].is_null();
+    let (pages, tickets) = (estate.ear(&names["Pages"]).await, estate.ear(&names["Tickets"]).await);
+    let silent = |it: &(&String, &Value)| it.1["Properties"]["AlarmActions"].is_null();
     let (first, last): (Vec<_>, Vec<_>) = composites.iter().partition(silent);
     for (id, composite) in first.into_iter().chain(last) {
         let mut of = composite["Properties"].clone();
@@ -285,123 +290,42 @@ async fn a_dead_job_makes_a_ticket_and_a_photo_that_waits_a_page() {
         if let Some(topic) = of["AlarmActions"][0].as_str() {
             call.push(("AlarmActions.member.1", topic));
         }
-        query(&cloud.emulator, "monitoring", &call).await;
+        query(&estate.emulator, "monitoring", REGION, &call).await.expect("an alarm");
     }
 
-    put(&cloud, "darkroom_jobs_dead", "1").await;
-    let ticket = told(&cloud, &tickets).await;
+    put(&estate, "darkroom_jobs_dead", "1").await;
+    let ticket = told(&estate, &tickets).await;
     assert_eq!(ticket["AlarmName"], "darkroom-work-ticket");
-    assert_eq!(state(&cloud, "darkroom-page").await, "OK", "nobody is woken");
+    assert_eq!(state(&estate, "darkroom-page").await, "OK", "nobody is woken");
 
-    put(&cloud, "darkroom_jobs_oldest_seconds", "301").await;
-    let page = told(&cloud, &pages).await;
+    put(&estate, "darkroom_jobs_oldest_seconds", "301").await;
+    let page = told(&estate, &pages).await;
     assert_eq!(page["AlarmName"], "darkroom-page");
-    assert_eq!(state(&cloud, "darkroom-page").await, "ALARM");
+    assert_eq!(state(&estate, "darkroom-page").await, "ALARM");
 }
 
-/// Takes the resources of a type out of a template.
-fn take(template: &mut Value, kind: &str) -> Vec<(String, Value)> {
-    let taken: Vec<_> = resources(template, kind).into_iter().collect();
-    let all = template["Resources"].as_object_mut().expect("resources");
-    all.retain(|_, it| it["Type"] != kind);
-    taken
-}
-
-/// The log groups, which the stacks of those who write them have made before.
-fn log_groups(template: &mut Value) {
-    let all = template["Resources"].as_object_mut().expect("resources");
-    let mut groups = Vec::new();
-    for (name, filter) in all.iter_mut().filter(|(_, it)| it["Type"] == "AWS::Logs::MetricFilter") {
-        let group = &filter["Properties"]["LogGroupName"];
-        let known = groups.iter().find(|(_, it): &&(String, Value)| it["Properties"]["LogGroupName"] == *group);
-        let of = known.map_or_else(|| format!("LogOf{name}"), |(of, _)| of.clone());
-        if known.is_none() {
-            groups
-                .push((of.clone(), json!({ "Type": "AWS::Logs::LogGroup", "Properties": { "LogGroupName": group } })));
+/// The log groups that metric filters read, which the stacks of those who write them have made before.
+fn log_groups(template: &Value) -> Map<String, Value> {
+    let mut groups = Map::new();
+    for (name, filter) in resources(template, "AWS::Logs::MetricFilter") {
+        let properties = json!({ "LogGroupName": filter["Properties"]["LogGroupName"] });
+        let group = json!({ "Type": "AWS::Logs::LogGroup", "Properties": properties });
+        if groups.values().all(|known| *known != group) {
+            groups.insert(format!("LogOf{name}"), group);
         }
-        filter["DependsOn"] = of.into();
     }
-    all.extend(groups);
-}
-
-/// Makes the stack, from the bucket, because it is longer than what a call takes; answers what its resources are called.
-async fn deploy(cloud: &Cloud, template: &Value) -> BTreeMap<String, String> {
-    let objects = cloud.objects();
-    let body = template.to_string().into_bytes().into();
-    objects
-        .client
-        .put_object()
-        .bucket(&objects.name)
-        .key("observability.json")
-        .body(body)
-        .send()
-        .await
-        .expect("it is kept");
-    let url = format!("{}/{}/observability.json", cloud.emulator.url, objects.name);
-    let mut call: Vec<(String, String)> = [
-        ("Action", "CreateStack"),
-        ("Version", "2010-05-15"),
-        ("StackName", "darkroom-observability"),
-        ("TemplateURL", &url),
-        ("Capabilities.member.1", "CAPABILITY_IAM"),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .into();
-    let declared = template["Parameters"].as_object().expect("parameters");
-    let given = NAMES.iter().filter(|(name, _)| declared.contains_key(*name));
-    for (at, (name, value)) in given.enumerate() {
-        call.push((format!("Parameters.member.{}.ParameterKey", at + 1), (*name).to_owned()));
-        call.push((format!("Parameters.member.{}.ParameterValue", at + 1), (*value).to_owned()));
-    }
-    let call: Vec<(&str, &str)> = call.iter().map(|(key, value)| (&**key, &**value)).collect();
-    query(&cloud.emulator, "cloudformation", &call).await;
-    let stack = [("Version", "2010-05-15"), ("StackName", "darkroom-observability")];
-    eventually("a stack", async || {
-        let asked = [&[("Action", "DescribeStacks")], &stack[..]].concat();
-        let answer = query(&cloud.emulator, "cloudformation", &asked).await;
-        let status = between(&answer, "<StackStatus>", "</StackStatus>")[0].clone();
-        assert!(!status.contains("ROLLBACK") && !status.contains("FAILED"), "{answer}\n{}", cloud.emulator.log());
-        (status == "CREATE_COMPLETE").then_some(())
-    })
-    .await;
-    let asked = [&[("Action", "DescribeStackResources")], &stack[..]].concat();
-    let answer = query(&cloud.emulator, "cloudformation", &asked).await;
-    let ids = between(&answer, "<LogicalResourceId>", "</LogicalResourceId>").into_iter();
-    ids.zip(between(&answer, "<PhysicalResourceId>", "</PhysicalResourceId>")).collect()
-}
-
-/// Each text between two others.
-fn between(text: &str, open: &str, close: &str) -> Vec<String> {
-    text.split(open).skip(1).map(|it| it.split(close).next().unwrap_or_default().to_owned()).collect()
-}
-
-/// A queue that hears all of a topic; answers its URL.
-async fn ear(cloud: &Cloud, topic: &str) -> String {
-    let (sqs, sns) = (aws_sdk_sqs::Client::new(&cloud.admin()), aws_sdk_sns::Client::new(&cloud.admin()));
-    let name = topic.rsplit(':').next().expect("a name");
-    let arn = format!("{}:ear-{name}", topic.rsplit_once(':').expect("an ARN").0.replace(":sns:", ":sqs:"));
-    let policy = json!({ "Version": "2012-10-17", "Statement": [{
-        "Effect": "Allow", "Principal": { "Service": "sns.amazonaws.com" }, "Action": "sqs:SendMessage", "Resource": arn,
-    }] });
-    let make =
-        sqs.create_queue().queue_name(format!("ear-{name}")).attributes(QueueAttributeName::Policy, policy.to_string());
-    let url = make.send().await.expect("a queue").queue_url.expect("a URL");
-    let subscribe =
-        sns.subscribe().topic_arn(topic).protocol("sqs").endpoint(arn).attributes("RawMessageDelivery", "true");
-    subscribe.send().await.expect("a subscription");
-    url
+    groups
 }
 
 /// The first alarm that a queue hears of.
-async fn told(cloud: &Cloud, queue: &str) -> Value {
-    let message = cloud.received(queue).await;
-    let said: Value = serde_json::from_str(message.body().expect("a body")).expect("JSON");
+async fn told(estate: &Estate, queue: &str) -> Value {
+    let said = eventually("told", async || estate.heard(queue).await.pop()).await;
     assert_eq!(said["NewStateValue"], "ALARM");
     said
 }
 
 /// A value of one of our metrics, as the agent sends it.
-async fn put(cloud: &Cloud, metric: &str, value: &str) {
+async fn put(estate: &Estate, metric: &str, value: &str) {
     let call = [
         ("Action", "PutMetricData"),
         ("Version", "2010-08-01"),
@@ -411,17 +335,17 @@ async fn put(cloud: &Cloud, metric: &str, value: &str) {
         ("MetricData.member.1.Dimensions.member.1.Name", "service"),
         ("MetricData.member.1.Dimensions.member.1.Value", "darkroom"),
     ];
-    query(&cloud.emulator, "monitoring", &call).await;
+    query(&estate.emulator, "monitoring", REGION, &call).await.expect("an answer");
 }
 
 /// The state of a composite alarm.
-async fn state(cloud: &Cloud, alarm: &str) -> String {
+async fn state(estate: &Estate, alarm: &str) -> String {
     let call = [
         ("Action", "DescribeAlarms"),
         ("Version", "2010-08-01"),
         ("AlarmNames.member.1", alarm),
         ("AlarmTypes.member.1", "CompositeAlarm"),
     ];
-    let answer = query(&cloud.emulator, "monitoring", &call).await;
-    between(&answer, "<StateValue>", "</StateValue>").pop().unwrap_or_else(|| panic!("no {alarm}: {answer}"))
+    let answer = query(&estate.emulator, "monitoring", REGION, &call).await.expect("an alarm");
+    text(&answer, "StateValue")
 }

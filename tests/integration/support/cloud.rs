@@ -188,9 +188,28 @@ impl Cloud {
     }
 }
 
-/// A call of a service of the query protocol by the account's root; answers its XML, and panics at a refusal.
-pub async fn query(emulator: &Emulator, service: &str, parameters: &[(&str, &str)]) -> String {
-    signed::query(&emulator.url, &emulator::root(), service, parameters).await
+/// What the AWS clients of the account's root start from.
+pub async fn admin(emulator: &Emulator) -> SdkConfig {
+    let base = darkroom::aws::configuration(REGION).await.into_builder().endpoint_url(&emulator.url).build();
+    signed_by(&base, emulator::root())
+}
+
+/// A call of a service of the JSON protocol by the account's root, such as `secretsmanager` with the target
+/// `secretsmanager.CreateSecret`; answers its JSON, and panics at a refusal.
+pub async fn call(emulator: &Emulator, service: &str, target: &str, body: &serde_json::Value) -> serde_json::Value {
+    let (status, answer) = signed::json(&emulator.url, &emulator::root(), service, target, body).await;
+    assert_eq!(status, 200, "{target}: {answer}");
+    serde_json::from_str(&answer).expect("JSON")
+}
+
+/// A call of a service of the query protocol by the account's root; answers its XML, or what a refusal says.
+pub async fn query(
+    emulator: &Emulator,
+    service: &str,
+    region: &str,
+    parameters: &[(&str, &str)],
+) -> Result<String, String> {
+    signed::try_query(&emulator.url, &emulator::root(), service, region, parameters).await
 }
 
 /// Invokes a function, and waits for what it answers; the error that it ended in is one here.

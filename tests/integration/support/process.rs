@@ -32,13 +32,7 @@ impl Process {
     pub async fn start(server: &TestServer, verb: &str, more: &[(&str, &str)]) -> Self {
         let given = more.iter().find(|(name, _)| *name == "DARKROOM_HTTP_LISTEN");
         let listen = given.map_or_else(free_address, |(_, address)| (*address).to_owned());
-        let operations = free_address();
-        let log = NamedTempFile::new().expect("a log file");
         let mut command = darkroom(&[verb], &server.environment());
-        // Its log goes to standard output, its last words to standard error.
-        let appended = || OpenOptions::new().append(true).open(log.path()).expect("the log file");
-        command.stdin(Stdio::null()).stdout(appended()).stderr(appended());
-        command.env("DARKROOM_HTTP_LISTEN", &listen).env("DARKROOM_OPERATIONS_LISTEN", &operations);
         command.env("DARKROOM_HTTP_PUBLIC_URL", format!("http://{listen}"));
         for (name, value) in more {
             if value.is_empty() {
@@ -47,17 +41,24 @@ impl Process {
                 command.env(name, value);
             }
         }
+        Self::launch(command, &listen).await
+    }
+
+    /// A command of ours that goes on, at an address of its own for operators; waits until it answers there.
+    pub async fn launch(mut command: Command, listen: &str) -> Self {
+        let operations = free_address();
+        let log = NamedTempFile::new().expect("a log file");
+        // Its log goes to standard output, its last words to standard error.
+        let appended = || OpenOptions::new().append(true).open(log.path()).expect("the log file");
+        command.stdin(Stdio::null()).stdout(appended()).stderr(appended());
+        command.env("DARKROOM_HTTP_LISTEN", listen).env("DARKROOM_OPERATIONS_LISTEN", &operations);
         let child = command.spawn().expect("the program starts");
         let (url, operations) = (format!("http://{listen}"), format!("http://{operations}"));
         let mut process = Self { child, url, operations, log };
         let begun = std::time::Instant::now();
         while reqwest::get(format!("{}/health/live", process.operations)).await.is_err() {
             let ended = process.child.try_wait().expect("a child");
-            assert!(
-                ended.is_none() && begun.elapsed() < DEADLINE,
-                "`darkroom {verb}` does not answer:\n{}",
-                process.log()
-            );
+            assert!(ended.is_none() && begun.elapsed() < DEADLINE, "{command:?} does not answer:\n{}", process.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         process

@@ -29,22 +29,33 @@ pub async fn json(
     if path == "/" {
         headers.push(("x-amz-target", target));
     }
-    send(endpoint, key, service, method, path, &headers, body.to_string()).await
+    send(endpoint, key, (service, REGION), method, path, &headers, body.to_string()).await
 }
 
 /// A call of a service of the query protocol, such as IAM; answers its XML, and panics at a refusal.
 pub async fn query(endpoint: &str, key: &Credentials, service: &str, parameters: &[(&str, &str)]) -> String {
+    let answer = try_query(endpoint, key, service, REGION, parameters).await;
+    answer.unwrap_or_else(|refusal| panic!("{:?}: {refusal}", parameters.first()))
+}
+
+/// The same in a region; what a refusal says is the error.
+pub async fn try_query(
+    endpoint: &str,
+    key: &Credentials,
+    service: &str,
+    region: &str,
+    parameters: &[(&str, &str)],
+) -> Result<String, String> {
     let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
     let form = [("content-type", "application/x-www-form-urlencoded")];
-    let (status, answer) = send(endpoint, key, service, "POST", "/", &form, body).await;
-    assert_eq!(status, 200, "{:?}: {answer}", parameters.first());
-    answer
+    let (status, answer) = send(endpoint, key, (service, region), "POST", "/", &form, body).await;
+    if status == 200 { Ok(answer) } else { Err(answer) }
 }
 
 async fn send(
     endpoint: &str,
     key: &Credentials,
-    service: &str,
+    (service, region): (&str, &str),
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
@@ -54,7 +65,7 @@ async fn send(
     let identity = key.clone().into();
     let parameters = v4::SigningParams::builder()
         .identity(&identity)
-        .region(REGION)
+        .region(region)
         .name(service)
         .time(SystemTime::now())
         .settings(SigningSettings::default())
