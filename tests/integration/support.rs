@@ -11,6 +11,7 @@ pub mod estate;
 pub mod fault_proxy;
 pub mod front;
 pub mod function;
+pub mod gateway;
 pub mod haproxy;
 pub mod iam;
 pub mod imds;

@@ -1,6 +1,9 @@
 //! An API client that holds each answer against the OpenAPI document.
 
-use reqwest::{Method, StatusCode, header::HeaderMap};
+use reqwest::{
+    Method, StatusCode,
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
 use serde_json::{Value, json};
 
 use super::{contract, eventually, sha256_hex};
@@ -56,6 +59,13 @@ impl Client {
     pub fn new(url: &str, token: Option<String>) -> Self {
         let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
         Self { http, url: url.to_owned(), token }
+    }
+
+    /// The same with one more header in each request, as somebody in front adds it.
+    pub fn with_header(self, name: &'static str, value: &'static str) -> Self {
+        let headers = HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]);
+        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).default_headers(headers);
+        Self { http: http.build().expect("a client"), ..self }
     }
 
     /// A request, to be finished by the test; paths are relative to the service.

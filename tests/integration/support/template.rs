@@ -73,6 +73,27 @@ pub fn plain_alarms(template: &mut Value) {
     }
 }
 
+/// Decides each `Fn::If` by the conditions that hold, and leaves out what is `AWS::NoValue` then.
+pub fn decide(value: &Value, holds: &[&str]) -> Value {
+    let nothing = |value: &Value| *value == json!({ "Ref": "AWS::NoValue" });
+    match value {
+        Value::Array(items) => {
+            items.iter().map(|item| decide(item, holds)).filter(|item| !nothing(item)).collect::<Vec<_>>().into()
+        }
+        Value::Object(fields) => match fields.get("Fn::If") {
+            Some(choice) => {
+                let condition = choice[0].as_str().expect("a condition");
+                decide(&choice[if holds.contains(&condition) { 1 } else { 2 }], holds)
+            }
+            None => {
+                let decided = fields.iter().map(|(name, value)| (name.clone(), decide(value, holds)));
+                decided.filter(|(_, value)| !nothing(value)).collect::<Map<_, _>>().into()
+            }
+        },
+        other => other.clone(),
+    }
+}
+
 fn substituted(text: &str, names: &BTreeMap<String, String>) -> String {
     let mut parts = text.split("${");
     let mut out = parts.next().unwrap_or_default().to_owned();
