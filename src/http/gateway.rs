@@ -43,7 +43,7 @@ pub fn document() -> Value {
     let api = serde_json::to_value(super::openapi()).expect("the document is JSON");
     let routes = api["paths"].as_object().into_iter().flatten();
     let routes = routes.filter_map(|(path, item)| Some((path.clone(), route(path, item.as_object()?)?)));
-    let pages = PAGES.map(|(path, to)| (path.to_owned(), json!({ ANY: operation("ANY", path, to, open()) })));
+    let pages = PAGES.map(|(path, to)| (path.to_owned(), json!({ ANY: operation("ANY", path, to, &open()) })));
     let user_pool = json!({
         "type": "apiKey",
         "name": "Authorization",
@@ -75,7 +75,7 @@ fn route(path: &str, item: &Map<String, Value>) -> Option<Value> {
         }
         // An invite is none of the pool's tokens: where it opens too, only the service can tell.
         let security = if described["security"] == json!([{ "jwt": [] }]) { users() } else { open() };
-        let mut operation = operation(&method.to_uppercase(), path, path, security);
+        let mut operation = operation(&method.to_uppercase(), path, path, &security);
         operation["operationId"] = described["operationId"].clone();
         if method == "get" && READS.contains(&path) {
             let instances = operation["x-amazon-apigateway-integration"].take();
@@ -84,7 +84,7 @@ fn route(path: &str, item: &Map<String, Value>) -> Option<Value> {
         }
         methods.insert(method.clone(), operation);
     }
-    methods.insert(ANY.to_owned(), operation("ANY", path, path, open()));
+    methods.insert(ANY.to_owned(), operation("ANY", path, path, &open()));
     Some(methods.into())
 }
 
@@ -100,7 +100,7 @@ fn users() -> Value {
 
 /// A method that asks the service for `to`. All headers and the query are passed on; `X-Forwarded-For` gets one more entry,
 /// who called the gateway.
-fn operation(method: &str, path: &str, to: &str, security: Value) -> Value {
+fn operation(method: &str, path: &str, to: &str, security: &Value) -> Value {
     let names = path.split('{').skip(1).filter_map(|rest| rest.split(['+', '}']).next()).collect::<Vec<_>>();
     let mut passed: Map<String, Value> = names
         .iter()

@@ -136,6 +136,10 @@ async fn the_documentation_page_needs_no_outside_host() {
     assert_eq!((root.status.as_u16(), root.header("location")), (307, "/docs/"));
     let page = anybody.get("/docs/").await;
     assert!(page.status == 200 && page.header("content-type").starts_with("text/html"));
+    // CloudFront keeps what is marked, and nothing else.
+    for (path, kept) in [("/docs/", true), ("/openapi.json", true), ("/docs/none", false), ("/health/live", false)] {
+        assert_eq!(anybody.get(path).await.header("cache-control") == "public, max-age=300", kept, "{path}");
+    }
     let page = text(&page);
     let links = links(&page);
     assert!(links.iter().any(|link| link.contains("bundle.js")), "{links:?}");
