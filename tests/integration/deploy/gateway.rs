@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use axum::{Json, Router, extract::Request};
+use axum::{Router, extract::Request};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -19,6 +19,7 @@ use crate::support::{
 const API_ONLY: &str = "worker.enabled = false";
 const ANY: &str = "x-amazon-apigateway-any-method";
 const INTEGRATION: &str = "x-amazon-apigateway-integration";
+const JSON: &str = "application/json";
 const PAGES: [&str; 6] = ["/", "/docs", "/docs/{file+}", "/join", "/openapi.json", "/{path+}"];
 
 /// The document as `CloudFormation` hands it to the gateway, with these conditions.
@@ -321,7 +322,6 @@ async fn a_client_cannot_tell_whether_there_is_a_gateway() {
     let (guest, guest_through) = (server.bearer(&view), front.client(Some(view.clone())));
     let (of_album, photos) = (format!("/v1/albums/{album}"), format!("/v1/albums/{album}/photos"));
     let unknown = format!("/v1/albums/{}", uuid::Uuid::now_v7());
-    const JSON: &str = "application/json";
     for (method, path, body) in [
         // Pages.
         ("GET", "/", None),
@@ -418,7 +418,8 @@ async fn echo() -> String {
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let names = ["x-forwarded-for", "x-amzn-requestid", "authorization", "idempotency-key", "if-match"];
         let headers: BTreeMap<&str, Option<String>> = names.into_iter().map(|name| (name, header(name))).collect();
-        Json(json!({ "asked": request.uri().to_string(), "method": request.method().as_str(), "headers": headers }))
+        json!({ "asked": request.uri().to_string(), "method": request.method().as_str(), "headers": headers })
+            .to_string()
     });
     tokio::spawn(async move { axum::serve(listener, router).await });
     url

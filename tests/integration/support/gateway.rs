@@ -35,7 +35,7 @@ pub struct Front {
 }
 
 impl Front {
-    /// One for a document without CloudFormation's functions, before a service.
+    /// One for a document without `CloudFormation`'s functions, before a service.
     pub async fn start(document: Value, service: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -88,7 +88,7 @@ impl Gateway {
         let asks =
             |scheme| operation["security"].as_array().expect("a list").iter().any(|asked| asked.get(scheme).is_some());
         let token = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        if asks("users") && !token.is_some_and(|token| token.split('.').count() == 3) {
+        if asks("users") && token.is_none_or(|token| token.split('.').count() != 3) {
             return Err("UNAUTHORIZED");
         }
         if asks("api_key") && parts.headers.get("x-api-key").is_none_or(|key| key != KEY) {
@@ -171,21 +171,17 @@ fn fit(template: &str, path: &str) -> Option<Fit> {
     let (mut rank, mut parameters) = (Vec::new(), Vec::new());
     let mut rest = path.strip_prefix('/')?.split('/').peekable();
     for part in template.strip_prefix('/')?.split('/') {
-        match part.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
-            Some(name) => match name.strip_suffix('+') {
-                Some(name) => {
-                    let all = rest.by_ref().collect::<Vec<_>>().join("/");
-                    rank.push(2);
-                    parameters.push((name.to_owned(), Some(all).filter(|all| !all.is_empty())?));
-                }
-                None => {
-                    rank.push(1);
-                    parameters.push((name.to_owned(), rest.next().filter(|part| !part.is_empty())?.to_owned()));
-                }
-            },
-            None if rest.next() == Some(part) => rank.push(0),
-            None => return None,
-        }
+        let Some(name) = part.strip_prefix('{').and_then(|name| name.strip_suffix('}')) else {
+            rank.push(0);
+            rest.next().filter(|word| *word == part)?;
+            continue;
+        };
+        let (word, value) = match name.strip_suffix('+') {
+            Some(_) => (2, rest.by_ref().collect::<Vec<_>>().join("/")),
+            None => (1, rest.next()?.to_owned()),
+        };
+        rank.push(word);
+        parameters.push((name.trim_end_matches('+').to_owned(), Some(value).filter(|value| !value.is_empty())?));
     }
     rest.peek().is_none().then_some(Fit { rank, parameters })
 }

@@ -80,16 +80,14 @@ pub fn decide(value: &Value, holds: &[&str]) -> Value {
         Value::Array(items) => {
             items.iter().map(|item| decide(item, holds)).filter(|item| !nothing(item)).collect::<Vec<_>>().into()
         }
-        Value::Object(fields) => match fields.get("Fn::If") {
-            Some(choice) => {
+        Value::Object(fields) => {
+            if let Some(choice) = fields.get("Fn::If") {
                 let condition = choice[0].as_str().expect("a condition");
-                decide(&choice[if holds.contains(&condition) { 1 } else { 2 }], holds)
+                return decide(&choice[if holds.contains(&condition) { 1 } else { 2 }], holds);
             }
-            None => {
-                let decided = fields.iter().map(|(name, value)| (name.clone(), decide(value, holds)));
-                decided.filter(|(_, value)| !nothing(value)).collect::<Map<_, _>>().into()
-            }
-        },
+            let decided = fields.iter().map(|(name, value)| (name.clone(), decide(value, holds)));
+            decided.filter(|(_, value)| !nothing(value)).collect::<Map<_, _>>().into()
+        }
         other => other.clone(),
     }
 }
