@@ -16,9 +16,10 @@ use crate::{
         Client,
         client::id,
         cloud::{Bucket, admin, bootstrap, call, lambda},
+        cloudfront::{self, Distribution, VIEWER},
         estate::Estate,
         eventually, fixture,
-        front::{self, Behind},
+        gateway::{Front, Gateway},
         haproxy::Haproxy,
         iam::{Key, REGION},
         imds::Imds,
@@ -64,17 +65,12 @@ async fn begin(bootstrap: Vec<u8>, jwks: &str) -> Estate {
     let secret = call(&estate.emulator, "secretsmanager", "secretsmanager.CreateSecret", &secret).await;
     estate.set("MasterSecretArn", secret["ARN"].as_str().expect("an ARN"));
     let s3 = S3::new(&admin(&estate.emulator).await);
-    for (name, bytes) in [("darkroom-0.1.0.x86_64.zip", bootstrap), ("gateway.json", document().await.into_bytes())] {
+    let document = darkroom::http::gateway::document().to_string();
+    for (name, bytes) in [("darkroom-0.1.0.x86_64.zip", bootstrap), ("gateway.json", document.into_bytes())] {
         let put = s3.put_object().bucket(estate.value("Artifacts")).key(format!("releases/0.1.0/{name}"));
         put.body(bytes.into()).send().await.expect("an object");
     }
     estate
-}
-
-/// What `darkroom openapi --gateway` prints.
-async fn document() -> String {
-    let (_, document, _) = run(darkroom(&["openapi", "--gateway"], &[])).await;
-    document
 }
 
 /// The rest of the stacks.
@@ -145,6 +141,7 @@ struct Whole {
     url: String,
     /// A queue that hears what is announced.
     ear: String,
+    _gateway: Front,
     _imds: Imds,
     _folder: TempDir,
 }
@@ -188,20 +185,22 @@ impl Whole {
         for nth in 0..addresses.len() {
             balancer.up(nth).await;
         }
-        let names =
-            [("BalancerHost", estate.value("BalancerHost")), ("ApiFunctionArn", estate.value("ApiFunctionArn"))];
-        let names = names.into_iter().chain([("AWS::Partition", "aws"), ("AWS::Region", REGION), ("VpcLink", "link")]);
-        let behind = Behind {
-            document: serde_json::from_str(&document().await).expect("JSON"),
-            names: names.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            conditions: vec!["ReadsByFunction".to_owned()],
-            balancer: format!("http://{front}"),
-            emulator: estate.emulator.clone(),
+        let document = darkroom::http::gateway::document();
+        let gateway = Front::of(Gateway {
+            document: template::resolve(&template::decide(&document, &["ReadsByFunction"]), &estate.names("VpcLink")),
+            service: format!("http://{front}"),
+            key: estate.value("ApiKey").to_owned(),
+            functions: Some(estate.emulator.clone()),
+        });
+        let gateway = gateway.await;
+        let distribution = Distribution {
+            gateway: gateway.url.clone(),
+            key: estate.value("ApiKey").to_owned(),
             bucket: Bucket { client: S3::new(&admin(&estate.emulator).await), name: estate.value("Bucket").to_owned() },
-            key_id: estate.value("CloudFrontKeyId").to_owned(),
+            signer: estate.value("CloudFrontKeyId").to_owned(),
         };
-        let url = front::start(behind).await;
-        Self { estate, rds, identity, instances, balancer, url, ear, _imds: imds, _folder: folder }
+        let url = cloudfront::start(distribution).await;
+        Self { estate, rds, identity, instances, balancer, url, ear, _gateway: gateway, _imds: imds, _folder: folder }
     }
 
     fn user(&self, subject: &str) -> Client {
@@ -321,7 +320,7 @@ async fn a_photo_goes_all_the_way_through_what_the_stacks_have_made() {
 
     // An edit is led by the state machine, its steps done by the function.
     let edits = format!("/v1/photos/{photo}/edits");
-    let edit = id(&host.post(&edits, &json!({ "filters": [{ "kind": "grayscale" }] })).await.expect(202));
+    let edit = id(&host.post(&edits, &json!({ "filters": [{ "name": "grayscale" }] })).await.expect(202));
     let edit = eventually("an edit", async || {
         let edit = host.get(&format!("{edits}/{edit}")).await.expect(200);
         (edit["state"] == "ready" || edit["state"] == "failed").then_some(edit)
@@ -341,6 +340,6 @@ async fn a_photo_goes_all_the_way_through_what_the_stacks_have_made() {
     let nowhere = reqwest::get(format!("{}/v2/albums", whole.url)).await.expect("an answer");
     assert_eq!(nowhere.headers()["content-type"], "application/problem+json");
     // Who asked was known to the service by the address that CloudFront saw.
-    assert!(whole.instances[1].log().contains("203.0.113.7"), "{}", whole.instances[1].log());
+    assert!(whole.instances[1].log().contains(VIEWER), "{}", whole.instances[1].log());
     drop(whole.rds);
 }

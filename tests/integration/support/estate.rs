@@ -73,6 +73,13 @@ impl Estate {
         self.values.get(name).unwrap_or_else(|| panic!("neither a parameter nor an output: {name}"))
     }
 
+    /// All of them, and what CloudFormation knows itself; a resource that the emulator refuses is called what it is.
+    pub fn names(&self, refused: &str) -> BTreeMap<String, String> {
+        let own = [("AWS::Partition", "aws"), ("AWS::Region", REGION), ("AWS::AccountId", ACCOUNT), (refused, refused)];
+        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        self.values.clone().into_iter().chain(own).collect()
+    }
+
     /// Sets a parameter for what is deployed from now on.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
         self.values.insert(name.to_owned(), value.into());

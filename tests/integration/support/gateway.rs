@@ -4,20 +4,24 @@
 //!
 //! Not compared with the real gateway. What is rendered is `$context.requestId`; a token is one of the pool's if it is a JWT.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::{Body, to_bytes},
     extract::{ConnectInfo, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::Response,
 };
-use serde_json::Value;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 use uuid::Uuid;
 
-use super::client::Client;
+use super::{
+    client::Client,
+    cloud::{Emulator, lambda},
+};
 
 /// The key that the front asks for.
 pub const KEY: &str = "the-key-that-only-cloudfront-knows";
@@ -37,11 +41,15 @@ pub struct Front {
 impl Front {
     /// One for a document without `CloudFormation`'s functions, before a service.
     pub async fn start(document: Value, service: &str) -> Self {
+        Self::of(Gateway { document, service: service.to_owned(), key: KEY.to_owned(), functions: None }).await
+    }
+
+    /// The same with all that a gateway has.
+    pub async fn of(gateway: Gateway) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
-        let gateway = Arc::new(Gateway { document, service: service.to_owned(), http });
-        let router = Router::new().fallback(answer).with_state(gateway);
+        let router = Router::new().fallback(answer).with_state(Arc::new((gateway, http)));
         let router = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
         let task = tokio::spawn(async move { axum::serve(listener, router).await.expect("a front") });
         Self { url, task }
@@ -59,30 +67,43 @@ impl Drop for Front {
     }
 }
 
-struct Gateway {
-    document: Value,
-    service: String,
-    http: reqwest::Client,
+/// What a gateway knows of what is behind it.
+pub struct Gateway {
+    /// Our document, without `CloudFormation`'s functions.
+    pub document: Value,
+    /// Where the service is, or the balancer before it, `http://HOST:PORT`.
+    pub service: String,
+    /// The key that it asks for.
+    pub key: String,
+    /// Where functions are invoked, if some operations are theirs.
+    pub functions: Option<Arc<Emulator>>,
 }
 
 /// Why the gateway answers itself: a type of its responses.
 type Own = &'static str;
 
 async fn answer(
-    State(gateway): State<Arc<Gateway>>,
+    State(front): State<Arc<(Gateway, reqwest::Client)>>,
     ConnectInfo(peer): ConnectInfo<std::net::SocketAddr>,
     request: Request,
 ) -> Response {
+    let (gateway, http) = &*front;
     let id = Uuid::now_v7().to_string();
-    match gateway.ask(&id, peer.ip(), request).await {
+    match gateway.ask(http, &id, peer.ip(), request).await {
         Ok(response) => response,
         Err(own) => gateway.own(own, &id),
     }
 }
 
 impl Gateway {
-    async fn ask(&self, id: &str, peer: std::net::IpAddr, request: Request) -> Result<Response, Own> {
-        let (parts, body) = request.into_parts();
+    async fn ask(
+        &self,
+        http: &reqwest::Client,
+        id: &str,
+        peer: std::net::IpAddr,
+        request: Request,
+    ) -> Result<Response, Own> {
+        let (mut parts, body) = request.into_parts();
         let (operation, parameters) =
             self.route(parts.method.as_str(), parts.uri.path()).ok_or("MISSING_AUTHENTICATION_TOKEN")?;
         let asks =
@@ -91,10 +112,15 @@ impl Gateway {
         if asks("users") && token.is_none_or(|token| token.split('.').count() != 3) {
             return Err("UNAUTHORIZED");
         }
-        if asks("api_key") && parts.headers.get("x-api-key").is_none_or(|key| key != KEY) {
+        if asks("api_key") && parts.headers.get("x-api-key").is_none_or(|key| *key != *self.key) {
             return Err("INVALID_API_KEY");
         }
+        parts.headers.insert("x-amzn-trace-id", trace());
         let integration = &operation[INTEGRATION];
+        if integration["type"] == "aws_proxy" {
+            let body = to_bytes(body, LARGEST).await.map_err(|_| "REQUEST_TOO_LARGE")?;
+            return self.invoke(integration, id, peer, &parameters, &parts, &body).await.ok_or("INTEGRATION_FAILURE");
+        }
         assert_eq!((&integration["type"], &integration["connectionType"]), (&"http_proxy".into(), &"VPC_LINK".into()));
         let uri = integration["uri"].as_str().expect("a URI");
         let mut path = uri.strip_prefix(&format!("https://{BALANCER}")).expect("by the balancer's name").to_owned();
@@ -120,7 +146,7 @@ impl Gateway {
         let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         let body = to_bytes(body, LARGEST).await.map_err(|_| "REQUEST_TOO_LARGE")?;
         let patience = Duration::from_millis(integration["timeoutInMillis"].as_u64().expect("a time"));
-        let request = self.http.request(parts.method, format!("{}{path}{query}", self.service));
+        let request = http.request(parts.method, format!("{}{path}{query}", self.service));
         let request = request.headers(headers).body(body).timeout(patience);
         let own =
             |error: reqwest::Error| if error.is_timeout() { "INTEGRATION_TIMEOUT" } else { "INTEGRATION_FAILURE" };
@@ -134,6 +160,57 @@ impl Gateway {
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Ok(response)
+    }
+
+    /// Hands a request to a function as an event; none where it fails.
+    /// <https://docs.aws.amazon.com/apigateway/latest/developerguide/set-up-lambda-proxy-integrations.html>
+    async fn invoke(
+        &self,
+        integration: &Value,
+        id: &str,
+        peer: std::net::IpAddr,
+        parameters: &[(String, String)],
+        parts: &Parts,
+        body: &[u8],
+    ) -> Option<Response> {
+        let uri = integration["uri"].as_str().expect("a URI");
+        let function = uri.split("/functions/").nth(1).and_then(|it| it.strip_suffix("/invocations")).expect("an ARN");
+        let mut headers = BTreeMap::<&str, Vec<&str>>::new();
+        for (name, value) in &parts.headers {
+            headers.entry(name.as_str()).or_default().push(value.to_str().expect("a text"));
+        }
+        let seen = format!("{}, {peer}", headers.get("x-forwarded-for").map_or_else(String::new, |all| all.join(", ")));
+        headers.insert("x-forwarded-for", vec![seen.trim_start_matches(", ")]);
+        let mut query = BTreeMap::<String, Vec<String>>::new();
+        for (name, value) in url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
+            query.entry(name.into_owned()).or_default().push(value.into_owned());
+        }
+        let (method, path) = (parts.method.as_str(), parts.uri.path());
+        let event = json!({
+            "resource": "/", "path": path, "httpMethod": method,
+            "headers": headers.iter().map(|(name, all)| (*name, all.join(","))).collect::<BTreeMap<_, _>>(),
+            "multiValueHeaders": headers, "multiValueQueryStringParameters": query,
+            "queryStringParameters": query.iter().map(|(name, all)| (name, &all[0])).collect::<BTreeMap<_, _>>(),
+            "pathParameters": parameters.iter().cloned().collect::<BTreeMap<_, _>>(),
+            "requestContext": {
+                "path": format!("/api{path}"), "stage": "api", "requestId": id, "httpMethod": method,
+                "identity": { "sourceIp": peer.to_string() },
+            },
+            "body": (!body.is_empty()).then(|| STANDARD.encode(body)), "isBase64Encoded": !body.is_empty(),
+        });
+        let emulator = self.functions.as_ref().expect("an emulator that has the function");
+        let answer = lambda(emulator, function, &event).await.ok()?;
+        let text = answer["body"].as_str().unwrap_or_default();
+        let body = if answer["isBase64Encoded"] == true { STANDARD.decode(text).ok()? } else { text.into() };
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = StatusCode::from_u16(u16::try_from(answer["statusCode"].as_u64()?).ok()?).ok()?;
+        for (name, all) in answer["multiValueHeaders"].as_object()? {
+            for value in all.as_array()? {
+                let name = name.parse::<HeaderName>().ok()?;
+                response.headers_mut().append(name, value.as_str()?.parse().ok()?);
+            }
+        }
+        Some(response)
     }
 
     /// The operation for a request, and the values of its path's parameters.
@@ -160,6 +237,11 @@ impl Gateway {
         }
         response
     }
+}
+
+fn trace() -> HeaderValue {
+    let id = Uuid::now_v7().simple().to_string();
+    format!("Root=1-{}-{}", &id[..8], &id[8..]).parse().expect("a value")
 }
 
 struct Fit {
