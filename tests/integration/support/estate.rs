@@ -315,7 +315,7 @@ pub fn known(mut template: Value) -> Value {
         let left: Vec<String> = waits_for.into_iter().filter(|name| !refused.contains(name)).collect();
         resource["DependsOn"] = json!(left);
     }
-    named(&template, &left_out)
+    template::with_batches(&named(&template, &left_out))
 }
 
 /// `left_out` has resources, and attributes as `Resource.Attribute`.

@@ -73,6 +73,25 @@ pub fn plain_alarms(template: &mut Value) {
     }
 }
 
+/// To AWS a batch is the same right as a single message; the emulator has a word of its own for each call.
+pub fn with_batches(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => {
+            let batch = |item: &Value| match item.as_str() {
+                Some(action @ ("sqs:SendMessage" | "sqs:DeleteMessage" | "sqs:ChangeMessageVisibility")) => {
+                    Some(format!("{action}Batch").into())
+                }
+                _ => None,
+            };
+            items.iter().map(with_batches).chain(items.iter().filter_map(batch)).collect()
+        }
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| (name.clone(), with_batches(value))).collect::<Map<_, _>>().into()
+        }
+        other => other.clone(),
+    }
+}
+
 /// Decides each `Fn::If` by the conditions that hold, and leaves out what is `AWS::NoValue` then.
 pub fn decide(value: &Value, holds: &[&str]) -> Value {
     let nothing = |value: &Value| *value == json!({ "Ref": "AWS::NoValue" });

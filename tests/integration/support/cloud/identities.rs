@@ -129,7 +129,7 @@ pub async fn assume(cloud: &Cloud, role: &str) -> Key {
 
 /// A role's policies with this test's names, each under a name.
 fn documents(role: Role, cloud: &Cloud) -> Vec<(String, String)> {
-    let filled_in = |policy: &Value| for_the_emulator(&template::resolve(policy, &names(cloud)));
+    let filled_in = |policy: &Value| template::with_batches(&template::resolve(policy, &names(cloud))).to_string();
     role.policies().iter().enumerate().map(|(nth, policy)| (format!("policy-{nth}"), filled_in(policy))).collect()
 }
 
@@ -163,15 +163,6 @@ fn names(cloud: &Cloud) -> BTreeMap<String, String> {
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
-}
-
-/// To AWS a batch is the same right as a single message; the emulator has a word of its own for each call.
-fn for_the_emulator(document: &Value) -> String {
-    ["SendMessage", "DeleteMessage", "ChangeMessageVisibility"]
-        .into_iter()
-        .fold(document.to_string(), |text, action| {
-            text.replace(&format!("\"sqs:{action}\""), &format!("\"sqs:{action}\", \"sqs:{action}Batch\""))
-        })
 }
 
 /// The text of an element that occurs once.
