@@ -16,8 +16,8 @@ use crate::{aws::Failure, config};
 
 /// The most messages that one call takes or gives.
 pub const BATCH: usize = 10;
-/// How long a call waits for a message: the longest that SQS waits.
-const LONG_POLL: Duration = Duration::from_secs(20);
+/// How long a call waits for a message. SQS would wait for 20 s; a process that ends waits for its last call.
+const LONG_POLL: Duration = Duration::from_secs(5);
 /// What the network may take on top of it.
 const SLACK: Duration = Duration::from_secs(5);
 /// The longest time that SQS hides a message for.

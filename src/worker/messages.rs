@@ -88,11 +88,22 @@ pub(super) async fn consume(app: AppState, queue: Sqs, tasks: TaskTracker) {
     let (done, finished) = mpsc::channel(4 * BATCH);
     tasks.spawn(delete(queue.clone(), finished));
     while !app.draining.is_cancelled() {
-        let received = tokio::select! {
+        let most = tokio::select! {
             () = app.draining.cancelled() => return,
-            received = receive(&app, &queue, &places) => received,
+            most = room(&app, &places) => most,
         };
-        match received {
+        // Waited for to its end, also when the app drains: what is given to a call that nobody waits for is hidden from all.
+        match Box::pin(queue.receive(most, app.config.worker.lease)).await {
+            Ok(messages) if app.draining.is_cancelled() => {
+                for message in messages {
+                    if let Err(error) = Box::pin(queue.hide(&message, Duration::ZERO)).await {
+                        tracing::warn!(
+                            error = error.advised(),
+                            "a message that came late waits for its time to be over"
+                        );
+                    }
+                }
+            }
             Ok(messages) => {
                 for message in messages {
                     let place = places.clone().acquire_owned().await.expect("never closed");
@@ -106,7 +117,7 @@ pub(super) async fn consume(app: AppState, queue: Sqs, tasks: TaskTracker) {
                 }
             }
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "no work comes from the queue");
+                tracing::warn!(error = error.advised(), "no work comes from the queue");
                 tokio::select! {
                     () = app.draining.cancelled() => {}
                     () = tokio::time::sleep(PAUSE) => {}
@@ -116,13 +127,13 @@ pub(super) async fn consume(app: AppState, queue: Sqs, tasks: TaskTracker) {
     }
 }
 
-/// What is taken in is hidden from others, so no more than can be begun at once.
-async fn receive(app: &App, queue: &Sqs, places: &Semaphore) -> anyhow::Result<Vec<Message>> {
+/// Waits until something can be begun; how many can. What is taken in is hidden from others, so no more than that.
+async fn room(app: &App, places: &Semaphore) -> usize {
     app.sandbox.room().await;
-    let first = places.acquire().await?;
+    let first = places.acquire().await.expect("never closed");
     let most = 1 + places.available_permits();
     drop(first);
-    Ok(Box::pin(queue.receive(most, app.config.worker.lease)).await?)
+    most
 }
 
 /// Acts on a message, which stays hidden meanwhile; whether it is to be deleted.

@@ -100,7 +100,7 @@ async fn who_waits_for_events_waits_through_an_outage() {
         tokio::spawn(async move { host.get(&events).await })
     };
     let signals = server.app.db.signals();
-    let followed = eventually("followed", async || signals.followed().pop()).await;
+    let waiting = eventually("followed", async || signals.followed().pop()).await;
     host.get(&events).await.expect(200);
     // It is told of an event that it can't read: the database dies in between.
     let insert = format!(
@@ -110,7 +110,7 @@ async fn who_waits_for_events_waits_through_an_outage() {
     );
     sqlx::query(AssertSqlSafe(insert)).execute(&mut server.database.connect().await).await.unwrap();
     private.kill().await;
-    signals.reached(followed, last + 1);
+    signals.reached(waiting, last + 1);
     expect_unavailable(&host.get(&events).await, Instant::now());
     assert!(!follower.is_finished(), "sent away");
     let private = PrivateServer::start(&lock, choice()).await.expect("the server recovers");

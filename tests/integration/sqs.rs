@@ -9,6 +9,7 @@ use darkroom::{
         sweep,
     },
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -56,6 +57,20 @@ fn variables(cloud: &Cloud, role: Role, endpoint: &str) -> Vec<(String, String)>
 async fn start(server: &TestServer, verb: &str, variables: &[(String, String)]) -> Process {
     let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     Process::start(server, verb, &variables).await
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_hides_nothing_from_the_others() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let mut worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    let sqs = Sqs::new(&cloud.admin());
+    worker.signal(Signal::TERM);
+    eventually("told to stop", async || worker.log().contains("stopping:").then_some(())).await;
+    // It waits for a message still, and this one is given to it.
+    sqs.send_message().queue_url(&cloud.queue).message_body("{}").send().await.expect("a message");
+    assert_eq!(worker.ended().await.code(), Some(0), "{}", worker.log());
+    assert!(cloud.receive(&cloud.queue).await.is_some(), "hidden from all: {}", worker.log());
 }
 
 #[tokio::test]

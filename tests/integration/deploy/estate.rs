@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::TimeDelta;
 use darkroom::dev::identity::{AUDIENCE, ISSUER, Identity};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
@@ -21,10 +21,10 @@ use crate::{
         eventually, fixture,
         gateway::{Front, Gateway},
         haproxy::Haproxy,
-        iam::{Key, REGION},
+        iam::REGION,
         imds::Imds,
         numbered,
-        process::{Process, darkroom, free_address, run},
+        process::{Process, darkroom, free_address},
         rds::{HOST, Rds},
         template,
     },

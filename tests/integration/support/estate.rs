@@ -4,7 +4,7 @@
 //! The emulator does not know every type of resource. Those are left out by [`REFUSED`], and what refers to them gets a
 //! name in their place; `deploy::checks` and `deploy::reach` look at them otherwise.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use aws_sdk_sqs::types::QueueAttributeName;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -73,7 +73,7 @@ impl Estate {
         self.values.get(name).unwrap_or_else(|| panic!("neither a parameter nor an output: {name}"))
     }
 
-    /// All of them, and what CloudFormation knows itself; a resource that the emulator refuses is called what it is.
+    /// All of them, and what `CloudFormation` knows itself; a resource that the emulator refuses is called what it is.
     pub fn names(&self, refused: &str) -> BTreeMap<String, String> {
         let own = [("AWS::Partition", "aws"), ("AWS::Region", REGION), ("AWS::AccountId", ACCOUNT), (refused, refused)];
         let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -181,7 +181,7 @@ impl Estate {
         format!("https://s3.{REGION}.amazonaws.com/{bucket}/{key}")
     }
 
-    /// Calls CloudFormation where the stack belongs.
+    /// Calls `CloudFormation` where the stack belongs.
     async fn ask(&self, stack: &str, parameters: &[(&str, &str)]) -> Result<String, String> {
         let region = if stack == "edge" { "us-east-1" } else { REGION };
         query(&self.emulator, "cloudformation", region, parameters).await
@@ -221,7 +221,7 @@ impl Estate {
         });
         let policy = json!({ "Version": "2012-10-17", "Statement": [statement] }).to_string();
         let mut queue = sqs.create_queue().queue_name(&name).attributes(QueueAttributeName::Policy, policy);
-        if name.ends_with(".fifo") {
+        if Path::new(&name).extension().is_some_and(|kind| kind == "fifo") {
             queue = queue.attributes(QueueAttributeName::FifoQueue, "true");
         }
         let url = queue.send().await.expect("a queue").queue_url.expect("a URL");
@@ -351,7 +351,7 @@ fn named(value: &Value, left_out: &[String]) -> Value {
                 let (name, rest) = part.split_once('}').unwrap_or((part, ""));
                 match instead(name) {
                     Some(other) => out += &(other + rest),
-                    None => out += &format!("${{{part}"),
+                    None => out.extend(["${", part]),
                 }
             }
             out.into()

@@ -1,4 +1,4 @@
-//! The templates of `deploy/stacks`, as CloudFormation reads them: its short tags in their long form.
+//! The templates of `deploy/stacks`, as `CloudFormation` reads them: its short tags in their long form.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -117,7 +117,7 @@ fn substituted(text: &str, names: &BTreeMap<String, String>) -> String {
     for part in parts {
         let (name, rest) = part.split_once('}').unwrap_or_else(|| panic!("an open ${{ in {text}"));
         match name.strip_prefix('!') {
-            Some(literal) => out += &format!("${{{literal}}}"),
+            Some(literal) => out.extend(["${", literal, "}"]),
             None => out += names.get(name).unwrap_or_else(|| panic!("no value for {name} in {text}")),
         }
         out += rest;
