@@ -6,6 +6,7 @@ mod checks;
 mod drain;
 mod estate;
 mod gateway;
+mod parameters;
 mod reach;
 mod roles;
 mod script;

@@ -18,9 +18,8 @@ use super::{
 };
 
 /// Types that the emulator refuses.
-pub const REFUSED: [&str; 26] = [
+pub const REFUSED: [&str; 19] = [
     "AWS::ApiGateway::VpcLink",
-    "AWS::AutoScaling::WarmPool",
     "AWS::CloudFront::KeyGroup",
     "AWS::CloudFront::PublicKey",
     "AWS::CloudWatch::CompositeAlarm",
@@ -37,14 +36,8 @@ pub const REFUSED: [&str; 26] = [
     "AWS::Logs::DeliveryDestination",
     "AWS::Logs::DeliverySource",
     "AWS::Route53::HealthCheck",
-    "AWS::SSM::Document",
-    "AWS::SNS::TopicInlinePolicy",
     "AWS::Synthetics::Canary",
-    "AWS::WAFv2::IPSet",
     "AWS::WAFv2::LoggingConfiguration",
-    "AWS::WAFv2::WebACLAssociation",
-    "AWS::XRay::Group",
-    "AWS::XRay::SamplingRule",
 ];
 
 /// Attributes of types that it knows which it does not.
