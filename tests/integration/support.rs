@@ -1,5 +1,6 @@
 //! What the tests stand on.
 
+pub mod account;
 pub mod aws;
 pub mod bed;
 pub mod certificates;

@@ -1,1 +1,185 @@
-//! What the checkers of templates, of state machines and of OpenAPI documents say.
+//! What the checkers of templates and of state machines say.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+use crate::support::{
+    checkers,
+    template::{self, STACKS},
+};
+
+/// All templates: the stacks, and the one that an administrator makes for CI.
+fn templates() -> Vec<&'static str> {
+    [&STACKS[..], &["ci"]].concat()
+}
+
+fn output(mut command: Command) -> Output {
+    command.output().expect("the checker starts")
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn cfn_lint(templates: &[PathBuf]) -> Output {
+    let mut command = Command::new(checkers::program("cfn-lint"));
+    command.arg("--template").args(templates);
+    output(command)
+}
+
+/// The checks that failed: their number, resource and file.
+fn checkov(templates: &[PathBuf]) -> Vec<String> {
+    let mut command = Command::new(checkers::program("checkov"));
+    command.args(["--skip-download", "--framework", "cloudformation", "--quiet", "--output", "json"]);
+    for template in templates {
+        command.arg("--file").arg(template);
+    }
+    let output = output(command);
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(&output)));
+    assert_eq!(report["summary"]["parsing_errors"], 0, "{report}");
+    let failed = report["results"]["failed_checks"].as_array().expect("checks that failed");
+    let text = |check: &Value, field: &str| check[field].as_str().unwrap_or_default().to_owned();
+    failed
+        .iter()
+        .map(|check| ["check_id", "resource", "file_path", "check_name"].map(|field| text(check, field)).join(" "))
+        .collect()
+}
+
+fn asl_validator(definition: &Value) -> Output {
+    let mut command = Command::new(checkers::program("asl-validator"));
+    command.args(["--json-definition", &definition.to_string()]);
+    output(command)
+}
+
+/// A template with a part of it replaced, in a folder of its own.
+fn mutated(folder: &Path, stack: &str, from: &str, to: &str) -> PathBuf {
+    let text = std::fs::read_to_string(template::path(stack)).expect("a template");
+    assert!(text.contains(from), "{stack} has no {from}");
+    let path = folder.join(format!("{stack}.yaml"));
+    std::fs::write(&path, text.replacen(from, to, 1)).expect("a file");
+    path
+}
+
+/// The definition of the state machine of the edits, with names in the places of its functions.
+fn state_machine() -> Value {
+    let messaging = template::read("messaging");
+    let resources = messaging["Resources"].as_object().expect("resources");
+    let machine =
+        resources.values().find(|one| one["Type"] == "AWS::StepFunctions::StateMachine").expect("a state machine");
+    let properties = &machine["Properties"];
+    let mut definition = properties["Definition"].to_string();
+    if let Some(names) = properties["DefinitionSubstitutions"].as_object() {
+        for name in names.keys() {
+            let arn = "arn:aws:lambda:eu-west-1:123456789012:function:darkroom-step";
+            definition = definition.replace(&format!("${{{name}}}"), arn);
+        }
+    }
+    assert!(!definition.contains("${"), "not filled in: {definition}");
+    serde_json::from_str(&definition).expect("JSON")
+}
+
+#[test]
+fn cfn_lint_has_nothing_to_say_and_would_say_it() {
+    let paths: Vec<_> = templates().into_iter().map(template::path).collect();
+    let clean = cfn_lint(&paths);
+    assert!(clean.status.success(), "{}", said(&clean));
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let broken = mutated(folder.path(), "network", "Type: AWS::EC2::VPC\n", "Type: AWS::EC2::Vpc\n");
+    let found = cfn_lint(&[broken]);
+    assert!(!found.status.success() && said(&found).contains("E3006"), "{}", said(&found));
+}
+
+#[test]
+fn checkov_finds_nothing_that_was_not_reviewed() {
+    let paths: Vec<_> = templates().into_iter().map(template::path).collect();
+    assert_eq!(checkov(&paths), [""; 0]);
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let broken = mutated(folder.path(), "data", "BlockPublicAcls: true", "BlockPublicAcls: false");
+    let found = checkov(&[broken]);
+    assert!(found.iter().any(|check| check.starts_with("CKV_AWS_53 ")), "{found:?}");
+}
+
+#[test]
+fn every_exception_says_why() {
+    for stack in templates() {
+        let template = template::read(stack);
+        for (name, resource) in template["Resources"].as_object().expect("resources") {
+            for skip in resource["Metadata"]["checkov"]["skip"].as_array().into_iter().flatten() {
+                let id = skip["id"].as_str().unwrap_or_default();
+                assert!(id.starts_with("CKV"), "{stack}: {name}: {skip}");
+                let why = skip["comment"].as_str().unwrap_or_default();
+                assert!(why.split_whitespace().count() >= 5, "{stack}: {name}: {id} is no reason: {why:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_state_machine_is_one_that_step_functions_takes() {
+    let definition = state_machine();
+    let sound = asl_validator(&definition);
+    assert!(sound.status.success(), "{}", said(&sound));
+
+    let mut broken = definition;
+    broken["StartAt"] = "nowhere".into();
+    let found = asl_validator(&broken);
+    assert!(!found.status.success(), "{}", said(&found));
+}
+
+/// All actions that a template allows in policies of roles, and managed ones.
+fn allowed(value: &Value, into: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| allowed(item, into)),
+        Value::Object(fields) => {
+            if fields.get("Effect").is_some_and(|effect| effect == "Allow") && !fields.contains_key("Principal") {
+                let actions = fields.get("Action").expect("actions");
+                let one = std::slice::from_ref(actions);
+                let actions = actions.as_array().map_or(one, Vec::as_slice);
+                into.extend(actions.iter().map(|action| action.as_str().expect("a text").to_owned()));
+            }
+            fields.values().for_each(|field| allowed(field, into));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_boundary_that_ci_sets_leaves_the_roles_what_they_do() {
+    let mut most = BTreeSet::new();
+    allowed(&template::read("ci")["Resources"]["Boundary"], &mut most);
+    let mut done = BTreeSet::new();
+    for stack in STACKS {
+        let template = template::read(stack);
+        for resource in template["Resources"].as_object().expect("resources").values() {
+            if ["AWS::IAM::Role", "AWS::IAM::ManagedPolicy"].iter().any(|kind| resource["Type"] == *kind) {
+                allowed(&resource["Properties"], &mut done);
+            }
+        }
+    }
+    let within = |action: &String| {
+        let service = action.split_once(':').expect("service:Action").0;
+        most.contains(action) || most.contains(&format!("{service}:*"))
+    };
+    let outside: Vec<_> = done.iter().filter(|action| !within(action)).collect();
+    assert!(outside.is_empty(), "not in the boundary: {outside:?}");
+    // What no role does any more goes from the boundary, too. Those of the others AWS's own policies and agents need.
+    let of_aws = ["ssm:GetParameter", "ssm:TerminateSession"];
+    let service_is_used = |action: &String| {
+        let service = action.trim_end_matches('*');
+        done.iter().any(|one| one.starts_with(service))
+    };
+    let idle: Vec<_> = most
+        .iter()
+        .filter(|action| if action.ends_with(":*") { !service_is_used(action) } else { !done.contains(*action) })
+        .filter(|action| !of_aws.contains(&action.as_str()))
+        .collect();
+    assert!(idle.is_empty(), "in the boundary and done by nobody: {idle:?}");
+}

@@ -1,1 +1,658 @@
-//! `deploy/deploy` as its user runs it.
+//! `deploy/deploy` as its user runs it, with AWS's own client, on small templates that have what the real ones have.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::{Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Value, json};
+
+use crate::support::{
+    account::{Account, finish, script},
+    cloud::ACCOUNT,
+    estate, eventually,
+    iam::REGION,
+    process::{darkroom, run},
+    template,
+};
+
+const NETWORK: (&str, &str) = (
+    "network",
+    "
+Parameters:
+  Installation:
+    Type: String
+    Default: darkroom
+  Colour:
+    Type: String
+    Default: red
+  S3PrefixList:
+    Type: String
+Resources:
+  News:
+    Type: AWS::SNS::Topic
+    Properties:
+      DisplayName: !Sub ${Installation} ${Colour} ${S3PrefixList}
+Outputs:
+  NewsArn:
+    Value: !Ref News
+",
+);
+
+const DATA: (&str, &str) = (
+    "data",
+    "
+Parameters:
+  Domain:
+    Type: String
+  HostedZoneId:
+    Type: String
+  NewsArn:
+    Type: String
+  CloudFrontPublicKey:
+    Type: String
+  CloudFrontPrivateKey:
+    Type: String
+    NoEcho: true
+  TableName:
+    Type: String
+    Default: ''
+  DeletionProtection:
+    Type: String
+    Default: 'true'
+Conditions:
+  Named: !Not [!Equals [!Ref TableName, '']]
+  Protected: !Equals [!Ref DeletionProtection, 'true']
+Resources:
+  Key:
+    Type: AWS::SecretsManager::Secret
+    Properties:
+      Name: key
+      Description: !Sub ${Domain} ${HostedZoneId} ${NewsArn}
+      SecretString: !Ref CloudFrontPrivateKey
+  PublicKey:
+    Type: AWS::SSM::Parameter
+    Properties:
+      Name: public-key
+      Type: String
+      Value: !Ref CloudFrontPublicKey
+  Bucket:
+    Type: AWS::S3::Bucket
+    DeletionPolicy: Retain
+    UpdateReplacePolicy: Retain
+    Properties:
+      VersioningConfiguration:
+        Status: Enabled
+  Photos:
+    Type: AWS::DynamoDB::Table
+    DeletionPolicy: Retain
+    UpdateReplacePolicy: Retain
+    Properties:
+      TableName: !If [Named, !Ref TableName, !Ref AWS::NoValue]
+      BillingMode: PAY_PER_REQUEST
+      DeletionProtectionEnabled: !If [Protected, true, false]
+      AttributeDefinitions:
+        - AttributeName: pk
+          AttributeType: S
+      KeySchema:
+        - AttributeName: pk
+          KeyType: HASH
+Outputs:
+  Artifacts:
+    Value: !Ref Bucket
+  Table:
+    Value: !Ref Photos
+",
+);
+
+const FUNCTIONS: (&str, &str) = (
+    "functions",
+    "
+Parameters:
+  Installation:
+    Type: String
+  Artifacts:
+    Type: String
+  Release:
+    Type: String
+  Architecture:
+    Type: String
+    Default: arm64
+  Jwks:
+    Type: String
+    Default: ''
+Resources:
+  Role:
+    Type: AWS::IAM::Role
+    Properties:
+      AssumeRolePolicyDocument:
+        Statement:
+          - Effect: Allow
+            Principal:
+              Service: lambda.amazonaws.com
+            Action: sts:AssumeRole
+  Migrate:
+    Type: AWS::Lambda::Function
+    Properties:
+      FunctionName: !Sub ${Installation}-migrate
+      Runtime: provided.al2023
+      Architectures:
+        - !Ref Architecture
+      Handler: migrate
+      Role: !GetAtt Role.Arn
+      Code:
+        S3Bucket: !Ref Artifacts
+        S3Key: !Sub releases/${Release}/darkroom-${Release}.x86_64.zip
+      Environment:
+        Variables:
+          DARKROOM_IDENTITY__JWKS: !Ref Jwks
+",
+);
+
+const SERVICE: (&str, &str) = (
+    "service",
+    "
+Resources:
+  News:
+    Type: AWS::SNS::Topic
+Outputs:
+  AutoScalingGroup:
+    Value: the-group
+",
+);
+
+const GATEWAY: (&str, &str) = (
+    "gateway",
+    "
+Resources:
+  Api:
+    Type: AWS::ApiGateway::RestApi
+    Properties:
+      Name: api
+  Health:
+    Type: AWS::ApiGateway::Method
+    Properties:
+      RestApiId: !Ref Api
+      ResourceId: !GetAtt Api.RootResourceId
+      HttpMethod: GET
+      AuthorizationType: NONE
+      Integration:
+        Type: MOCK
+  First:
+    Type: AWS::ApiGateway::Deployment
+    DependsOn: Health
+    Properties:
+      RestApiId: !Ref Api
+      Description: first
+  Live:
+    Type: AWS::ApiGateway::Stage
+    Properties:
+      RestApiId: !Ref Api
+      DeploymentId: !Ref First
+      StageName: live
+  ApiKey:
+    Type: AWS::SecretsManager::Secret
+    Properties:
+      Name: api-key
+      SecretString: what CloudFront shows
+Outputs:
+  RestApiId:
+    Value: !Ref Api
+  Stage:
+    Value: !Ref Live
+  ApiKeySecretArn:
+    Value: !Ref ApiKey
+",
+);
+
+const EDGE: (&str, &str) = (
+    "edge",
+    "
+Parameters:
+  ApiKey:
+    Type: String
+    NoEcho: true
+  BucketRegion:
+    Type: String
+Resources:
+  Header:
+    Type: AWS::SSM::Parameter
+    Properties:
+      Name: header
+      Type: String
+      Value: !Sub ${ApiKey}, ${BucketRegion}
+",
+);
+
+/// What `list-change-sets` says of all that waits in a region.
+fn change_sets_that_wait(account: &Account, stack: &str) -> String {
+    let query = "Summaries[?ExecutionStatus=='AVAILABLE'].ChangeSetName";
+    account.aws(&["cloudformation", "list-change-sets", "--stack-name", stack, "--query", query])
+}
+
+/// The release 1.2.3, whose function `migrate` answers every event with this.
+fn make_release(account: &Account, answers: &str) {
+    let mut package = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Stored)
+        .unix_permissions(0o755);
+    package.start_file("bootstrap", options).expect("a file");
+    let program = format!(
+        "#!/bin/sh
+api=http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation
+while id=$(curl -fsS -o /dev/null -D - $api/next | tr -d '\\r' | sed -n 's/^lambda-runtime-aws-request-id: //Ip'); do
+  curl -fsS -d '{{\"errorMessage\": \"the server is gone\"}}' $api/$id/{answers}
+done
+"
+    );
+    package.write_all(program.as_bytes()).expect("a script");
+    let package = package.finish().expect("a package").into_inner();
+    account.put("artifacts/darkroom-1.2.3.x86_64.zip", package);
+    account.put("artifacts/darkroom-1.2.3-1.x86_64.rpm", "a package");
+    account.put("artifacts/gateway.json", "{}");
+}
+
+#[tokio::test]
+async fn an_installation_is_made_and_a_second_run_changes_nothing() {
+    let account = Account::with(&[NETWORK, DATA, FUNCTIONS, GATEWAY, EDGE]).await;
+    make_release(&account, "response");
+    let keys = account.put("jwks.json", "{\"keys\": [\n  {\"kid\": \"a\\\\b\"}\n]}\n");
+    let said = account.deploy(&["--jwks", &keys]).ended(0);
+    assert!(said.starts_with(&format!("darkroom in {REGION}, account {ACCOUNT}, as ")), "{said}");
+    assert!(said.contains("CREATE_COMPLETE              News (SNS::Topic)"), "no progress: {said}");
+    assert!(said.ends_with("Done: https://photos.example.com\n"), "{said}");
+    let stacks = "darkroom-data CREATE_COMPLETE\ndarkroom-functions CREATE_COMPLETE\ndarkroom-gateway CREATE_COMPLETE\n\
+                  darkroom-network CREATE_COMPLETE";
+    assert_eq!(account.stacks(REGION), stacks);
+    assert_eq!(account.stacks("us-east-1"), "darkroom-edge CREATE_COMPLETE");
+
+    // What is handed on, looked up and made.
+    let topic = account.aws(&["sns", "list-topics", "--query", "Topics[0].TopicArn"]);
+    let name =
+        account.aws(&["sns", "get-topic-attributes", "--topic-arn", &topic, "--query", "Attributes.DisplayName"]);
+    assert!(name.starts_with("darkroom red pl-"), "{name}");
+    let zone = account.aws(&["route53", "list-hosted-zones", "--query", "HostedZones[0].Id"]);
+    let about = account.aws(&["secretsmanager", "describe-secret", "--secret-id", "key", "--query", "Description"]);
+    assert_eq!(about, format!("photos.example.com {} {topic}", zone.trim_start_matches("/hostedzone/")));
+    let private = account.aws(&["secretsmanager", "get-secret-value", "--secret-id", "key", "--query", "SecretString"]);
+    assert!(private.starts_with("-----BEGIN PRIVATE KEY-----\n"), "no key, or its lines are lost");
+    assert!(!said.contains("PRIVATE KEY"), "the key is shown");
+    let private = account.put("private.pem", private);
+    let public = account.aws(&["ssm", "get-parameter", "--name", "public-key", "--query", "Parameter.Value"]);
+    let mut openssl = Command::new("openssl");
+    openssl.args(["pkey", "-pubout", "-in", &private]);
+    assert_eq!(finish(openssl).ended(0).trim(), public, "two halves of one key");
+    let environment = "Environment.Variables.DARKROOM_IDENTITY__JWKS";
+    let function =
+        ["lambda", "get-function-configuration", "--function-name", "darkroom-migrate", "--query", environment];
+    assert_eq!(account.aws(&function), "{\"keys\": [  {\"kid\": \"a\\\\b\"}]}");
+    let header = ["ssm", "get-parameter", "--region", "us-east-1", "--name", "header", "--query", "Parameter.Value"];
+    assert_eq!(account.aws(&header), format!("what CloudFront shows, {REGION}"));
+    assert!(!said.contains("what CloudFront shows"), "the key is shown");
+    let api = account.aws(&["apigateway", "get-rest-apis", "--query", "items[0].id"]);
+    let deployments = ["apigateway", "get-deployments", "--rest-api-id", &api, "--query", "length(items)"];
+    assert_eq!(account.aws(&deployments), "2", "the snapshot that comes with the stack, and one of the release");
+    let artifacts = account.aws(&["s3api", "list-buckets", "--query", "Buckets[0].Name"]);
+    let keys = account.aws(&["s3api", "list-objects-v2", "--bucket", &artifacts, "--query", "Contents[].Key"]);
+    assert_eq!(keys, "releases/1.2.3/darkroom-1.2.3.x86_64.zip\treleases/1.2.3/gateway.json");
+
+    // Without options that it was given once, and without the files of the release, which is in the bucket.
+    std::fs::remove_dir_all(account.folder.path().join("artifacts")).expect("they are removed");
+    let mut again = account.script();
+    again.args(["--domain", "photos.example.com", "--release", "1.2.3"]);
+    let said = finish(again).ended(0);
+    for stack in ["network", "data", "functions", "gateway", "edge"] {
+        assert!(said.contains(&format!("{stack}: no changes\n")), "{said}");
+    }
+    assert!(!said.contains("upload") && !said.contains("published"), "{said}");
+    assert_eq!(account.aws(&deployments), "2");
+    assert_eq!(account.stacks(REGION), stacks);
+
+    // A release never changes.
+    std::fs::create_dir(account.folder.path().join("artifacts")).expect("a folder");
+    account.put("artifacts/gateway.json", "{\"other\": true}");
+    let said = account.deploy(&[]).ended(1);
+    assert!(said.contains("release 1.2.3 is uploaded already, with another gateway.json"), "{said}");
+}
+
+/// A template as the emulator takes it. Its balancer's and secrets' names look other than AWS's, so no pattern holds them; and
+/// it fetches the included document before it has put parameters in.
+fn real(stack: &str) -> String {
+    let mut template = estate::known(template::read(stack));
+    for parameter in template["Parameters"].as_object_mut().expect("parameters").values_mut() {
+        parameter.as_object_mut().expect("a parameter").remove("AllowedPattern");
+    }
+    let resources = &mut template["Resources"];
+    match stack {
+        "data" => resources["ArtifactsBucket"]["Properties"]["BucketName"] = "artifacts".into(),
+        "gateway" => {
+            let location = &mut resources["Api"]["Properties"]["Body"]["Fn::Transform"]["Parameters"]["Location"];
+            assert_eq!(*location, json!({ "Fn::Sub": "s3://${Artifacts}/releases/${Release}/gateway.json" }));
+            *location = "s3://artifacts/releases/1.2.3/gateway.json".into();
+        }
+        _ => {}
+    }
+    yaml_serde::to_string(&template).expect("YAML")
+}
+
+#[tokio::test]
+async fn the_real_stacks_are_made_and_stay_as_they_are() {
+    let templates: Vec<_> = template::STACKS.iter().map(|stack| (*stack, real(stack))).collect();
+    let templates: Vec<_> = templates.iter().map(|(stack, text)| (*stack, text.as_str())).collect();
+    let account = Account::with(&templates).await;
+    make_release(&account, "response");
+    let (_, document, _) = run(darkroom(&["openapi", "--gateway"], &[])).await;
+    account.put("artifacts/gateway.json", document);
+    let keys = account.put("jwks.json", "{\"keys\": []}");
+    let options = ["--issuer", "https://id.example.com", "--audience", "darkroom", "--jwks", &keys];
+    account.deploy(&options).ended(0);
+
+    let said = account.deploy(&options).ended(0);
+    for stack in template::STACKS {
+        assert!(said.contains(&format!("\n{stack}: no changes\n")), "{said}");
+    }
+    let query = "SecurityGroups[?GroupName=='default' && (IpPermissions || IpPermissionsEgress)].GroupId";
+    let vpc = account.aws(&["ec2", "describe-vpcs", "--query", "Vpcs[?!IsDefault].VpcId"]);
+    let filter = format!("Name=vpc-id,Values={vpc}");
+    let open = account.aws(&["ec2", "describe-security-groups", "--filters", &filter, "--query", query]);
+    assert_eq!(open, "", "the group that comes with the VPC lets somebody through");
+
+    account.destroy(&["--yes", "--yes"]).ended(0);
+    assert_eq!(account.stacks(REGION), "darkroom-data CREATE_COMPLETE\ndarkroom-network CREATE_COMPLETE");
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_what_would_change_and_changes_nothing() {
+    let account = Account::with(&[NETWORK, DATA]).await;
+    let said = account.deploy(&["--dry-run"]).ended(0);
+    assert!(said.contains("network: changes: 1\n  Add     News (SNS::Topic)\n"), "{said}");
+    assert!(said.contains("data: can't be planned before there is a value for NewsArn\n"), "{said}");
+    assert!(said.ends_with("Nothing was changed.\n"), "{said}");
+    assert_eq!(account.stacks(REGION), "");
+
+    account.deploy(&["--only", "network"]).ended(0);
+    account.put("colour", "deep\n\"blue\"");
+    let parameters = account.put("parameters", "# Seen from afar\n\nColour=@colour\n");
+    let said = account.deploy(&["--dry-run", "--parameters", &parameters]).ended(0);
+    assert!(said.contains("network: changes: 1\n  Modify  News (SNS::Topic)\n"), "{said}");
+    assert!(said.contains("  Add     Photos (DynamoDB::Table)\n"), "{said}");
+    assert_eq!(account.stacks(REGION), "darkroom-network CREATE_COMPLETE");
+    assert_eq!(change_sets_that_wait(&account, "darkroom-network"), "");
+
+    let said = account.deploy(&["--only", "network", "--parameters", &parameters]).ended(0);
+    assert!(said.contains("UPDATE_COMPLETE"), "{said}");
+    let query = ["--query", "Stacks[0].Parameters[?ParameterKey=='Colour'].ParameterValue"];
+    let colour =
+        account.aws(&[&["cloudformation", "describe-stacks", "--stack-name", "darkroom-network"][..], &query].concat());
+    assert_eq!(colour, "deep\n\"blue\"");
+    let said = account.deploy(&["--dry-run", "--only", "network"]).ended(0);
+    assert!(said.contains("network: no changes\n"), "what was given once is kept: {said}");
+}
+
+#[tokio::test]
+async fn what_holds_data_is_not_replaced_unawares() {
+    let account = Account::with(&[NETWORK, DATA]).await;
+    account.deploy(&[]).ended(0);
+    let table = account.aws(&["dynamodb", "list-tables", "--query", "TableNames"]);
+    let parameters = account.put("parameters", "TableName=another-table\n");
+    let said = account.deploy(&["--parameters", &parameters]).ended(1);
+    assert!(said.contains("  Modify  Photos (DynamoDB::Table), replaced\n"), "{said}");
+    assert!(said.contains("data: refused, as this would replace or remove what holds data: Photos."), "{said}");
+    assert_eq!(account.aws(&["dynamodb", "list-tables", "--query", "TableNames"]), table);
+    assert_eq!(change_sets_that_wait(&account, "darkroom-data"), "");
+
+    let without = DATA.1.replace("  Photos:\n", "  Others:\n").replace("!Ref Photos", "!Ref Others");
+    account.put("data.yaml", without);
+    let said = account.deploy(&[]).ended(1);
+    assert!(said.contains("  Remove  Photos (DynamoDB::Table)\n"), "{said}");
+
+    account.put("data.yaml", DATA.1);
+    account.deploy(&["--parameters", &parameters, "--allow-replacement"]).ended(0);
+    let tables = account.aws(&["dynamodb", "list-tables", "--query", "TableNames"]);
+    assert!(tables.contains("another-table") && tables.contains(&table), "the old one is kept: {tables}");
+}
+
+#[tokio::test]
+async fn a_failure_is_shown_with_its_reason_and_a_first_creation_that_failed_is_made_anew() {
+    let account = Account::with(&[NETWORK]).await;
+    let broken = NETWORK.1.replace(
+        "Outputs:\n",
+        "  Letters:
+    Type: AWS::SNS::Topic
+    DependsOn: News
+    Properties:
+      DisplayName: '{{resolve:secretsmanager:nowhere}}'
+Outputs:
+",
+    );
+    account.put("network.yaml", &broken);
+    let said = account.deploy(&[]).ended(1);
+    assert!(said.contains("deploy: network: ROLLBACK_COMPLETE, because of Letters (AWS::SNS::Topic): "), "{said}");
+    assert_eq!(account.stacks(REGION), "darkroom-network ROLLBACK_COMPLETE");
+
+    account.put("network.yaml", NETWORK.1);
+    let said = account.deploy(&[]).ended(0);
+    assert!(said.contains("network: its creation failed earlier: removed, and made anew\n"), "{said}");
+    assert_eq!(account.stacks(REGION), "darkroom-network CREATE_COMPLETE");
+
+    // An update that fails goes back, and the next run goes on from there.
+    account.put("network.yaml", &broken);
+    let said = account.deploy(&[]).ended(1);
+    assert!(said.contains("network: UPDATE_ROLLBACK_COMPLETE, because of Letters (AWS::SNS::Topic): "), "{said}");
+    account.put("network.yaml", NETWORK.1);
+    account.deploy(&[]).ended(0);
+}
+
+#[tokio::test]
+async fn mistakes_are_told_before_anything_is_done() {
+    let account = Account::with(&[NETWORK, DATA, FUNCTIONS]).await;
+    for (arguments, what) in [
+        (&["--region"][..], "--region needs a value"),
+        (&["--region", REGION], "--domain is needed"),
+        (&["--region", REGION, "--domain", "nowhere"], "--domain nowhere: a name such as"),
+        (&["--region", REGION, "--domain", "a.b", "--installation", "Mine"], "--installation Mine: small letters"),
+        (&["--region", REGION, "--domain", "a.b", "--architecture", "sparc"], "--architecture sparc: arm64 or x86_64"),
+        (&["--region", REGION, "--domain", "a.b", "--only", "cellar"], "--only cellar: one of network data"),
+        (&["--region", REGION, "--domain", "a.b", "--issuer", "https://a.b"], "--issuer needs --audience"),
+        (&["--region", REGION, "--domain", "a.b", "--colour", "red"], "--colour?"),
+        (&["--region", REGION, "--domain", "a.b", "destroy"], "destroy?"),
+    ] {
+        let mut command = account.command(&script());
+        command.args(arguments);
+        let said = finish(command).ended(64);
+        assert!(said.contains(what), "{arguments:?}: {said}");
+    }
+    let parameters =
+        account.put("parameters", "Color=red\nDomain=a.b\nColour\nTableName=a\nTableName=b\nJwks=@nowhere.pem\n");
+    let said = account.deploy(&["--parameters", &parameters]).ended(1);
+    let mistakes = [
+        "  line 1: no template has a parameter Color\n",
+        "  line 2: Domain is given twice\n",
+        "  line 3: not KEY=VALUE\n",
+        "  line 5: TableName is given twice\n",
+        &format!("  line 6: {}/nowhere.pem cannot be read\n", account.folder.path().display()),
+    ];
+    assert!(said.ends_with(&mistakes.concat()), "{said}");
+
+    let said = account.deploy(&[]).ended(1);
+    assert!(said.contains("darkroom-1.2.3.x86_64.zip is not there, and the release has not been uploaded"), "{said}");
+    let said = account.deploy(&["--domain", "photos.example.org"]).ended(1);
+    assert!(said.contains("no public hosted zone of this account has photos.example.org in it"), "{said}");
+    let mut stranger = account.script();
+    stranger.args(["--domain", "photos.example.com"]).env("AWS_ACCESS_KEY_ID", "AKIANOBODYNOBODYNOBO");
+    let said = finish(stranger).ended(1);
+    assert!(said.contains("The security token included in the request is invalid"), "{said}");
+    assert_eq!(account.stacks(REGION), "");
+}
+
+#[tokio::test]
+async fn a_schema_that_cannot_be_brought_up_ends_the_deployment() {
+    let account = Account::with(&[NETWORK, DATA, FUNCTIONS, GATEWAY]).await;
+    make_release(&account, "error");
+    let said = account.deploy(&[]).ended(1);
+    assert!(said.contains("migrate: Unhandled: "), "{said}");
+    assert!(said.contains("the server is gone"), "{said}");
+    assert!(!account.stacks(REGION).contains("gateway"), "it went on");
+}
+
+#[tokio::test]
+async fn instances_of_an_older_launch_template_are_replaced_until_all_are_of_the_newest() {
+    let account = Account::with(&[NETWORK, DATA, SERVICE]).await;
+    make_release(&account, "response");
+    // The emulator has no instances: their part is played by a client that answers for Auto Scaling alone.
+    let client = crate::support::checkers::program("aws");
+    let stand_in = format!(
+        "#!/bin/sh
+case \"$*\" in
+  *start-instance-refresh*) touch $0.started; echo the-refresh ;;
+  *describe-instance-refreshes*the-refresh*) if rm $0.slow 2>/dev/null; then printf 'InProgress\\t50\\t-\\n'; else cat $0.end; fi ;;
+  *describe-instance-refreshes*) echo None ;;
+  *describe-auto-scaling-groups*) cat $0.group ;;
+  *) exec {} \"$@\" ;;
+esac
+",
+        client.display()
+    );
+    let path = account.put("aws", stand_in);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    let deploy = || {
+        let mut command = account.script();
+        command.args(["--domain", "photos.example.com", "--architecture", "x86_64", "--release", "1.2.3"]);
+        command.env("PATH", format!("{}:/usr/bin:/bin", account.folder.path().display()));
+        finish(command)
+    };
+    let started = account.folder.path().join("aws.started");
+    account.put("aws.group", "7\t7 7\n");
+    deploy().ended(0);
+    assert!(!started.exists(), "all are of the newest");
+
+    account.put("aws.group", "8\t7 8\n");
+    account.put("aws.slow", "");
+    account.put("aws.end", "Successful\t100\t-\n");
+    let said = deploy().ended(0);
+    assert!(started.exists() && said.contains("InProgress, 50 %\n") && said.contains("Successful, 100 %\n"), "{said}");
+
+    account.put("aws.end", "Failed\t50\tno instance became healthy\n");
+    let said = deploy().ended(1);
+    assert!(
+        said.contains("instances: Failed: no instance became healthy. Those that were not replaced serve on."),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn destroying_asks_twice_and_keeps_the_data_unless_it_is_told_otherwise() {
+    let account = Account::with(&[NETWORK, DATA, FUNCTIONS, GATEWAY, EDGE]).await;
+    make_release(&account, "response");
+    account.deploy(&[]).ended(0);
+    let all = account.stacks(REGION);
+    let said = account.destroy(&[]).ended(1);
+    assert!(said.contains("without a terminal nobody can be asked"), "{said}");
+
+    // A terminal, and somebody who answers.
+    let answering = |answers: &str| {
+        let mut command = account.command("/usr/bin/script".as_ref());
+        command.args(["-qec", &format!("{} destroy --region {REGION}", script().display()), "/dev/null"]);
+        let path = account.put("answers", answers);
+        command.stdin(File::open(path).expect("answers"));
+        finish(command)
+    };
+    let said = answering("production\nyes\n").ended(1);
+    assert!(said.contains("that is not its name: nothing was removed"), "{said}");
+    let said = answering("darkroom\nno\n").ended(1);
+    assert!(said.contains("Goes: edge gateway functions\r\nStays: network data ("), "{said}");
+    assert!(said.contains("nothing was removed"), "{said}");
+    assert_eq!(account.stacks(REGION), all);
+    answering("darkroom\nyes\n").ended(0);
+    assert_eq!(account.stacks(REGION), "darkroom-data CREATE_COMPLETE\ndarkroom-network CREATE_COMPLETE");
+    assert_eq!(account.stacks("us-east-1"), "");
+
+    // The data: only when nothing protects it any more.
+    let said = account.destroy(&["--delete-data", "--yes", "--yes"]).ended(1);
+    assert!(said.contains("protected against deletion: "), "{said}");
+    let parameters = account.put("parameters", "DeletionProtection=false\n");
+    account.deploy(&["--only", "data", "--parameters", &parameters]).ended(0);
+    let said = account.destroy(&["--delete-data", "--dry-run"]).ended(0);
+    assert!(said.contains("Goes: data network\nAll photos and users go for good."), "{said}");
+    account.destroy(&["--delete-data", "--yes", "--yes"]).ended(0);
+    assert_eq!(account.stacks(REGION), "");
+    assert_eq!(account.aws(&["s3api", "list-buckets", "--query", "length(Buckets)"]), "0");
+    assert_eq!(account.aws(&["dynamodb", "list-tables", "--query", "length(TableNames)"]), "0");
+    let said = account.destroy(&["--yes", "--yes"]).ended(0);
+    assert!(said.contains("There is nothing to remove."), "{said}");
+}
+
+#[tokio::test]
+async fn who_is_interrupted_runs_it_again_and_it_goes_on() {
+    let account = Account::with(&[NETWORK]).await;
+    let slow = NETWORK.1.replace(
+        "Outputs:\n",
+        "  Word:
+    Type: AWS::CloudFormation::WaitConditionHandle
+  Condition:
+    Type: AWS::CloudFormation::WaitCondition
+    Properties:
+      Handle: !Ref Word
+      Timeout: '3600'
+Outputs:
+",
+    );
+    account.put("network.yaml", slow);
+    // As a shell starts it, and as a terminal interrupts it: with everything that it runs.
+    let start = |log: &str| {
+        let mut command = account.script();
+        command.args(["--domain", "photos.example.com"]).process_group(0).stdin(Stdio::null());
+        let log = File::create(account.folder.path().join(log)).expect("a log");
+        command.stdout(log.try_clone().expect("a log")).stderr(log).spawn().expect("bash")
+    };
+    let said = |log: &str| std::fs::read_to_string(account.folder.path().join(log)).expect("a log");
+    let mut first = start("first");
+    eventually("under way", async || said("first").contains("CREATE_IN_PROGRESS           Condition").then_some(()))
+        .await;
+    let group = Pid::from_raw(first.id().try_into().expect("a process id")).expect("a process id");
+    kill_process_group(group, Signal::INT).expect("it is there");
+    assert_eq!(first.wait().expect("a child").code(), Some(130), "{}", said("first"));
+    let told = "deploy: interrupted while network is changed, which goes on. Run it again to go on.\n";
+    assert!(said("first").ends_with(told), "{}", said("first"));
+
+    let mut second = start("second");
+    eventually("waiting", async || said("second").contains("network: waiting, it is CREATE_IN_PROGRESS").then_some(()))
+        .await;
+    let resource = ["cloudformation", "describe-stack-resource", "--stack-name", "darkroom-network"];
+    let id = ["--logical-resource-id", "Word", "--query", "StackResourceDetail.PhysicalResourceId"];
+    let url = account.aws(&[&resource[..], &id[..]].concat());
+    let word = "{\"Status\": \"SUCCESS\", \"UniqueId\": \"1\", \"Data\": \"\", \"Reason\": \"\"}";
+    let mut curl = Command::new("curl");
+    curl.args(["-fsS", "-X", "PUT", "-H", "content-type:", "--data-binary", word, &url]);
+    finish(curl).ended(0);
+    assert_eq!(second.wait().expect("a child").code(), Some(0), "{}", said("second"));
+    assert!(said("second").contains("network: no changes\n"), "{}", said("second"));
+}
+
+#[test]
+fn the_script_reads_the_templates_as_cloudformation_does() {
+    for stack in template::STACKS {
+        let read = template::read(stack);
+        for section in ["Parameters", "Outputs"] {
+            let mut command = Command::new("bash");
+            let function = "source <(sed -n '/^section()/,/^}/p' \"$1\"); stacks=$2; section \"$3\" \"$4\"";
+            let stacks = template::path(stack);
+            command
+                .args(["-c", function, "bash"])
+                .arg(script())
+                .arg(stacks.parent().expect("a folder"))
+                .args([stack, section]);
+            let mut rows: Vec<_> = finish(command).ended(0).lines().map(ToOwned::to_owned).collect();
+            rows.sort();
+            let no_fields = serde_json::Map::new();
+            let fields = read[section].as_object().unwrap_or(&no_fields);
+            let has = |field: &Value| if field.get("Default").is_some() { "default" } else { "needed" };
+            let mut expected: Vec<_> = fields.iter().map(|(name, field)| format!("{name} {}", has(field))).collect();
+            expected.sort();
+            assert_eq!(rows, expected, "{section} of {stack}");
+        }
+    }
+}

@@ -24,7 +24,7 @@ use super::{
     eventually,
     iam::{Key, REGION},
 };
-pub use emulator::{ACCOUNT, Emulator};
+pub use emulator::{ACCOUNT, Emulator, root};
 pub use parts::{Notifications, Part, bootstrap};
 
 /// Who somebody is: the holder of one role's policies in `deploy/stacks`, or of some of them.
