@@ -155,6 +155,7 @@ fn names() -> BTreeMap<String, String> {
             "photos-of-a-wedding.cluster-ro-c9akciq32rfv.ap-southeast-2.rds.amazonaws.com".to_owned(),
         ),
         ("DatabaseConnections", "16".to_owned()),
+        ("SecretsGeneration", "1".to_owned()),
         ("MasterSecretArn", secret("rds!cluster-11112222-3333-4444-5555-666677778888")),
         ("Bucket", "photos-of-a-wedding-data-photos-1abcdefghijkl".to_owned()),
         ("Table", "photos-of-a-wedding-data-Table-1ABCDEFGHIJKL".to_owned()),
