@@ -62,10 +62,10 @@ Parameters:
     Default: ''
   DeletionProtection:
     Type: String
-    Default: 'true'
+    Default: 'yes'
 Conditions:
   Named: !Not [!Equals [!Ref TableName, '']]
-  Protected: !Equals [!Ref DeletionProtection, 'true']
+  Protected: !Equals [!Ref DeletionProtection, 'yes']
 Resources:
   Key:
     Type: AWS::SecretsManager::Secret
@@ -416,6 +416,44 @@ async fn what_holds_data_is_not_replaced_unawares() {
 }
 
 #[tokio::test]
+async fn what_refers_to_a_key_that_changes_in_place_stays_and_is_not_refused() {
+    let with_key = |description: &str| {
+        format!(
+            "
+Resources:
+  Lock:
+    Type: AWS::KMS::Key
+    Properties:
+      Description: {description}
+      KeyPolicy:
+        Version: '2012-10-17'
+        Statement:
+          - Effect: Allow
+            Principal: '*'
+            Action: kms:*
+            Resource: '*'
+  Database:
+    Type: AWS::RDS::DBInstance
+    Properties:
+      DBInstanceClass: db.t4g.micro
+      Engine: mysql
+      AllocatedStorage: '20'
+      MasterUsername: master
+      ManageMasterUserPassword: true
+      StorageEncrypted: true
+      KmsKeyId: !GetAtt Lock.Arn
+"
+        )
+    };
+    let account = Account::with(&[("data", &with_key("of old"))]).await;
+    account.deploy(&[]).ended(0);
+    account.put("data.yaml", with_key("of new"));
+    let said = account.deploy(&[]).ended(0);
+    assert!(said.contains("  Modify  Database (RDS::DBInstance), may be replaced\n"), "{said}");
+    assert!(said.contains("UPDATE_COMPLETE              Lock (KMS::Key)\n"), "{said}");
+}
+
+#[tokio::test]
 async fn a_failure_is_shown_with_its_reason_and_a_first_creation_that_failed_is_made_anew() {
     let account = Account::with(&[NETWORK]).await;
     let broken = NETWORK.1.replace(
@@ -573,7 +611,7 @@ async fn destroying_asks_twice_and_keeps_the_data_unless_it_is_told_otherwise() 
     // The data: only when nothing protects it any more.
     let said = account.destroy(&["--delete-data", "--yes", "--yes"]).ended(1);
     assert!(said.contains("protected against deletion: "), "{said}");
-    let parameters = account.put("parameters", "DeletionProtection=false\n");
+    let parameters = account.put("parameters", "DeletionProtection=no\n");
     account.deploy(&["--only", "data", "--parameters", &parameters]).ended(0);
     let said = account.destroy(&["--delete-data", "--dry-run"]).ended(0);
     assert!(said.contains("Goes: data network\nAll photos and users go for good."), "{said}");
