@@ -8,7 +8,7 @@
 //!   contract has 400, 415, and 422 with the field's name; and binary media types, without which it would damage
 //!   pictures and compressed scripts, keep it from reading JSON.
 //! - Other methods of a path go to the service too, which knows what is a 405 and what a browser's preflight. Paths that
-//!   are not known are asked for as [`NOWHERE`].
+//!   are not known are asked for as `/nowhere`.
 //! - Objects are S3's and `CloudFront`'s behind a gateway: their routes are left out.
 
 use serde_json::{Map, Value, json};
