@@ -417,6 +417,40 @@ async fn what_holds_data_is_not_replaced_unawares() {
 }
 
 #[tokio::test]
+async fn what_is_named_after_something_that_changes_in_place_is_not_refused() {
+    let called = |name: &str| {
+        format!(
+            "
+Resources:
+  News:
+    Type: AWS::SNS::Topic
+    Properties:
+      DisplayName: {name}
+  Photos:
+    Type: AWS::DynamoDB::Table
+    Properties:
+      TableName: !GetAtt News.TopicName
+      BillingMode: PAY_PER_REQUEST
+      AttributeDefinitions:
+        - AttributeName: pk
+          AttributeType: S
+      KeySchema:
+        - AttributeName: pk
+          KeyType: HASH
+"
+        )
+    };
+    let account = Account::with(&[("data", &called("old"))]).await;
+    account.deploy(&[]).ended(0);
+    let table = account.aws(&["dynamodb", "list-tables", "--query", "TableNames"]);
+    account.put("data.yaml", called("new"));
+    let said = account.deploy(&[]).ended(0);
+    assert!(said.contains("  Modify  News (SNS::Topic)\n"), "{said}");
+    assert!(said.contains("  Modify  Photos (DynamoDB::Table), may be replaced\n"), "{said}");
+    assert_eq!(account.aws(&["dynamodb", "list-tables", "--query", "TableNames"]), table);
+}
+
+#[tokio::test]
 async fn a_failure_is_shown_with_its_reason_and_a_first_creation_that_failed_is_made_anew() {
     let account = Account::with(&[NETWORK]).await;
     let broken = NETWORK.1.replace(
