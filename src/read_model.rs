@@ -8,16 +8,13 @@
 mod dynamodb;
 pub mod items;
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use aws_config::SdkConfig;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 pub use dynamodb::Over;
 
@@ -34,6 +31,10 @@ use items::{Item, Key};
 
 /// After a failed read MySQL answers for so long.
 const REST: Duration = Duration::from_secs(3);
+/// How long what was seen of the lag holds. A function of Lambda is frozen between invocations, so nobody may have looked since.
+const SEEN_HOLDS: Duration = Duration::from_secs(15);
+/// The longest time that a request waits for a look at the lag.
+const LOOK: Duration = Duration::from_secs(1);
 /// The longest time that a request waits for a write.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// Writes at a time.
@@ -43,8 +44,21 @@ const WRITES: usize = 8;
 pub struct ReadModel {
     table: Table,
     breaker: Breaker,
-    /// Changes have been waiting for too long: MySQL knows better.
-    behind: AtomicBool,
+    lag: watch::Sender<Option<Lag>>,
+}
+
+/// What was seen when somebody last looked at how old the changes are that wait to be written.
+#[derive(Debug, Clone, Copy)]
+struct Lag {
+    seen: Instant,
+    /// They have been waiting for too long: MySQL knows better.
+    behind: bool,
+}
+
+impl Lag {
+    fn holds(&self) -> bool {
+        self.seen.elapsed() <= SEEN_HOLDS
+    }
 }
 
 /// What the read model has for a caller.
@@ -66,7 +80,7 @@ impl ReadModel {
     pub fn new(config: &config::ReadModel, sdk: Option<&SdkConfig>) -> anyhow::Result<Option<Self>> {
         let Some(name) = &config.table else { return Ok(None) };
         let table = Table::new(name, sdk.context("a table needs AWS's configuration")?);
-        Ok(Some(Self { table, breaker: Breaker::new(REST), behind: AtomicBool::new(false) }))
+        Ok(Some(Self { table, breaker: Breaker::new(REST), lag: watch::Sender::new(None) }))
     }
 
     /// The table's name.
@@ -75,15 +89,23 @@ impl ReadModel {
         self.table.name()
     }
 
-    /// Notes whether changes have been waiting for too long.
+    /// Notes whether changes have been waiting for too long, as of now. To be told every few seconds.
     pub fn set_behind(&self, behind: bool) {
-        if self.behind.swap(behind, Ordering::Relaxed) != behind {
+        let before = self.lag.send_replace(Some(Lag { seen: Instant::now(), behind }));
+        if before.is_some_and(|lag| lag.behind) != behind {
             if behind {
                 tracing::warn!("the read model is too far behind; pages come from the database");
             } else {
                 tracing::info!("the read model has caught up");
             }
         }
+    }
+
+    /// Whether MySQL knows better. While nobody can tell, what is here is better than nothing.
+    async fn is_behind(&self) -> bool {
+        let mut lag = self.lag.subscribe();
+        let seen = timeout(LOOK, lag.wait_for(|lag| lag.is_some_and(|lag| lag.holds()))).await;
+        seen.is_ok_and(|lag| lag.is_ok_and(|lag| lag.is_some_and(|lag| lag.behind)))
     }
 
     /// Whether its table answers.
@@ -126,7 +148,7 @@ impl ReadModel {
 
     /// None when the table does not answer, and for a while after.
     async fn read<T>(&self, asked: impl Future<Output = Result<T, Failure>>) -> Option<T> {
-        if self.behind.load(Ordering::Relaxed) || !self.breaker.may_be_asked() {
+        if self.is_behind().await || !self.breaker.may_be_asked() {
             count("fallback");
             return None;
         }

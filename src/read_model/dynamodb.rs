@@ -21,8 +21,8 @@ const READ: Duration = Duration::from_millis(650);
 const READ_TRIES: u32 = 2;
 const READ_PAUSE: Duration = Duration::from_millis(20);
 /// How many times a page of the list is asked for more because of tombstones in it.
-const MOST_LOOKS: usize = 5;
-/// The fewest items that a look at a page looks at.
+const MOST_LOOKS: usize = 6;
+/// The fewest items that a further look at a page looks at.
 const LEAST_LOOK: usize = 100;
 /// DynamoDB's own limit for one batch of deletions.
 const BATCH: usize = 25;
@@ -74,10 +74,10 @@ impl Table {
         oldest_first: bool,
         limit: usize,
     ) -> Result<Option<Vec<Item>>, Failure> {
-        // What is looked at counts, tombstones too.
-        let looked_at = i32::try_from(limit.max(LEAST_LOOK)).unwrap_or(i32::MAX);
         let (mut items, mut from) = (Vec::new(), None);
-        for _ in 0..MOST_LOOKS {
+        for look in 0..MOST_LOOKS {
+            // What is looked at is paid for, tombstones too: as a rule there are none.
+            let looked_at = if look == 0 { limit } else { limit.max(LEAST_LOOK) };
             let call = self
                 .reader
                 .query()
@@ -88,7 +88,7 @@ impl Table {
                 .expression_attribute_values(":low", text(low))
                 .expression_attribute_values(":high", text(high))
                 .scan_index_forward(oldest_first)
-                .limit(looked_at)
+                .limit(i32::try_from(looked_at).unwrap_or(i32::MAX))
                 .set_exclusive_start_key(from);
             let answer = Box::pin(call.send()).await?;
             items.extend(answer.items().iter().filter_map(read).filter(|item| item.json.is_some()));
