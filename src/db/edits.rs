@@ -5,7 +5,7 @@ use sqlx::{FromRow, MySql, MySqlExecutor, QueryBuilder};
 use uuid::Uuid;
 
 use super::{Error, Result, Session, sweep::LOOK_AGAIN};
-use crate::domain::{Access, Edit, EditId, EditState, EditStep, Photo, PhotoId, TaskToken};
+use crate::domain::{Access, Edit, EditId, EditState, EditStep, Photo, PhotoId, TaskToken, edit::REVIEW_TIME};
 
 const SELECT: &str =
     "SELECT id, photo_id, album_id, state, step, filters, renditions, fail_reason, created_at, ready_at FROM edits";
@@ -68,13 +68,14 @@ pub async fn insert(session: &mut Session, edit: &Edit) -> Result<()> {
     Ok(())
 }
 
-/// How many edits a photo has.
+/// How many edits a photo has that have not failed.
 ///
 /// # Errors
 /// The database's.
 pub async fn count(executor: impl MySqlExecutor<'_>, photo_id: PhotoId) -> Result<u64> {
-    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM edits WHERE photo_id = ?")
+    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM edits WHERE photo_id = ? AND state <> ?")
         .bind(photo_id.as_uuid())
+        .bind(EditState::Failed.as_str())
         .fetch_one(executor)
         .await?;
     Ok(count.unsigned_abs())
@@ -138,13 +139,18 @@ pub async fn lock(session: &mut Session, id: EditId) -> Result<Option<Edit>> {
     one(query.build_query_as().fetch_optional(session).await?)
 }
 
-/// Writes how far a locked edit has come. The sweep looks after it for as long as a worker has something to do.
+/// Writes how far a locked edit has come. The sweep looks after it for as long as a worker has something to do, and when the host
+/// had time enough.
 ///
 /// # Errors
 /// The database's.
 pub async fn advance(session: &mut Session, edit: &Edit) -> Result<()> {
     let renditions = serde_json::to_string(&edit.renditions).map_err(|_| Error::Corrupt("edits"))?;
-    let watched = edit.state == EditState::Processing;
+    let sweep_at = match edit.state {
+        EditState::Processing => Some(super::now() + LOOK_AGAIN),
+        EditState::PendingReview => Some(edit.created_at + REVIEW_TIME),
+        EditState::Ready | EditState::Failed => None,
+    };
     sqlx::query(
         "UPDATE edits SET state = ?, step = ?, renditions = ?, fail_reason = ?, ready_at = ?, sweep_at = ? WHERE id = ?",
     )
@@ -153,7 +159,7 @@ pub async fn advance(session: &mut Session, edit: &Edit) -> Result<()> {
     .bind(renditions)
     .bind(&edit.fail_reason)
     .bind(edit.ready_at)
-    .bind(watched.then(|| super::now() + LOOK_AGAIN))
+    .bind(sweep_at)
     .bind(edit.id.as_uuid())
     .execute(session)
     .await?;

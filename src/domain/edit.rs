@@ -2,14 +2,17 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{AlbumId, EditId, Filter, PhotoId, Rendition, photo::words};
 
-/// The most edits of one photo.
+/// The most edits of one photo that have not failed.
 pub const MOST_EDITS: u64 = 50;
+
+/// How long an edit waits for the host. The state machine in `deploy/stacks/messaging.yaml` waits as long.
+pub const REVIEW_TIME: TimeDelta = TimeDelta::days(7);
 
 words!(
     /// Where an edit is on its way.

@@ -187,6 +187,8 @@ pub async fn review(
         Review::Approve => Decision::Approve,
         Review::Refuse => Decision::Refuse,
     };
+    // First: who is told that it failed must not find it done.
+    let links = links(&app).await?;
     let edit = app
         .db
         .transaction(|mut tx| async move {
@@ -203,7 +205,7 @@ pub async fn review(
     if edit.state == EditState::Failed {
         metrics::EDITS.with(&[("outcome", "failed".to_owned())]).increment(1);
     }
-    Ok(Reply(EditBody::new(edit, &links(&app).await?)))
+    Ok(Reply(EditBody::new(edit, &links)))
 }
 
 async fn find(app: &AppState, photo: &Photo, access: &Access, params: &RawPathParams) -> Result<Edit> {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use machine::Machine;
 pub use steps::step;
 
-use super::End;
+use super::{End, complete};
 use crate::{
     app::AppState,
     db::{self, Tx, photo_event},
@@ -24,8 +24,10 @@ use crate::{
 
 /// What `fail_reason` says of an edit that the host did not agree to.
 const REFUSED: &str = "the host refused it";
-/// What it says of one that an operator gave up.
+/// What it says of one whose tries are used up, whose execution broke off, or that an operator gave up.
 const GIVEN_UP: &str = "the edit could not be made";
+/// What it says of one that the host never looked at, as in the state machine.
+const UNDECIDED: &str = "nobody looked at it in time";
 
 /// One thing to do for an edit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +85,17 @@ pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
     }
 }
 
+/// Gives up an edit whose every try ended without a word, as the state machine does; what leads that one is only looked after here.
+pub(super) async fn exhausted(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
+    anyhow::ensure!(app.machine.is_none(), "every try to look after its execution ended without a word");
+    step(app, claim.subject.into(), give_up(GIVEN_UP)).await?;
+    complete(app, claim).await
+}
+
+fn give_up(reason: &str) -> Step {
+    Step::Fail { reason: reason.to_owned() }
+}
+
 /// Ends the job of an edit, unless there is more to do for it. An edit that the host decides on meanwhile finds this job still
 /// there and adds none, so the job may end only while the edit is locked and that has not happened.
 async fn complete_unless(
@@ -110,7 +123,6 @@ async fn complete_unless(
 /// The database's.
 pub async fn decide(tx: &mut Tx, edit: Edit, photo: &Photo, decision: Decision) -> db::Result<Edit> {
     // Whoever leads it hears of either.
-    db::jobs::revive_this(tx.session(), Kind::Edit, edit.id.as_uuid()).await?;
     db::jobs::revive_this(tx.session(), Kind::Edit, edit.id.as_uuid()).await?;
     tx.enqueue(Kind::Edit, edit.id.as_uuid()).await?;
     match decision {

@@ -254,6 +254,10 @@ async fn photos_that_are_not_ready_and_those_with_many_edits_take_none() {
     }
     host.post(&edits(&photo), &auto).await.expect(409);
     assert_eq!(host.all(&edits(&photo)).await.len(), 50);
+    // One that has failed makes room.
+    server.database.change("UPDATE edits SET state = 'failed', step = NULL, fail_reason = 'x' LIMIT 1").await;
+    host.post(&edits(&photo), &auto).await.expect(202);
+    host.post(&edits(&photo), &auto).await.expect(409);
 }
 
 #[tokio::test]
@@ -474,7 +478,7 @@ async fn a_photo_that_is_deleted_takes_its_edits_along() {
 
 #[tokio::test]
 async fn an_edit_without_its_job_is_found_and_one_that_is_given_up_fails() {
-    let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 1\n")).await;
+    let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let (album, photo) = ready_by_hand(&server, &host).await;
     let path = ask(&host, &photo, &json!([{ "name": "auto" }])).await;
@@ -483,7 +487,9 @@ async fn an_edit_without_its_job_is_found_and_one_that_is_given_up_fails() {
     assert_eq!(sweep::run(&server.app, false).await.expect("a sweep").enqueued, 1);
     let original = server.photos().join("originals").join(&photo[34..]).join(&photo);
     std::fs::rename(&original, original.with_extension("away")).unwrap();
-    assert_eq!(worker::step(&server.app).await.unwrap(), Outcome::Failed(Next::Dead));
+    assert!(matches!(worker::step(&server.app).await.unwrap(), Outcome::Failed(Next::Again(_))));
+    // Of an older release: this one gives an edit up by itself.
+    server.database.change("UPDATE jobs SET dead = TRUE").await;
     assert_eq!(host.get(&path).await.expect(200)["state"], "processing");
     let job = server.database.connect().await;
     let job: uuid::Uuid =
@@ -494,4 +500,61 @@ async fn an_edit_without_its_job_is_found_and_one_that_is_given_up_fails() {
     assert_eq!((&edit["state"], &edit["fail_reason"]), (&json!("failed"), &json!("the edit could not be made")));
     assert_eq!(told(&host, &album).await, [("edit.failed".to_owned(), id(&edit))]);
     assert_eq!(server.database.count("SELECT COUNT(*) FROM edits WHERE sweep_at IS NOT NULL").await, 0);
+}
+
+/// Neither waits for an operator: its guest is told, and may ask again.
+#[tokio::test]
+async fn an_edit_whose_tries_are_used_up_fails_also_when_its_workers_were_killed() {
+    let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 2\n")).await;
+    let host = server.user("alice");
+    let (album, photo) = ready_by_hand(&server, &host).await;
+    let mut all = Vec::new();
+    for attempts in [0, 2] {
+        let path = ask(&host, &photo, &json!([{ "name": "auto" }])).await;
+        server.database.change(format!("UPDATE jobs SET attempts = {attempts} WHERE kind = 'edit'")).await;
+        let original = server.photos().join("originals").join(&photo[34..]).join(&photo);
+        std::fs::rename(&original, original.with_extension("away")).unwrap();
+        eventually("it ends", async || {
+            drain(&server).await;
+            (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())
+        })
+        .await;
+        std::fs::rename(original.with_extension("away"), &original).unwrap();
+        let edit = host.get(&path).await.expect(200);
+        assert_eq!((&edit["state"], &edit["fail_reason"]), (&json!("failed"), &json!("the edit could not be made")));
+        all.push(("edit.failed".to_owned(), id(&edit)));
+        assert_eq!(told(&host, &album).await, all);
+    }
+}
+
+#[tokio::test]
+async fn an_edit_that_nobody_looks_at_fails_after_a_week() {
+    let server = TestServer::start_with(BY_HAND).await;
+    let host = server.user("alice");
+    let album = host.album("reviewed").await;
+    host.patch(&format!("/v1/albums/{album}"), &json!({ "review": true })).await.expect(200);
+    let guest = server.bearer(&host.invite(&album, &json!({ "role": "contribute" })).await);
+    let own = guest.upload(&album, "image/jpeg", &numbered(7)).await;
+    drain(&server).await;
+    let path = ask(&guest, &own, &json!([{ "name": "auto" }])).await;
+    drain(&server).await;
+    let sweep = async || {
+        sweep::run(&server.app, false).await.expect("a sweep");
+        drain(&server).await;
+        guest.get(&path).await.expect(200)
+    };
+    assert_eq!(sweep().await["state"], "pending_review");
+    server
+        .database
+        .change("UPDATE edits SET created_at = created_at - INTERVAL 6 DAY, sweep_at = sweep_at - INTERVAL 6 DAY")
+        .await;
+    assert_eq!(sweep().await["state"], "pending_review");
+    server
+        .database
+        .change("UPDATE edits SET created_at = created_at - INTERVAL 1 DAY, sweep_at = sweep_at - INTERVAL 1 DAY")
+        .await;
+    let edit = sweep().await;
+    assert_eq!((&edit["state"], &edit["fail_reason"]), (&json!("failed"), &json!("nobody looked at it in time")));
+    host.patch(&path, &json!({ "review": "approve" })).await.expect(409);
+    assert!(told(&host, &album).await.contains(&("edit.failed".to_owned(), id(&edit))));
 }

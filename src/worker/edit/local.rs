@@ -1,11 +1,11 @@
 //! Steps led by a worker, one after another, until nothing is left to do or the host has to decide. A worker that takes over
 //! goes on where the row says.
 
-use super::{Step, StepOutcome, complete_unless, standing, step};
+use super::{GIVEN_UP, StepOutcome, UNDECIDED, complete_unless, give_up, standing, step};
 use crate::{
     app::AppState,
-    db,
-    domain::{Edit, EditId, TaskToken},
+    aws, db,
+    domain::{Edit, EditId, TaskToken, edit::REVIEW_TIME},
     queue::Claim,
     worker::{End, complete, develop::CRASHES, sandbox::SandboxError},
 };
@@ -17,11 +17,18 @@ pub async fn lead(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
         let edit = db::edits::get(&mut session, id).await?;
         drop(session);
         let mut outcome = edit.as_ref().map_or(StepOutcome::Ended, standing);
+        if outcome == StepOutcome::Waits && edit.is_some_and(|edit| edit.created_at + REVIEW_TIME <= db::now()) {
+            outcome = StepOutcome::Next { next: give_up(UNDECIDED) };
+        }
         while let StepOutcome::Next { next } = outcome {
             outcome = match Box::pin(step(app, id, next)).await {
                 Err(error) if claim.attempt >= CRASHES && crashed(&error) => {
-                    let reason = "the picture can't be decoded with these filters".to_owned();
-                    StepOutcome::Next { next: Step::Fail { reason } }
+                    StepOutcome::Next { next: give_up("the picture can't be decoded with these filters") }
+                }
+                // As the state machine does when its tries are used up.
+                Err(error) if claim.attempt >= app.config.worker.max_attempts && !aws::is_away(&error) => {
+                    tracing::error!(error = format!("{error:#}"), "an edit is given up");
+                    StepOutcome::Next { next: give_up(GIVEN_UP) }
                 }
                 other => other?,
             };

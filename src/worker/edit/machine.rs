@@ -27,10 +27,8 @@ pub struct Machine {
 pub enum Execution {
     /// On its way.
     Runs,
-    /// It came to its end, whatever that was for the edit.
-    Ended,
-    /// It gave up, was ended by somebody, or its time was over.
-    Broken,
+    /// It came to its end, gave up, was ended by somebody, or its time was over.
+    Over,
 }
 
 impl Machine {
@@ -77,11 +75,9 @@ impl Machine {
         let arn = format!("{}:{id}", self.arn.replacen(":stateMachine:", ":execution:", 1));
         let told = self.client.describe_execution().execution_arn(arn).send().await;
         let told = told.map_err(|error| Failure::from(error).of("an execution can't be looked at"))?;
-        Ok(match told.status {
-            ExecutionStatus::Succeeded => Execution::Ended,
-            ExecutionStatus::Failed | ExecutionStatus::Aborted | ExecutionStatus::TimedOut => Execution::Broken,
-            _ => Execution::Runs,
-        })
+        let over =
+            [ExecutionStatus::Succeeded, ExecutionStatus::Failed, ExecutionStatus::Aborted, ExecutionStatus::TimedOut];
+        Ok(if over.contains(&told.status) { Execution::Over } else { Execution::Runs })
     }
 
     /// Tells an execution that waits what the host has decided.

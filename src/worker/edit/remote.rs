@@ -1,6 +1,6 @@
 //! Steps led by a state machine: a worker starts it, tells it what the host decides, and looks after it.
 
-use super::{Machine, Step, StepOutcome, complete_unless, machine::Execution, standing, step};
+use super::{GIVEN_UP, Machine, StepOutcome, complete_unless, give_up, machine::Execution, standing, step};
 use crate::{
     app::AppState,
     db,
@@ -8,9 +8,6 @@ use crate::{
     queue::Claim,
     worker::{End, complete},
 };
-
-/// What `fail_reason` says of an edit whose execution did not come to its end.
-const BROKEN: &str = "the edit could not be made";
 
 pub async fn lead(app: &AppState, machine: &Machine, claim: &Claim) -> anyhow::Result<End> {
     let id = EditId::from(claim.subject);
@@ -41,13 +38,13 @@ fn is_decided(edit: &Edit) -> bool {
     edit.state != EditState::PendingReview
 }
 
-/// Starts the execution. One that was started before and is broken can't be started again: the edit fails.
+/// Starts the execution. One that was started before and is over can't be started again: an edit that is still open then fails.
 async fn see_to(app: &AppState, machine: &Machine, id: EditId) -> anyhow::Result<()> {
     if machine.start(id).await? {
         return Ok(());
     }
-    if machine.execution(id).await? == Execution::Broken {
-        step(app, id, Step::Fail { reason: BROKEN.to_owned() }).await?;
+    if machine.execution(id).await? == Execution::Over {
+        step(app, id, give_up(GIVEN_UP)).await?;
     }
     Ok(())
 }
