@@ -34,7 +34,7 @@ pub use signing::{SignedUrl, Signer, UrlError};
 
 use crate::{
     config,
-    domain::{Photo, PhotoId, Rendition, Sha256},
+    domain::{Photo, PhotoId, Sha256},
     telemetry::metrics,
 };
 
@@ -138,16 +138,28 @@ impl Storage {
         &self.signer
     }
 
-    /// What signs URLs for now.
+    /// What signs URLs of renditions for now. Those of `CloudFront` need no credentials of AWS.
     ///
     /// # Errors
     /// There are no credentials of AWS.
     pub async fn links(&self, now: DateTime<Utc>) -> io::Result<Links> {
-        let uploads = match &self.place {
+        let presigner = match (&self.place, &self.cloudfront) {
+            (Place::S3(s3), None) => Some(Box::pin(s3.presigner()).await?),
+            _ => None,
+        };
+        Ok(Links { storage: self.clone(), presigner, now })
+    }
+
+    /// What signs URLs of originals for now.
+    ///
+    /// # Errors
+    /// There are no credentials of AWS.
+    pub async fn original_links(&self, now: DateTime<Utc>) -> io::Result<OriginalLinks> {
+        let bucket = match &self.place {
             Place::Files(_) => None,
             Place::S3(s3) => Some((Box::pin(s3.presigner()).await?, s3.clone())),
         };
-        Ok(Links { storage: self.clone(), bucket: uploads, now })
+        Ok(OriginalLinks { storage: self.clone(), bucket, now })
     }
 
     /// Whether photos can be kept: a file is written and removed, or the bucket is asked whether it is there.
@@ -217,17 +229,6 @@ impl Storage {
         Ok(())
     }
 
-    /// Those of some photos that lack a rendition. S3 is not asked: it loses none, and a question for each photo costs.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub async fn incomplete(&self, photos: Vec<(PhotoId, Vec<Rendition>)>) -> io::Result<Vec<PhotoId>> {
-        match &self.place {
-            Place::Files(files) => files.incomplete(photos).await,
-            Place::S3(_) => Ok(Vec::new()),
-        }
-    }
-
     /// Removes all objects of a photo; that they are gone already is fine.
     ///
     /// # Errors
@@ -264,6 +265,11 @@ impl Storage {
         }
     }
 
+    /// A URL of our own listener.
+    fn own(&self, method: &str, path: &str, until: DateTime<Utc>) -> String {
+        format!("{}{}", self.public_url, self.signer.sign(method, path, until))
+    }
+
     /// When the URLs of a photo's renditions change next but one: they are equal while this is.
     fn window_end(&self, id: PhotoId, now: DateTime<Utc>) -> DateTime<Utc> {
         let window = self.window();
@@ -279,14 +285,14 @@ impl Storage {
     }
 }
 
-/// Signs URLs, all as of one moment.
-pub struct Links {
+/// Signs URLs of originals, all as of one moment.
+pub struct OriginalLinks {
     storage: Storage,
     bucket: Option<(Presigner, Arc<S3>)>,
     now: DateTime<Utc>,
 }
 
-impl Links {
+impl OriginalLinks {
     /// The URL to send a declared photo's bytes to.
     #[must_use]
     pub fn upload(&self, photo: &Photo, expires_at: DateTime<Utc>) -> Upload {
@@ -298,7 +304,7 @@ impl Links {
                     "/v1/uploads/{}?bytes={}&content_type={}{digest}",
                     photo.id, photo.bytes, photo.content_type
                 );
-                (self.own("PUT", &path, expires_at), expires_at)
+                (self.storage.own("PUT", &path, expires_at), expires_at)
             }
             Some((presigner, s3)) => {
                 headers.extend(s3.upload_headers(photo.sha256.as_ref()));
@@ -317,31 +323,6 @@ impl Links {
         Upload { method: "PUT".to_owned(), url, headers, expires_at }
     }
 
-    /// The URL of a rendition by its name: the same for one window, and good for one to two.
-    #[must_use]
-    pub fn rendition(&self, id: PhotoId, name: &str) -> String {
-        let until = self.window_end(id);
-        match (&self.storage.cloudfront, &self.bucket) {
-            (Some(cloudfront), _) => cloudfront.sign(&renditions_key(id), name, until),
-            (None, Some((presigner, _))) => {
-                let from = self.storage.window_end(id, self.now) - TimeDelta::seconds(2 * self.storage.window());
-                presigner.sign("GET", &format!("{}/{name}", renditions_key(id)), &[], from, until)
-            }
-            (None, None) => self.own("GET", &format!("/v1/renditions/{id}/{name}?"), until),
-        }
-    }
-
-    /// When the URLs of a photo's renditions change next but one: they are equal while this is. Those that credentials of
-    /// AWS sign end with these.
-    #[must_use]
-    pub fn window_end(&self, id: PhotoId) -> DateTime<Utc> {
-        let end = self.storage.window_end(id, self.now);
-        match (&self.storage.cloudfront, &self.bucket) {
-            (None, Some((presigner, _))) => presigner.ends_at().map_or(end, |at| at.min(end)),
-            _ => end,
-        }
-    }
-
     /// A short-lived URL of the original.
     #[must_use]
     pub fn original(&self, photo: &Photo) -> String {
@@ -350,11 +331,42 @@ impl Links {
             let key = format!("{}?response-content-disposition=attachment", original_key(photo.id));
             return presigner.sign("GET", &key, &[], self.now, until);
         }
-        self.own("GET", &format!("/v1/originals/{}?content_type={}", photo.id, photo.content_type), until)
+        self.storage.own("GET", &format!("/v1/originals/{}?content_type={}", photo.id, photo.content_type), until)
+    }
+}
+
+/// Signs URLs of renditions, all as of one moment.
+pub struct Links {
+    storage: Storage,
+    /// Where S3 itself shows them.
+    presigner: Option<Presigner>,
+    now: DateTime<Utc>,
+}
+
+impl Links {
+    /// The URL of a rendition by its name: the same for one window, and good for one to two.
+    #[must_use]
+    pub fn rendition(&self, id: PhotoId, name: &str) -> String {
+        let until = self.window_end(id);
+        match (&self.storage.cloudfront, &self.presigner) {
+            (Some(cloudfront), _) => cloudfront.sign(&renditions_key(id), name, until),
+            (None, Some(presigner)) => {
+                let from = self.storage.window_end(id, self.now) - TimeDelta::seconds(2 * self.storage.window());
+                presigner.sign("GET", &format!("{}/{name}", renditions_key(id)), &[], from, until)
+            }
+            (None, None) => self.storage.own("GET", &format!("/v1/renditions/{id}/{name}?"), until),
+        }
     }
 
-    fn own(&self, method: &str, path: &str, until: DateTime<Utc>) -> String {
-        format!("{}{}", self.storage.public_url, self.storage.signer.sign(method, path, until))
+    /// When the URLs of a photo's renditions change next but one: they are equal while this is. Those that credentials of
+    /// AWS sign end with these.
+    #[must_use]
+    pub fn window_end(&self, id: PhotoId) -> DateTime<Utc> {
+        let end = self.storage.window_end(id, self.now);
+        match (&self.storage.cloudfront, &self.presigner) {
+            (None, Some(presigner)) => presigner.ends_at().map_or(end, |at| at.min(end)),
+            _ => end,
+        }
     }
 }
 

@@ -197,6 +197,16 @@ pub async fn use_one(session: &mut Session, id: InviteId) -> Result<bool> {
     Ok(done.rows_affected() == 1)
 }
 
+/// What an invite allows, ended or not; none when its album is gone.
+///
+/// # Errors
+/// The database's.
+pub async fn role(executor: impl MySqlExecutor<'_>, id: InviteId) -> Result<Option<InviteRole>> {
+    let word: Option<String> =
+        sqlx::query_scalar("SELECT role FROM invites WHERE id = ?").bind(id.as_uuid()).fetch_optional(executor).await?;
+    word.map(|word| InviteRole::parse(&word).ok_or(Error::Corrupt("invites"))).transpose()
+}
+
 /// Notes that something changed with an invite that no event tells of.
 ///
 /// # Errors

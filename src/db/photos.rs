@@ -312,9 +312,17 @@ pub async fn set_digest(session: &mut Session, photo: &Photo, digest: &Sha256) -
         .bind(photo.id.as_uuid())
         .execute(&mut *session)
         .await?;
+    set_dedup(session, photo.id, &digest.0).await
+}
+
+/// Has the same bytes known again by what stands for them, as after a declaration; unless another photo of the album has that.
+///
+/// # Errors
+/// The database's.
+pub async fn set_dedup(session: &mut Session, id: PhotoId, dedup: &[u8; 32]) -> Result<()> {
     sqlx::query("UPDATE IGNORE photos SET dedup = ? WHERE id = ? AND dedup IS NULL")
-        .bind(&digest.0[..])
-        .bind(photo.id.as_uuid())
+        .bind(&dedup[..])
+        .bind(id.as_uuid())
         .execute(session)
         .await?;
     Ok(())

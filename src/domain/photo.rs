@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -82,6 +83,17 @@ impl Sha256 {
             *byte = u8::from_str_radix(pair, 16).ok()?;
         }
         Some(Self(bytes))
+    }
+
+    /// What stands for these bytes among those of one invite, or of the host.
+    #[must_use]
+    pub fn among(&self, invite_id: Option<InviteId>) -> [u8; 32] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&self.0);
+        context.update(invite_id.map(InviteId::as_uuid).unwrap_or_default().as_bytes());
+        let mut key = [0; 32];
+        key.copy_from_slice(context.finish().as_ref());
+        key
     }
 }
 

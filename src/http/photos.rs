@@ -2,6 +2,8 @@
 
 mod add;
 
+use std::io;
+
 use axum::{
     extract::{RawPathParams, State},
     http::{HeaderMap, StatusCode, header},
@@ -26,7 +28,7 @@ use crate::{
     app::{App, AppState},
     db::{self, jobs::Kind, photo_event},
     domain::{Access, Caller, Caption, EventKind, Photo, PhotoId, PhotoState, Rendition, Visibility},
-    storage::Links,
+    storage::{Links, OriginalLinks},
 };
 
 /// Who added a photo.
@@ -259,8 +261,9 @@ pub async fn update(
     if let Some(Some(caption)) = &patch.caption {
         Caption::parse(&**caption).map_err(|why| HttpError::field("caption", why))?;
     }
-    let photo = app.db.transaction(|tx| change(tx, &photo, &patch, &headers)).await?;
+    // First: who is told that it failed must not find it done.
     let links = links(&app).await?;
+    let photo = app.db.transaction(|tx| change(tx, &photo, &patch, &headers)).await?;
     let tag = etag::tag(photo.version, links.window_end(photo.id).timestamp());
     Ok(([(header::ETAG, tag)], Reply(PhotoBody::new(photo, &links))).into_response())
 }
@@ -335,15 +338,23 @@ pub async fn original(State(app): State<AppState>, caller: Caller, params: RawPa
     if matches!(photo.state, PhotoState::AwaitingUpload | PhotoState::Expired) {
         return Err(HttpError::Conflict("the photo's bytes have not come"));
     }
-    let location = links(&app).await?.original(&photo);
+    let location = original_links(&app).await?.original(&photo);
     Ok((StatusCode::SEE_OTHER, [(header::LOCATION, location), (header::CACHE_CONTROL, "no-store".into())])
         .into_response())
 }
 
 /// What signs the URLs of an answer.
 pub(super) async fn links(app: &App) -> Result<Links> {
-    let links = app.storage.links(db::now()).await;
-    links.map_err(|error| HttpError::Unavailable("URLs can't be signed right now", anyhow::Error::from(error)))
+    app.storage.links(db::now()).await.map_err(unsigned)
+}
+
+/// What signs the URL of an original.
+async fn original_links(app: &App) -> Result<OriginalLinks> {
+    app.storage.original_links(db::now()).await.map_err(unsigned)
+}
+
+fn unsigned(error: io::Error) -> HttpError {
+    HttpError::Unavailable("URLs can't be signed right now", error.into())
 }
 
 /// The photo in the path, for a caller that may know of it.

@@ -117,7 +117,10 @@ impl Files {
     }
 
     /// Those of some photos of which not all renditions are there in their full size.
-    pub(super) async fn incomplete(&self, photos: Vec<(PhotoId, Vec<Rendition>)>) -> io::Result<Vec<PhotoId>> {
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub async fn incomplete(&self, photos: Vec<(PhotoId, Vec<Rendition>)>) -> io::Result<Vec<PhotoId>> {
         let files = self.clone();
         let is_there = move |id, rendition: &Rendition| {
             let path = files.rendition_path(id, &rendition.file_name());

@@ -1,13 +1,17 @@
 //! The sweep: finds what was left behind, on a timer. It takes no input and may run anywhere, any number of times.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Instant, SystemTime},
+};
 
 use chrono::TimeDelta;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::uploads;
 use crate::{
     app::{App, AppState},
-    db,
+    aws, db,
     domain::{PhotoId, PhotoState},
     queue::Kind,
     telemetry::metrics,
@@ -36,27 +40,28 @@ pub struct Report {
 pub(super) async fn timer(app: AppState) {
     let mut ticks = interval(app.config.sweep.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut scrubbed: Option<Instant> = None;
+    let mut next_scrub = Instant::now();
     loop {
         tokio::select! {
             () = app.draining.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let scrub_now = scrubbed.is_none_or(|at| at.elapsed() >= app.config.sweep.scrub_interval);
+        let scrub_now = next_scrub <= Instant::now();
+        if scrub_now {
+            // Before it ends: one that fails over the same object again and again lists a whole bucket each time.
+            next_scrub = Instant::now() + app.config.sweep.scrub_interval;
+        }
         let outcome = tokio::select! {
             () = app.draining.cancelled() => return,
             outcome = run(&app, scrub_now) => outcome,
         };
         match outcome {
             Ok(report) => {
-                if scrub_now {
-                    scrubbed = Some(Instant::now());
-                }
                 if report != Report::default() {
                     tracing::info!(?report, "swept");
                 }
             }
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "the sweep was cut short; the next one goes on"),
+            Err(error) => tracing::warn!(error = aws::advised(&error), "the sweep was cut short; the next one goes on"),
         }
     }
 }
@@ -139,46 +144,59 @@ async fn overdue_edits(app: &App, report: &mut Report) -> anyhow::Result<()> {
     }
 }
 
-/// The bytes of an overdue upload are there in full, or it is given up.
-async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::Result<()> {
+/// What became of an upload that somebody waits for, or no longer does.
+enum Settled {
+    /// Its bytes were there.
+    Accepted,
+    /// They were not, and nobody waits for them any more.
+    Expired,
+    /// Nobody waited for them, or there is no such photo.
+    GivenUp,
+    /// Others had settled it, or it may still come.
+    ByOthers,
+}
+
+/// The bytes of an upload that is overdue or was given up are there in full, or it is given up. Whether what is in storage is of
+/// use, now or for whoever has settled it meanwhile.
+async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::Result<bool> {
     let found = app.storage.measure_original(id).await?;
-    let accepted = app
+    let settled = app
         .db
         .transaction(|mut tx| async move {
             let Some(photo) = db::photos::lock(tx.session(), id).await? else {
-                return Ok::<_, db::Error>(tx.done(None));
+                return Ok::<_, db::Error>(tx.done(Settled::GivenUp));
             };
-            if photo.state != PhotoState::AwaitingUpload || !db::sweep::is_overdue(tx.session(), id).await? {
-                return Ok(tx.done(None));
-            }
+            let given_up = photo.state == PhotoState::Expired;
+            let overdue = photo.state == PhotoState::AwaitingUpload && db::sweep::is_overdue(tx.session(), id).await?;
             match found {
+                _ if !given_up && !overdue => Ok(tx.done(Settled::ByOthers)),
                 Some((bytes, digest)) if photo.fits(bytes, digest) => {
-                    db::photos::set_uploaded(tx.session(), &photo, digest.as_ref()).await?;
-                    tx.enqueue(Kind::Develop, id.as_uuid()).await?;
-                    Ok(tx.done(Some(true)))
+                    uploads::take_in(&mut tx, &photo, digest.as_ref()).await?;
+                    Ok(tx.done(Settled::Accepted))
                 }
+                _ if given_up => Ok(tx.done(Settled::GivenUp)),
                 _ => {
                     db::photos::expire(tx.session(), id).await?;
                     if let Some(invite_id) = photo.uploader.invite_id {
                         db::invites::give_back(tx.session(), invite_id).await?;
                     }
-                    Ok(tx.done(Some(false)))
+                    Ok(tx.done(Settled::Expired))
                 }
             }
         })
         .await?;
-    match accepted {
-        Some(true) => report.accepted += 1,
-        Some(false) => {
+    match settled {
+        Settled::Accepted => report.accepted += 1,
+        Settled::Expired => {
             report.expired += 1;
             // An upload to S3 may end at this very moment, and be taken in; what is left for good the next scrub removes.
             if app.storage.files().is_some() {
                 app.storage.remove(id).await?;
             }
         }
-        None => {}
+        Settled::GivenUp | Settled::ByOthers => {}
     }
-    Ok(())
+    Ok(matches!(settled, Settled::Accepted | Settled::ByOthers))
 }
 
 /// Events without an announcement or projection to come, and deleted albums that nobody removes.
@@ -205,28 +223,38 @@ async fn partials(app: &App, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Objects of photos that have no row, or were given up: a sweep that was killed may have left those.
+/// Objects of photos that have no row, or were given up: a sweep that was killed may have left those. S3 answers 200 to an
+/// upload that ends after it was given up; one that nobody heard of is taken in here.
 async fn orphans(app: &App, report: &mut Report) -> anyhow::Result<()> {
     let cutoff = cutoff(app);
     for shard in 0..=u8::MAX {
         let ids = app.storage.photos_in_shard(shard, cutoff).await?;
         for some in ids.chunks(BATCH as usize) {
             let mut session = app.db.session().await?;
-            let states = db::sweep::states(&mut session, some).await?;
-            let known: std::collections::HashSet<PhotoId> =
-                states.into_iter().filter(|(_, state)| *state != PhotoState::Expired).map(|(id, _)| id).collect();
+            let states: HashMap<PhotoId, PhotoState> =
+                db::sweep::states(&mut session, some).await?.into_iter().collect();
             drop(session);
-            for id in some.iter().filter(|id| !known.contains(id)) {
-                app.storage.remove(*id).await?;
-                report.removed += 1;
+            for id in some {
+                let kept = match states.get(id) {
+                    Some(PhotoState::Expired) if app.storage.files().is_none() => {
+                        settle_upload(app, *id, report).await?
+                    }
+                    Some(PhotoState::Expired) | None => false,
+                    Some(_) => true,
+                };
+                if !kept {
+                    app.storage.remove(*id).await?;
+                    report.removed += 1;
+                }
             }
         }
     }
     Ok(())
 }
 
-/// Ready photos that storage has lost a rendition of.
+/// Ready photos that storage has lost a rendition of. S3 loses none.
 async fn lost_renditions(app: &App, report: &mut Report) -> anyhow::Result<()> {
+    let Some(files) = app.storage.files() else { return Ok(()) };
     let mut after = PhotoId::from(uuid::Uuid::nil());
     loop {
         let mut session = app.db.session().await?;
@@ -234,7 +262,7 @@ async fn lost_renditions(app: &App, report: &mut Report) -> anyhow::Result<()> {
         drop(session);
         let Some((last, _)) = photos.last() else { return Ok(()) };
         after = *last;
-        let incomplete = app.storage.incomplete(photos).await?;
+        let incomplete = files.incomplete(photos).await?;
         for id in incomplete {
             tracing::warn!(photo = %id, "renditions are missing from storage and will be made again");
             app.db.enqueue(Kind::Develop, id.as_uuid()).await?;

@@ -14,7 +14,7 @@ use crate::support::{
     eventually,
     fault_proxy::{Fault, FaultProxy},
     fixture, numbered,
-    process::{darkroom, run},
+    process::{Process, darkroom, run},
     sha256_hex,
 };
 
@@ -99,7 +99,7 @@ async fn s3_refuses_what_was_not_declared() {
         assert!(server.stored().await.is_empty(), "{what}");
     }
     // A URL of a while ago.
-    let links = server.app.storage.links(Utc::now() - Duration::from_mins(30)).await.expect("links");
+    let links = server.app.storage.original_links(Utc::now() - Duration::from_mins(30)).await.expect("links");
     let mut session = server.app.db.session().await.expect("a session");
     let row =
         darkroom::db::photos::get(&mut session, id(&photo).parse().unwrap()).await.expect("a row").expect("a photo");
@@ -217,6 +217,40 @@ async fn renditions_come_through_cloudfront_when_there_is_one() {
     assert!(urls.iter().all(|url| url.query() == urls[0].query() && url.path().starts_with("/renditions/")));
     let key = &urls[0].path()[1..];
     assert!(server.stored().await.iter().any(|it| it == key), "{key}");
+}
+
+/// Pages need no credentials of AWS when CloudFront shows the photos, and what fails for want of them has not happened.
+#[tokio::test]
+async fn with_cloudfront_pages_go_on_without_credentials() {
+    let cloud = Cloud::start().await;
+    let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+    let with = [
+        ("DARKROOM_STORAGE_CLOUDFRONT_URL", "https://d111111abcdef8.cloudfront.net"),
+        ("DARKROOM_STORAGE_CLOUDFRONT_KEY_ID", "K2JCJMDEHXQW5F"),
+        ("DARKROOM_STORAGE_CLOUDFRONT_KEY", &key),
+    ];
+    // Where no credentials are to be had.
+    let without = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", ""), ("AWS_EC2_METADATA_DISABLED", "true")];
+    let server = TestServer::start_in(&cloud, PHOTOS, "").await;
+    let host = server.user("alice");
+    let album = host.album("Wedding").await;
+    let photo = id(&host.settled(&host.upload(&album, "image/jpeg", &numbered(1)).await).await);
+    let path = format!("/v1/photos/{photo}");
+    for (cloudfront, status) in [(&with[..], 200), (&[][..], 503)] {
+        let worker = [("DARKROOM_WORKER_ENABLED", "false")];
+        let process = Process::start(&server, "serve", &[cloudfront, &without, &worker].concat()).await;
+        let host = process.user(&server, "alice");
+        let title = format!("seen by {}", process.url);
+        assert_eq!(host.get(&path).await.status, status, "{}", process.log());
+        assert_eq!(host.get(&format!("/v1/albums/{album}/photos")).await.status, status);
+        assert_eq!(host.patch(&path, &json!({ "caption": title })).await.status, status);
+        let caption = server.user("alice").get(&path).await.expect(200)["caption"].clone();
+        assert_eq!(caption == *title, status == 200, "{caption}");
+        // Originals are S3's alone.
+        assert_eq!(host.get(&format!("{path}/original")).await.status, 503);
+        let declared = host.declaration(&album, "image/jpeg", &numbered(2));
+        assert_eq!(host.send(declared).await.status, 503);
+    }
 }
 
 /// The command sends the bytes straight to S3, and what is there already it does not send again.

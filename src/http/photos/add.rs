@@ -1,19 +1,15 @@
 //! `POST /v1/albums/{album_id}/photos`: a photo is declared, and its upload URL signed.
 
-use aws_lc_rs::digest;
 use axum::{extract::State, http::StatusCode, response::Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{PhotoBody, links};
+use super::{PhotoBody, links, original_links};
 use crate::{
     app::{App, AppState},
     db::{self, Done, Tx},
-    domain::{
-        Access, AlbumRole, Caller, Caption, DisplayName, InviteId, Photo, PhotoId, PhotoState, Sha256, Uploader,
-        Visibility,
-    },
+    domain::{AlbumRole, Caller, Caption, DisplayName, Photo, PhotoId, PhotoState, Sha256, Uploader, Visibility},
     http::{
         extract::Json,
         idempotency::{self, Answer},
@@ -21,7 +17,7 @@ use crate::{
         problem::{FieldError, HttpError, Problem, Result},
     },
     imaging::{MediaType, UnknownMediaType},
-    storage::{Links, Upload},
+    storage::{Links, OriginalLinks, Upload},
 };
 
 /// How often the same bytes declared at the same moment by others may get in the way.
@@ -112,11 +108,17 @@ pub async fn add(State(app): State<AppState>, here: InAlbum, request: Json<NewPh
         return Err(HttpError::Forbidden("this invite is for viewing only"));
     }
     let declared = request.body.check(app.config.uploads.max_bytes)?;
-    let links = links(&app).await?;
+    let links = (links(&app).await?, original_links(&app).await?);
     idempotency::run(&app, &here.caller, &request, |tx| declare(&app, tx, &here, &declared, &links)).await
 }
 
-async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared, links: &Links) -> Result<Done<Answer>> {
+async fn declare(
+    app: &App,
+    mut tx: Tx,
+    here: &InAlbum,
+    declared: &Declared,
+    (links, originals): &(Links, OriginalLinks),
+) -> Result<Done<Answer>> {
     // The share lock keeps a delete or a close from passing us half-way.
     let album = db::albums::share(tx.session(), here.album.id).await?.ok_or(HttpError::NotFound)?;
     let now = db::now();
@@ -125,13 +127,11 @@ async fn declare(app: &App, mut tx: Tx, here: &InAlbum, declared: &Declared, lin
     // An upload that has begun in time may go on for as long again.
     let upload_ends = expires_at + ttl;
     let answer = |status, photo: Photo, open: bool| {
-        let upload = open.then(|| links.upload(&photo, expires_at));
+        let upload = open.then(|| originals.upload(&photo, expires_at));
         Answer::new(status, &AddedPhoto { photo: PhotoBody::new(photo, links), upload })
     };
-    let own = declared.sha256.map(|digest| own_dedup(&here.access, &digest));
-    let mut dedup = declared
-        .sha256
-        .map(|digest| if here.access.role() == AlbumRole::Drop { own_dedup(&here.access, &digest) } else { digest.0 });
+    let own = declared.sha256.map(|digest| digest.among(here.access.invite_id()));
+    let mut dedup = if here.access.role() == AlbumRole::Drop { own } else { declared.sha256.map(|digest| digest.0) };
     for _ in 0..RACES {
         if let Some(key) = dedup
             && let Some(mut photo) = db::photos::find_same(tx.session(), album.id, &key).await?
@@ -202,14 +202,4 @@ fn new_photo(here: &InAlbum, declared: &Declared, review: bool, now: DateTime<Ut
         created_at: now,
         ready_at: None,
     }
-}
-
-/// What makes the same bytes the same photo among one caller's own.
-fn own_dedup(access: &Access, digest: &Sha256) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    context.update(&digest.0);
-    context.update(access.invite_id().map(InviteId::as_uuid).unwrap_or_default().as_bytes());
-    let mut key = [0; 32];
-    key.copy_from_slice(context.finish().as_ref());
-    key
 }
