@@ -54,11 +54,23 @@ pub async fn for_parts_of(config: &Config) -> Option<SdkConfig> {
 /// Whether an error comes of AWS, and not of what was asked: an outage, a limit, credentials, a right. That something is not
 /// there is an answer.
 pub fn is_away(error: &anyhow::Error) -> bool {
-    let failure = error.chain().find_map(|cause| {
+    failure_in(error).is_some_and(|failure| !matches!(failure.code.as_deref(), Some("NoSuchKey" | "NotFound")))
+}
+
+/// An error with its causes, and what an operator can do about it where it comes of AWS.
+pub fn advised(error: &anyhow::Error) -> String {
+    match failure_in(error).and_then(Failure::advice) {
+        Some(advice) => format!("{error:#}; {advice}"),
+        None => format!("{error:#}"),
+    }
+}
+
+/// What AWS said, if it is among the causes.
+fn failure_in(error: &anyhow::Error) -> Option<&Failure> {
+    error.chain().find_map(|cause| {
         let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         cause.downcast_ref().or_else(|| inner?.downcast_ref::<Failure>())
-    });
-    failure.is_some_and(|failure| !matches!(failure.code.as_deref(), Some("NoSuchKey" | "NotFound")))
+    })
 }
 
 /// An error of the SDK with its causes, which its `Display` leaves out.

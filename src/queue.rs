@@ -26,6 +26,8 @@ const OUTAGE: u32 = 5;
 pub enum Next {
     /// Tried again after this long.
     Again(Duration),
+    /// Due again after this long, as if it had not been tried: something that it needs was away.
+    Later(Duration),
     /// Laid aside for an operator.
     Dead,
 }
@@ -55,7 +57,9 @@ pub async fn keep(db: &Db, claim: &Claim, rules: &config::Worker) {
     }
 }
 
-/// Notes a failed try, one of those that count or not. A job whose message comes again by itself is due only `patience` later, in case that it doesn't.
+/// Notes a failed try, one of those that count or not. A job whose message comes again by itself is due only `patience` later, in
+/// case that it doesn't; after a try that does not count a new message is sent when it is due, however long an outage lasts: a
+/// queue gives a message up that was taken too often.
 ///
 /// # Errors
 /// The database's; then the lease runs out and the job comes back by itself.
@@ -67,10 +71,11 @@ pub async fn failed(
     patience: Duration,
     counts: bool,
 ) -> Result<Next> {
-    let next = if counts { next(claim, rules) } else { Next::Again(backoff(OUTAGE, rules)) };
+    let next = if counts { next(claim, rules) } else { Next::Later(backoff(OUTAGE, rules)) };
     let mut session = db.session().await?;
     match next {
-        Next::Again(wait) => jobs::give_back(&mut session, claim, wait + patience, counts, Some(error)).await?,
+        Next::Again(wait) => jobs::give_back(&mut session, claim, wait + patience, true, Some(error)).await?,
+        Next::Later(wait) => jobs::give_back(&mut session, claim, wait, false, Some(error)).await?,
         Next::Dead => jobs::bury(&mut session, claim, error).await?,
     }
     Ok(next)

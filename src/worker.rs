@@ -6,18 +6,20 @@ mod announce;
 mod develop;
 pub mod edit;
 mod give_up;
-mod levels;
+pub mod levels;
 pub mod messages;
 pub mod project;
 mod purge;
 pub mod sandbox;
 pub mod sweep;
+mod uploads;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use give_up::give_up;
 
 use opentelemetry::KeyValue;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span};
 
@@ -139,7 +141,7 @@ async fn do_job(app: &AppState, claim: &Claim) -> Outcome {
     let word = match &outcome {
         Outcome::Idle | Outcome::Done => "done",
         Outcome::Lost => "lost",
-        Outcome::Failed(Next::Again(_)) => "failed",
+        Outcome::Failed(Next::Again(_) | Next::Later(_)) => "failed",
         Outcome::Failed(Next::Dead) => "dead",
         Outcome::GivenBack => "given_back",
     };
@@ -165,15 +167,16 @@ async fn do_job(app: &AppState, claim: &Claim) -> Outcome {
 async fn attempt(app: &AppState, claim: &Claim) -> Outcome {
     // A try that ends with its process tells nobody; only the next claim shows that there were too many.
     let patience = messages::patience(app, claim.kind);
+    let begun = Instant::now();
     let spent = claim.attempt > app.config.worker.max_attempts && !queue::goes_on_for_ever(claim.kind);
     let outcome = tokio::select! {
         outcome = perform(app, claim), if !spent => outcome,
-        () = std::future::ready(()), if spent => Err(anyhow::anyhow!("every try ended without a word: its worker was killed, or took longer than its lease")),
+        outcome = exhausted(app, claim), if spent => outcome,
         () = queue::keep(&app.db, claim, &app.config.worker) => Ok(End::Lost),
         () = time_to_stop(app) => {
             tracing::info!("given back: the worker stops");
-            // A job that takes more than a whole invocation would go round for ever.
-            let counts = !app.draining.is_cancelled();
+            // A job that takes more than a whole invocation would go round for ever; one that had little of it is not to blame.
+            let counts = !app.draining.is_cancelled() && deadline::had_half_since(begun);
             if let Err(error) = queue::give_back(&app.db, claim, patience, counts).await {
                 tracing::warn!(%error, "a job comes back when its lease ends");
             }
@@ -189,16 +192,26 @@ async fn attempt(app: &AppState, claim: &Claim) -> Outcome {
         Err(error) => {
             // An outage is not the job's fault, however long it lasts.
             let counts = !aws::is_away(&error);
-            let error = format!("{error:#}");
+            let error = aws::advised(&error);
             let next = queue::failed(&app.db, claim, &error, &app.config.worker, patience, counts).await;
             let next = next.unwrap_or(Next::Again(app.config.worker.lease));
             match next {
-                Next::Again(wait) => tracing::warn!(error, ?wait, "a job failed and will be tried again"),
+                Next::Again(wait) | Next::Later(wait) => {
+                    tracing::warn!(error, ?wait, "a job failed and will be tried again");
+                }
                 Next::Dead => tracing::error!(error, "a job is dead; `darkroom jobs retry` puts it back"),
             }
             Outcome::Failed(next)
         }
     }
+}
+
+/// What becomes of a job whose tries all ended with their process.
+async fn exhausted(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
+    if claim.kind == Kind::Edit {
+        return edit::exhausted(app, claim).await;
+    }
+    anyhow::bail!("every try ended without a word: its worker was killed, or took longer than its lease")
 }
 
 /// Jobs under way get most of the drain's time, or of the invocation's in a function; the rest is for giving them back.

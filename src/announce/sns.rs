@@ -84,7 +84,7 @@ impl Topic {
         }
         let outcome = request.send().await.map(|_| ()).map_err(|error| Failure::from(error).of(&self.arn));
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), outcome.clone()));
-        outcome.map_err(|failure| anyhow::anyhow!(failure.advised()))
+        Ok(outcome?)
     }
 }
 

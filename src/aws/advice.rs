@@ -3,6 +3,8 @@
 //! The codes are those of "Common Errors" in each service's API reference, and of the errors of the calls that we make.
 //! One cause has many names: each protocol has its own.
 
+use std::fmt;
+
 use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
@@ -46,6 +48,12 @@ impl Failure {
     #[must_use]
     pub fn told(code: &str, told: &str) -> Self {
         Self { code: Some(code.to_owned()), told: format!("{code}: {told}") }
+    }
+
+    /// An answer that broke off.
+    #[must_use]
+    pub fn cut(told: impl fmt::Display) -> Self {
+        Self { code: Some(NO_ANSWER.to_owned()), told: format!("the answer broke off: {told}") }
     }
 
     /// A request that can't be made, which is a mistake of ours.

@@ -14,14 +14,16 @@ use crate::{
 
 /// Sends what is due until nothing is, or the time is over. Answers how much of it there was.
 pub(super) async fn relay(app: &AppState) -> anyhow::Result<Value> {
-    // Neither waits for the other: a topic that is away holds up no job.
+    // None waits for another: a topic or queue that is away holds up no job, and no sweep.
     let (announcements, jobs) = tokio::join!(announce(app), send_jobs(app));
-    let ((done, failed), sent) = (announcements?, jobs?);
     // Cut short it goes on the next time.
     let swept = tokio::select! {
         swept = worker::sweep::run(app, false) => Some(swept?),
         () = deadline::is_near() => None,
     };
+    // What still waits then is what others wait for.
+    worker::levels::measure(app).await?;
+    let ((done, failed), sent) = (announcements?, jobs?);
     if let Some(report) = swept.filter(|report| *report != Report::default()) {
         tracing::info!(?report, "swept");
     }

@@ -3,12 +3,19 @@
 //! The event source has to be set up with `ReportBatchItemFailures`: what the answer names comes again, the rest is deleted.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html>
 
+use std::time::Duration;
+
 use anyhow::Context;
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{app::AppState, deadline, queue::Message, worker::messages};
+use crate::{
+    app::{App, AppState},
+    deadline,
+    queue::{Message, Sqs},
+    worker::messages,
+};
 
 /// <https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html>
 #[derive(Deserialize)]
@@ -44,7 +51,7 @@ impl From<Record> for Message {
     }
 }
 
-/// Acts on each message, as many at a time as a worker would; answers which have to come again. Those whose turn does not
+/// Acts on each message, as many at a time as there are decoders: who waits for one spends its time on nothing. Answers which have to come again. Those whose turn does not
 /// come in time are among them.
 pub(super) async fn act(app: &AppState, event: Value) -> anyhow::Result<Value> {
     let queue = app.queue.as_ref().context("there is no queue (queue.kind)")?;
@@ -52,12 +59,28 @@ pub(super) async fn act(app: &AppState, event: Value) -> anyhow::Result<Value> {
     let failures: Vec<Value> = stream::iter(batch.records)
         .map(|record| async {
             let message = Message::from(record);
-            let done = deadline::is_ahead() && messages::act(app, queue, &message).await;
+            let done = if deadline::is_ahead() {
+                messages::act(app, queue, &message).await
+            } else {
+                give_back(queue, &message).await;
+                false
+            };
             (!done).then(|| json!({ "itemIdentifier": message.id }))
         })
-        .buffer_unordered(app.config.worker.concurrency)
+        .buffer_unordered(places(app))
         .filter_map(async |failure| failure)
         .collect()
         .await;
     Ok(json!({ "batchItemFailures": failures }))
+}
+
+fn places(app: &App) -> usize {
+    app.config.worker.concurrency.min(app.config.imaging.processes)
+}
+
+/// Lets others see a message at once, which would stay hidden for the queue's time.
+async fn give_back(queue: &Sqs, message: &Message) {
+    if let Err(error) = Box::pin(queue.hide(message, Duration::ZERO)).await {
+        tracing::debug!(%error, "a message waits for its time to be over");
+    }
 }

@@ -4,6 +4,7 @@
 //! what they tell caches.
 
 use std::{
+    fmt,
     fs::File,
     io::{self, ErrorKind, Write},
     time::{Duration, SystemTime},
@@ -142,7 +143,7 @@ impl S3 {
         };
         let total = head.content_range().and_then(|range| range.rsplit('/').next()?.parse::<u64>().ok());
         let etag = head.e_tag().map(ToOwned::to_owned);
-        let first = head.body.collect().await.map_err(io::Error::other)?.into_bytes();
+        let first = head.body.collect().await.map_err(cut)?.into_bytes();
         if let Err(no) = goes_on(&first) {
             return Ok(Err(no));
         }
@@ -155,14 +156,14 @@ impl S3 {
             // The very same object: originals don't change, and if one does all the same its halves are not put together.
             let rest = ask().range(format!("bytes={bytes}-")).set_if_match(etag).send().await;
             let mut rest = rest.map_err(failed)?.body;
-            while let Some(chunk) = rest.try_next().await.map_err(io::Error::other)? {
+            while let Some(chunk) = rest.try_next().await.map_err(cut)? {
                 hash.update(&chunk);
                 bytes += chunk.len() as u64;
                 file = write(file, chunk.to_vec()).await?;
             }
         }
         if total.is_some_and(|total| total != bytes) {
-            return Err(io::Error::new(ErrorKind::UnexpectedEof, "S3 sent less than the object has"));
+            return Err(cut("S3 sent less than the object has"));
         }
         Ok(Ok(Original { file, sha256: Some(finish(hash)) }))
     }
@@ -274,6 +275,11 @@ impl S3 {
 /// Chunks are written beside the runtime's threads: a disk may be slow.
 async fn write(mut file: File, chunk: Vec<u8>) -> io::Result<File> {
     tokio::task::spawn_blocking(move || file.write_all(&chunk).map(|()| file)).await?
+}
+
+/// Bytes that stopped on their way, which are worth another try.
+fn cut(why: impl fmt::Display) -> io::Error {
+    io::Error::other(Failure::cut(why))
 }
 
 fn digest_of(base64: &str) -> Option<Sha256> {

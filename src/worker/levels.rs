@@ -27,7 +27,11 @@ pub(super) async fn timer(app: AppState) {
     }
 }
 
-async fn measure(app: &App) -> db::Result<()> {
+/// Looks them up now.
+///
+/// # Errors
+/// The database's.
+pub async fn measure(app: &App) -> db::Result<()> {
     let mut session = app.db.session().await?;
     let (live, dead, oldest) = db::jobs::depth(&mut session).await?;
     let lag = db::events::lag(&mut session).await?;

@@ -9,12 +9,12 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Outcome, PAUSE, do_job};
+use super::{Outcome, PAUSE, do_job, uploads};
 use crate::{
     app::{App, AppState},
     config::Place,
     db,
-    domain::{PhotoId, PhotoState},
+    domain::PhotoId,
     queue::{
         self, BATCH, Claim, Kind, Lane, Message, Next, Sqs,
         message::{self, Carried},
@@ -239,17 +239,11 @@ async fn carry_out(app: &AppState, carried: Carried) -> anyhow::Result<Fate> {
 async fn finish(app: &AppState, claim: Option<Claim>) -> Fate {
     let Some(claim) = claim else { return Fate::Done };
     match do_job(app, &claim).await {
-        Outcome::Idle | Outcome::Done | Outcome::Lost => Fate::Done,
+        Outcome::Idle | Outcome::Done | Outcome::Lost | Outcome::Failed(Next::Later(_)) => Fate::Done,
         Outcome::GivenBack => Fate::Again(Duration::ZERO),
         Outcome::Failed(Next::Again(wait)) => Fate::Again(wait),
         Outcome::Failed(Next::Dead) => Fate::Dead(format!("job {}: every try failed", claim.id)),
     }
-}
-
-/// Whether bytes make something of a photo. S3 looks at a URL's time only when an upload begins, so one that took long may
-/// come to its end, and be answered 200, after the sweep has given it up.
-fn is_awaited(state: PhotoState) -> bool {
-    matches!(state, PhotoState::AwaitingUpload | PhotoState::Expired)
 }
 
 /// Notes that a photo's bytes are there, if they are those that were declared; claims the job that develops it.
@@ -262,7 +256,7 @@ async fn accept(app: &App, id: PhotoId) -> anyhow::Result<Option<Claim>> {
         tracing::debug!(photo = %id, "bytes of no photo are left to the sweep");
         return Ok(None);
     };
-    let awaited = is_awaited(known.state);
+    let awaited = uploads::is_awaited(known.state);
     let found =
         if awaited { app.storage.measure_original(id).await.context("an upload can't be looked at")? } else { None };
     let (claim, unfit) = app
@@ -271,15 +265,10 @@ async fn accept(app: &App, id: PhotoId) -> anyhow::Result<Option<Claim>> {
             let Some(photo) = db::photos::lock(tx.session(), id).await? else {
                 return Ok::<_, db::Error>(tx.done((None, false)));
             };
-            if is_awaited(photo.state) {
+            if uploads::is_awaited(photo.state) {
                 match found {
                     Some((bytes, digest)) if photo.fits(bytes, digest) => {
-                        if let (PhotoState::Expired, Some(invite_id)) = (photo.state, photo.uploader.invite_id) {
-                            // Given back when it was given up. An invite without any left does not undo S3's 200.
-                            db::invites::use_one(tx.session(), invite_id).await?;
-                        }
-                        db::photos::set_uploaded(tx.session(), &photo, digest.as_ref()).await?;
-                        tx.enqueue(Kind::Develop, id.as_uuid()).await?;
+                        uploads::take_in(&mut tx, &photo, digest.as_ref()).await?;
                     }
                     found => return Ok(tx.done((None, found.is_some()))),
                 }

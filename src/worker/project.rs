@@ -70,11 +70,12 @@ pub async fn album(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()
         let mut session = db.session().await?;
         let Some(standing) = projection::standing(&mut session, id).await? else {
             drop(session);
-            return model.remove_album(id).await.map_err(explained);
+            model.remove_album(id).await.map_err(unwritten)?;
+            return Ok(());
         };
         if standing.deleted {
             drop(session);
-            model.remove_album(id).await.map_err(explained)?;
+            model.remove_album(id).await.map_err(unwritten)?;
             return Ok(projection::set_projected(&mut db.session().await?, id, DELETED).await?);
         }
         let mut events = db::events::after(&mut session, id, standing.projected, BATCH).await?;
@@ -85,11 +86,11 @@ pub async fn album(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()
         let ids: BTreeSet<PhotoId> = events.iter().filter_map(|event| event.photo_id).collect();
         let photos = projection::photos(&mut session, id, &ids.into_iter().collect::<Vec<_>>()).await?;
         drop(session);
-        model.write(&items(id, &photos), Over::Older).await.map_err(explained)?;
+        model.write(&items(id, &photos), Over::Older).await.map_err(unwritten)?;
         if all {
             invites(db, model, id).await?;
             // The album last: who finds it finds all photos that it counts.
-            model.write(&[Item::album(&standing.album)], Over::Older).await.map_err(explained)?;
+            model.write(&[Item::album(&standing.album)], Over::Older).await.map_err(unwritten)?;
         }
         projection::set_projected(&mut db.session().await?, id, reached).await?;
         if all {
@@ -108,7 +109,7 @@ async fn invites(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()> 
             return Ok(());
         }
         let items: Vec<Item> = due.iter().map(Item::invite).collect();
-        model.write(&items, Over::Older).await.map_err(explained)?;
+        model.write(&items, Over::Older).await.map_err(unwritten)?;
         let mut session = db.session().await?;
         for invite in &due {
             projection::set_invite_projected(&mut session, invite).await?;
@@ -120,7 +121,7 @@ async fn invites(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()> 
 /// know. Whoever deleted it may not have known of the read model.
 pub(super) async fn forget(app: &App, id: AlbumId) -> anyhow::Result<()> {
     let Some(model) = &app.read_model else { return Ok(()) };
-    model.remove_album(id).await.map_err(explained)?;
+    model.remove_album(id).await.map_err(unwritten)?;
     let mut after = InviteId::from(uuid::Uuid::nil());
     loop {
         let mut session = app.db.session().await?;
@@ -129,7 +130,7 @@ pub(super) async fn forget(app: &App, id: AlbumId) -> anyhow::Result<()> {
         let Some(last) = some.last() else { return Ok(()) };
         after = last.guest.invite_id;
         let keys: Vec<Key> = some.iter().map(|invite| Key::invite(&invite.token_hash)).collect();
-        model.remove(&keys).await.map_err(explained)?;
+        model.remove(&keys).await.map_err(unwritten)?;
     }
 }
 
@@ -151,7 +152,7 @@ pub async fn rebuild(db: &Db, model: &ReadModel) -> anyhow::Result<Rebuilt> {
     }
     let mut next = None;
     loop {
-        let (keys, more) = model.all_keys(next.as_ref()).await.map_err(explained)?;
+        let (keys, more) = model.all_keys(next.as_ref()).await.map_err(unwritten)?;
         rebuilt.removed += remove_dead(db, model, keys).await?;
         next = more;
         if next.is_none() {
@@ -174,12 +175,12 @@ async fn rebuild_album(db: &Db, model: &ReadModel, id: AlbumId, rebuilt: &mut Re
         let Some((last, ..)) = photos.last() else { break };
         after = *last;
         shown.extend(photos.iter().map(|(id, ..)| *id));
-        model.write(&items(id, &photos), Over::OlderOrSame).await.map_err(explained)?;
+        model.write(&items(id, &photos), Over::OlderOrSame).await.map_err(unwritten)?;
         rebuilt.photos += photos.len() as u64;
     }
     let mut next = None;
     loop {
-        let (keys, more) = model.keys_of(id, next.as_ref()).await.map_err(explained)?;
+        let (keys, more) = model.keys_of(id, next.as_ref()).await.map_err(unwritten)?;
         let others: Vec<PhotoId> = keys
             .iter()
             .filter_map(|key| match key.subject() {
@@ -192,7 +193,7 @@ async fn rebuild_album(db: &Db, model: &ReadModel, id: AlbumId, rebuilt: &mut Re
             let mut session = db.session().await?;
             let photos = projection::photos(&mut session, id, some).await?;
             drop(session);
-            model.write(&items(id, &photos), Over::OlderOrSame).await.map_err(explained)?;
+            model.write(&items(id, &photos), Over::OlderOrSame).await.map_err(unwritten)?;
         }
         next = more;
         if next.is_none() {
@@ -200,7 +201,7 @@ async fn rebuild_album(db: &Db, model: &ReadModel, id: AlbumId, rebuilt: &mut Re
         }
     }
     rebuild_invites(db, model, id).await?;
-    model.write(&[Item::album(&standing.album)], Over::OlderOrSame).await.map_err(explained)?;
+    model.write(&[Item::album(&standing.album)], Over::OlderOrSame).await.map_err(unwritten)?;
     projection::set_projected(&mut db.session().await?, id, standing.album.last_seq).await?;
     rebuilt.albums += 1;
     Ok(())
@@ -215,7 +216,7 @@ async fn rebuild_invites(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Res
         let Some(last) = some.last() else { return Ok(()) };
         after = last.guest.invite_id;
         let items: Vec<Item> = some.iter().map(Item::invite).collect();
-        model.write(&items, Over::OlderOrSame).await.map_err(explained)?;
+        model.write(&items, Over::OlderOrSame).await.map_err(unwritten)?;
         let mut session = db.session().await?;
         for invite in &some {
             projection::set_invite_projected(&mut session, invite).await?;
@@ -247,8 +248,8 @@ async fn remove_dead(db: &Db, model: &ReadModel, keys: Vec<Key>) -> anyhow::Resu
         }
     }
     drop(session);
-    model.write(&ended, Over::Older).await.map_err(explained)?;
-    model.remove(&dead).await.map_err(explained)?;
+    model.write(&ended, Over::Older).await.map_err(unwritten)?;
+    model.remove(&dead).await.map_err(unwritten)?;
     Ok(dead.len() as u64)
 }
 
@@ -257,8 +258,6 @@ fn items(album_id: AlbumId, photos: &[Numbered]) -> Vec<Item> {
     photos.iter().map(|(id, seq, photo)| Item::photo(album_id, *id, *seq, photo.as_ref(), now)).collect()
 }
 
-/// With what to do about it: the job's last error is what an operator sees.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn explained(failure: Failure) -> anyhow::Error {
-    anyhow::anyhow!("the read model: {}", failure.advised())
+fn unwritten(failure: Failure) -> Failure {
+    failure.of("the read model")
 }

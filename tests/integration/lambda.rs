@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_sqs::Client as Sqs;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use darkroom::queue::{Kind, message};
+use darkroom::{
+    queue::{Kind, message},
+    worker::sweep,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -13,8 +16,11 @@ use crate::support::{
     TestServer, Webhook,
     client::id,
     cloud::{Cloud, Part, Role},
-    eventually, fixture,
+    eventually,
+    fault_proxy::{Fault, FaultProxy},
+    fixture,
     function::Function,
+    numbered,
     process::darkroom,
     tiny,
     webhook::Reply,
@@ -199,6 +205,11 @@ async fn photos_arrive_by_functions_alone() {
     let relayed = announce.invoke(sample("schedule")).await.expect("an answer");
     assert_eq!(relayed, json!({ "announcements": 1, "failed": 0, "jobs_sent": 0 }), "one album's");
     assert_eq!(webhook.accepted(&album), [1, 2]);
+    // No instance has to be there for alarms to see what waits.
+    let told = announce.log();
+    for level in ["darkroom_jobs_dead", "darkroom_jobs_depth", "darkroom_announce_lag_seconds"] {
+        assert!(told.contains(&format!("\"{level}\":0")), "{level}: {told}");
+    }
 
     let deleted = ask("DELETE", &format!("/v1/photos/{}", photos[0]), None).await;
     assert_eq!(deleted["statusCode"], 204, "{deleted}");
@@ -303,6 +314,37 @@ async fn an_invocation_ends_in_its_time_and_what_was_under_way_is_not_lost() {
     let answer = api.invoke_within(LIMIT, wait).await.expect("an answer");
     assert_eq!((&answer["statusCode"], &body(&answer)["items"]), (&json!(200), &json!([])), "{answer}");
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
+}
+
+/// One decoder, and an original that does not come: only the photo that had the time has spent a try.
+#[tokio::test]
+async fn who_waits_for_a_decoder_spends_no_try_and_is_shown_to_others_at_once() {
+    let parts = Parts::start().await;
+    let host = parts.server.user("host");
+    let album = host.album("many").await;
+    for number in 0..3 {
+        host.upload(&album, "image/jpeg", &numbered(number)).await;
+    }
+    parts.server.database.change("UPDATE photos SET sweep_at = '2020-01-01'").await;
+    assert_eq!(sweep::run(&parts.server.app, false).await.expect("a sweep").accepted, 3);
+    let proxy = FaultProxy::start(&parts.cloud.emulator.url).await;
+    let more = [("AWS_ENDPOINT_URL", proxy.url.clone()), ("DARKROOM_IMAGING_PROCESSES", "1".to_owned())];
+    let develop = parts.function("develop", Role::LambdaDevelop, &more).await;
+    // S3's test message too.
+    let batch = parts.batch(4).await;
+    proxy.every_of("s3", 1, Fault::Delay(Duration::from_mins(1)));
+    let answer = develop.invoke_within(Duration::from_secs(4), batch.clone()).await.expect("an answer");
+    assert_eq!(answer["batchItemFailures"].as_array().map(Vec::len), Some(3), "{answer}");
+    let tries = async |tries: u32| {
+        let query = format!("SELECT COUNT(*) FROM jobs WHERE kind = 'develop' AND attempts = {tries}");
+        parts.server.database.count(sqlx::AssertSqlSafe(query)).await
+    };
+    assert_eq!((tries(0).await, tries(1).await), (2, 1));
+    // SQS hides what was given out for longer than this test may take.
+    parts.batch(3).await;
+    proxy.heal();
+    assert_eq!(develop.invoke(batch).await, Ok(json!({ "batchItemFailures": [] })));
+    assert_eq!(parts.server.database.count("SELECT COUNT(*) FROM photos WHERE state = 'ready'").await, 3);
 }
 
 #[tokio::test]

@@ -206,7 +206,7 @@ async fn a_topic_in_trouble_gets_each_event_in_order_all_the_same() {
         proxy.every_of("sns", 1, fault);
         let first = 10 * u32::try_from(round + 1).unwrap();
         photos(&host, &album, first..first + 2).await;
-        let failed = "SELECT COUNT(*) FROM jobs WHERE kind = 'announce' AND attempts > 1";
+        let failed = "SELECT COUNT(*) FROM jobs WHERE kind = 'announce' AND last_error IS NOT NULL";
         eventually("failed", async || (server.database.count(failed).await == 1).then_some(())).await;
         assert!(proxy.hit() > hit);
         proxy.heal();

@@ -328,19 +328,61 @@ async fn an_upload_that_ends_late_is_taken_in_all_the_same() {
     assert_eq!(messages::handle(&server.app, &notification(&cloud, &photo), 1).await, Fate::Done);
     assert_eq!(guest.settled(&photo).await["state"], "ready");
     assert_eq!(server.database.count("SELECT CAST(photos_used AS SIGNED) FROM invites").await, 1);
+    // The same bytes are that photo again.
+    let again = guest.send(guest.declaration(&album, "image/jpeg", &numbered(1))).await.expect(200);
+    assert_eq!((id(&again["photo"]), &again["upload"]), (photo.clone(), &Value::Null));
     whole::check(&server, &host, &album, &[photo]).await;
+}
+
+/// And nobody tells of it.
+#[tokio::test]
+async fn an_upload_that_ends_late_and_silently_is_taken_in_by_the_scrub() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("late").await;
+    let guest = server.bearer(&host.invite(&album, &json!({ "role": "drop", "max_photos": 2 })).await);
+    let declared = guest.declare(&album, "image/jpeg", &numbered(1)).await;
+    let [photo, other] =
+        [id(&declared["photo"]), id(&guest.declare(&album, "image/jpeg", &numbered(2)).await["photo"])];
+    server.database.change("UPDATE photos SET sweep_at = '2020-01-01'").await;
+    assert_eq!(sweep::run(&server.app, false).await.expect("a sweep").expired, 2);
+    guest.put(&declared["upload"], numbered(1)).await.expect(200);
+    // Not what was declared, by whoever may write to the bucket.
+    let (bucket, key) = (cloud.objects(), |photo: &str| format!("originals/{}/{photo}", &photo[34..]));
+    bucket.client.put_object().bucket(&bucket.name).key(key(&other)).send().await.expect("put");
+    let report = sweep::run(&server.app, true).await.expect("a sweep");
+    assert_eq!((report.accepted, report.removed), (1, 1), "{report:?}");
+    assert_eq!(server.stored().await.into_iter().collect::<Vec<_>>(), [key(&photo)]);
+    assert_eq!(server.database.count("SELECT CAST(photos_used AS SIGNED) FROM invites").await, 1);
+    let again = guest.send(guest.declaration(&album, "image/jpeg", &numbered(1))).await.expect(200);
+    assert_eq!((&id(&again["photo"]), &again["upload"]), (&photo, &Value::Null));
+    let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    assert_eq!(guest.settled(&photo).await["state"], "ready");
+    assert_eq!(guest.get(&format!("/v1/photos/{other}")).await.expect(200)["state"], "expired");
+    drop(worker);
 }
 
 /// An outage is not the job's fault: what it keeps from being done is done afterwards, without an operator.
 #[tokio::test]
 async fn an_outage_of_aws_kills_no_job() {
+    outlasts(Fault::Cut).await;
+}
+
+#[tokio::test]
+async fn an_original_that_breaks_off_on_its_way_is_fetched_again() {
+    outlasts(Fault::CutBody).await;
+}
+
+/// What S3 does to the calls of a worker costs no job a try, and leaves no message behind that a queue would give up.
+async fn outlasts(fault: Fault) {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
     let host = server.user("alice");
     let album = host.album("outage").await;
     let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
-    proxy.every_of("s3", 1, Fault::Cut);
+    proxy.every_of("s3", 1, fault);
     let mut work = variables(&cloud, Role::Work, &proxy.url);
     work.push(("DARKROOM_WORKER_MAX_ATTEMPTS".to_owned(), "1".to_owned()));
     server
@@ -352,12 +394,17 @@ async fn an_outage_of_aws_kills_no_job() {
         })
         .await
         .expect("a job");
+    if fault == Fault::CutBody {
+        // It is looked at without a body.
+        tell(&cloud, &notification(&cloud, &photo)).await;
+    }
     let worker = start(&server, "work", &work).await;
     eventually("it has failed more often than it may", async || {
         (worker.log().matches("a job failed and will be tried again").count() >= 3).then_some(())
     })
     .await;
     assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE dead OR attempts > 1").await, 0);
+    assert!(!worker.metrics().await.contains("darkroom_messages_total{outcome=\"again\"}"), "{}", worker.log());
     proxy.heal();
     tell(&cloud, &notification(&cloud, &photo)).await;
     whole::check(&server, &host, &album, &[photo]).await;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use axum::body::{Body, Bytes};
+use futures_util::stream;
 use http_body_util::BodyExt;
 use hyper::{Method, Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -34,6 +35,8 @@ pub enum Fault {
     Cut,
     /// It is done, and the connection ends before the answer.
     LoseAnswer,
+    /// It is done, and the connection ends in the middle of what the answer holds.
+    CutBody,
 }
 
 /// The calls that a fault happens to.
@@ -151,6 +154,14 @@ async fn call(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respons
             let answer = shared.forward(request).await?;
             answer.into_body().collect().await.map_err(|error| error.to_string())?;
             Err("the answer is lost".to_owned())
+        }
+        Some(Fault::CutBody) => {
+            let (head, body) = shared.forward(request).await?.into_parts();
+            let all = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+            let half = all.slice(..all.len() / 2);
+            let cut = (!all.is_empty()).then(|| Err(std::io::Error::other("cut")));
+            let parts = stream::iter([Ok(half)].into_iter().chain(cut));
+            Ok(Response::from_parts(head, Body::from_stream(parts)))
         }
     }
 }

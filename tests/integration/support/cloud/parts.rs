@@ -70,7 +70,7 @@ pub async fn make(emulator: Arc<Emulator>, base: SdkConfig, unique: String, noti
     let name = format!("t-{unique}");
 
     let dead_letters = queue(&sqs, &format!("{name}-dead"), &[]).await;
-    let redrive = json!({ "deadLetterTargetArn": arn("sqs", &format!("{name}-dead")), "maxReceiveCount": "20" });
+    let redrive = json!({ "deadLetterTargetArn": arn("sqs", &format!("{name}-dead")), "maxReceiveCount": "100" });
     let jobs = [
         (QueueAttributeName::VisibilityTimeout, "60".to_owned()),
         (QueueAttributeName::RedrivePolicy, redrive.to_string()),
