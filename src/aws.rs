@@ -7,6 +7,7 @@
 mod advice;
 pub mod credentials;
 pub mod region;
+pub mod secrets;
 
 use std::time::Duration;
 

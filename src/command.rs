@@ -20,7 +20,8 @@ pub use run::{run, stop_signal, tell_metrics, tend};
 
 use crate::{
     app::{App, AppState},
-    config::{self, Config, Mistakes},
+    aws,
+    config::{self, Config, Mistakes, Source},
     db, http,
     net::{self, Socket},
     telemetry,
@@ -29,17 +30,28 @@ use crate::{
 /// Reads the configuration and starts logging.
 ///
 /// # Errors
-/// [`Mistakes`] in the configuration.
-pub fn configure(file: Option<&Path>, stream: telemetry::Stream) -> anyhow::Result<(Config, telemetry::LogLevel)> {
-    let config = Config::load(file)?;
+/// [`Mistakes`] in the configuration, and secrets that can't be read.
+pub async fn configure(
+    file: Option<&Path>,
+    stream: telemetry::Stream,
+) -> anyhow::Result<(Config, telemetry::LogLevel)> {
+    let config = load(file).await?;
     let level = telemetry::start_logging(&config.log, stream)?;
     Ok((config, level))
 }
 
-/// Whether an error is one of the command line or configuration: exit 64 (`EX_USAGE` of sysexits.h).
+/// Reads the file, if one is named, the environment, and the secrets that they leave to Secrets Manager.
+async fn load(file: Option<&Path>) -> Result<Config, Mistakes> {
+    let mut source = Source::load(file, std::env::vars_os())?;
+    // Boxed: the SDK's chain of credentials is a large future.
+    Box::pin(aws::secrets::fetch(&mut source)).await;
+    Config::read(source)
+}
+
+/// Whether an error is one of the command line or configuration: exit 64 (`EX_USAGE` of sysexits.h), after which nobody tries again.
 #[must_use]
 pub fn is_usage(error: &anyhow::Error) -> bool {
-    error.is::<Mistakes>()
+    error.downcast_ref::<Mistakes>().is_some_and(Mistakes::will_stay)
 }
 
 /// `darkroom serve`: the API, and a worker unless switched off.
@@ -49,7 +61,7 @@ pub fn is_usage(error: &anyhow::Error) -> bool {
 /// # Errors
 /// An address is taken, the storage folder can't be used, or a critical task ended.
 pub async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
-    let (config, level) = configure(file, telemetry::Stream::Output)?;
+    let (config, level) = configure(file, telemetry::Stream::Output).await?;
     let mut inherited = net::inherited()?.into_iter();
     let listener = or_bind(inherited.next(), config.http.listen).await?;
     let operations = or_bind(inherited.next(), config.operations.listen).await?;
@@ -64,7 +76,7 @@ pub async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
 /// # Errors
 /// As [`serve`].
 pub async fn work(file: Option<&Path>) -> anyhow::Result<()> {
-    let (config, level) = configure(file, telemetry::Stream::Output)?;
+    let (config, level) = configure(file, telemetry::Stream::Output).await?;
     let operations = net::bind(config.operations.listen).await?;
     let app = App::build(config, Some(level)).await?;
     tracing::info!(operations = %operations.local_addr()?, version = env!("CARGO_PKG_VERSION"), "working");
@@ -98,7 +110,7 @@ async fn run_as_service(
 /// # Errors
 /// The database does not answer, or a migration fails.
 pub async fn migrate(file: Option<&Path>, check_only: bool) -> anyhow::Result<bool> {
-    let (config, _) = configure(file, telemetry::Stream::Error)?;
+    let (config, _) = configure(file, telemetry::Stream::Error).await?;
     let level = if check_only {
         let database = config.database.for_migrations();
         let db = db::Db::new(&database);

@@ -3,8 +3,8 @@
 //! A variable overrides the file: `http.listen` is `DARKROOM_HTTP_LISTEN`. Every key, its default and its
 //! meaning stand in `deploy/darkroom.toml`, which a test holds against this code. Reading reports ALL mistakes
 //! at once, by name, before anything is bound or connected; unknown keys and variables are mistakes too.
-//! A secret `x` may be given as `x_file`, the path of a file that holds it, or as a credential of systemd with the key as
-//! its name.
+//! A secret `x` may be given as `x_file`, the path of a file that holds it, as `x_secret_id`, the name or ARN of a secret of
+//! AWS Secrets Manager that does, or as a credential of systemd with the key as its name.
 
 mod announce;
 mod aws;
@@ -18,7 +18,7 @@ mod source;
 mod storage;
 mod telemetry;
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 pub use announce::{Announce, Topic, Webhook};
 pub use aws::{Aws, Queue, ReadModel, Sqs, Workflow};
@@ -28,7 +28,7 @@ pub use http::{Http, Tls};
 pub use limits::{Limits, Rate};
 pub use log::{Log, LogFormat};
 pub use sections::{Compat, Identity, Imaging, Jwks, Operations, Sweep, Uploads, Worker};
-pub use source::{Mistakes, Source};
+pub use source::{Mistakes, Named, Source};
 pub use storage::{CloudFront, Place, S3, Storage};
 pub use telemetry::{Emf, Otlp, Telemetry};
 
@@ -76,20 +76,24 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the file, if one is named, and the environment.
-    ///
-    /// # Errors
-    /// Every mistake, by name.
-    pub fn load(file: Option<&Path>) -> Result<Self, Mistakes> {
-        Self::read(Source::load(file, std::env::vars_os())?)
-    }
-
-    /// Reads a source that is already open.
+    /// Reads a source that has been told of its [`Config::named_secrets`].
     ///
     /// # Errors
     /// Every mistake, by name.
     pub fn read(mut source: Source) -> Result<Self, Mistakes> {
-        let s = &mut source;
+        let this = Self::sections(&mut source);
+        Ok(Self { effective: source.finish()?, ..this })
+    }
+
+    /// The secrets that a source leaves to Secrets Manager. Mistakes are for [`Config::read`] to tell.
+    #[must_use]
+    pub fn named_secrets(source: &Source) -> Vec<Named> {
+        let mut trial = source.clone();
+        Self::sections(&mut trial);
+        trial.into_named()
+    }
+
+    fn sections(s: &mut Source) -> Self {
         let (http, limits) = (Http::read(s), Limits::read(s));
         let (operations, identity) = (Operations::read(s), Identity::read(s));
         let (database, aws) = (Database::read(s), Aws::read(s));
@@ -100,8 +104,7 @@ impl Config {
         let (log, telemetry) = (Log::read(s), Telemetry::read(s));
         let heard = queue.sqs.is_some() || matches!(storage.place, Place::Files(_));
         s.check(heard, "queue.kind", "must be \"sqs\" with storage.kind = \"s3\": S3 tells of uploads by messages");
-        let effective = source.finish()?;
-        Ok(Self {
+        Self {
             http,
             limits,
             operations,
@@ -120,8 +123,8 @@ impl Config {
             compat,
             log,
             telemetry,
-            effective,
-        })
+            effective: BTreeMap::new(),
+        }
     }
 }
 
@@ -278,6 +281,94 @@ mod tests {
         let unknown = with(&[]).unwrap_err().to_string();
         assert!(unknown.contains("darkroom_databse.password") && !unknown.contains("misspelt"), "{unknown}");
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_secret_may_be_named_and_told_before_the_reading() {
+        let arn = "arn:aws:secretsmanager:eu-west-3:123456789012:secret:signing-AbCdEf";
+        let least = LEAST.replace(
+            "signing_keys = [\"00112233445566778899aabbccddeeff\"]",
+            &format!("signing_keys_secret_id = \"{arn}\""),
+        );
+        let source = |env: &[(&str, &str)]| {
+            Source::parse(&least, env.iter().map(|(k, v)| (k.into(), v.into())).collect::<Vec<_>>()).unwrap()
+        };
+        let signing =
+            Named { key: "storage.signing_keys".to_owned(), id: arn.to_owned(), region: "eu-west-3".to_owned() };
+        assert_eq!(Config::named_secrets(&source(&[])), std::slice::from_ref(&signing));
+        // A name alone is looked for where all else is; what is not asked for is not wanted, nor what means something else.
+        let password = ("DARKROOM_DATABASE_PASSWORD_SECRET_ID", "darkroom/password");
+        let more = [password, ("AWS_REGION", "eu-west-1"), ("DARKROOM_STORAGE_CLOUDFRONT_KEY_SECRET_ID", "unused")];
+        let named = Config::named_secrets(&source(&more));
+        let region = "eu-west-1".to_owned();
+        let word = Named { key: "database.password".to_owned(), id: password.1.to_owned(), region };
+        assert_eq!(named, [word, signing]);
+        let nowhere = Config::read(source(&[password])).unwrap_err();
+        assert!(nowhere.to_string().contains("DARKROOM_DATABASE_PASSWORD_SECRET_ID: must be an ARN"), "{nowhere}");
+        assert!(
+            Config::named_secrets(&Source::parse(LEAST, [("DARKROOM_DATABASE_SECRET_ID".into(), "x".into())]).unwrap())
+                .is_empty()
+        );
+
+        let told = |secret: Result<&str, &str>, env: &[(&str, &str)]| {
+            let mut source = source(env);
+            let secret = secret.map(secrecy::SecretString::from).map_err(str::to_owned);
+            source.tell("storage.signing_keys".to_owned(), secret);
+            Config::read(source)
+        };
+        let rotated = "ffeeddccbbaa99887766554433221100\n00112233445566778899aabbccddeeff\n";
+        let config = told(Ok(rotated), &[]).unwrap();
+        let keys: Vec<&str> = config.storage.signing_keys.iter().map(secrecy::ExposeSecret::expose_secret).collect();
+        assert_eq!(keys, rotated.lines().collect::<Vec<_>>());
+        assert_eq!(config.effective["storage.signing_keys"], "***");
+        // What it holds can be wrong, like what a file holds.
+        let short = told(Ok("too-short"), &[]).unwrap_err();
+        let said = short.to_string();
+        assert!(
+            short.will_stay() && said.contains("storage.signing_keys: must hold") && !said.contains("too-short"),
+            "{said}"
+        );
+        // What can't be read may be there the next time, unless something else is wrong too; all of it is told.
+        let away = told(Err("it is away"), &[]).unwrap_err();
+        assert!(!away.will_stay(), "{away}");
+        assert_eq!(
+            away.to_string(),
+            "the configuration names what can't be read:\n  storage.signing_keys_secret_id: it is away"
+        );
+        let both = told(Err("it is away"), &[("DARKROOM_LOG_FORMAT", "xml")]).unwrap_err();
+        let said = both.to_string();
+        assert!(
+            both.will_stay()
+                && said.contains("2 mistakes")
+                && said.contains("DARKROOM_LOG_FORMAT")
+                && said.contains("it is away"),
+            "{said}"
+        );
+        for other in ["DARKROOM_STORAGE_SIGNING_KEYS", "DARKROOM_STORAGE_SIGNING_KEYS_FILE"] {
+            let twice = source(&[(other, "x")]);
+            assert!(Config::named_secrets(&twice).is_empty(), "{other}: it is not even asked for");
+            let said = Config::read(twice).unwrap_err().to_string();
+            assert!(said.contains(&format!("{other} and storage.signing_keys_secret_id are both given")), "{said}");
+        }
+    }
+
+    #[test]
+    fn who_answers_no_client_needs_no_signing_key() {
+        let s3 = r#"storage = { kind = "s3", bucket = "photos" }
+            queue = { kind = "sqs", url = "https://sqs.example/q", dead_letter_url = "https://sqs.example/d" }"#;
+        let least = LEAST.lines().filter(|line| !line.contains("storage")).collect::<Vec<_>>().join("\n") + s3;
+        let function = |handler| {
+            let lambda =
+                [("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001"), ("AWS_REGION", "eu-west-1"), ("_HANDLER", handler)];
+            read(&least, &lambda)
+        };
+        for handler in ["develop", "step", "announce", "migrate"] {
+            assert!(function(handler).unwrap().storage.signing_keys.is_empty(), "{handler}");
+        }
+        assert!(function("api").unwrap_err().to_string().contains("storage.signing_keys"));
+        // A handler's name is of Lambda only.
+        let server = read(&least, &[("AWS_REGION", "eu-west-1"), ("_HANDLER", "develop")]).unwrap_err();
+        assert!(server.to_string().contains("storage.signing_keys"), "{server}");
     }
 
     /// The sample lists each key once, commented out where it has a default, with that default as its value.

@@ -15,7 +15,7 @@ use sqlx::mysql::MySqlConnectOptions;
 
 use crate::{
     app::App,
-    command,
+    aws, command,
     config::{Config, Source, database::Place},
     db,
     net::{self, Socket},
@@ -49,7 +49,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let operations = net::bind(SocketAddr::new(options.listen.ip(), 0)).await?;
     let lock = DirLock::acquire(&options.data)?;
     let identity = Identity::open(&lock.dir().join("identity"))?;
-    let mut config = configure(lock.dir(), &listener, &operations, &identity)?;
+    let mut config = configure(lock.dir(), &listener, &operations, &identity).await?;
     let level = telemetry::start_logging(&config.log, telemetry::Stream::Error)?;
     let mut server = tokio::select! {
         server = PrivateServer::start(&lock, options.server) => server?,
@@ -90,7 +90,7 @@ async fn serve(
 }
 
 /// The configuration of a development service; `DARKROOM_*` variables still go before it.
-fn configure(dir: &Path, listener: &Socket, operations: &Socket, identity: &Identity) -> anyhow::Result<Config> {
+async fn configure(dir: &Path, listener: &Socket, operations: &Socket, identity: &Identity) -> anyhow::Result<Config> {
     let text = |value: &str| toml::Value::String(value.to_owned());
     let path = |path: PathBuf| toml::Value::String(path.to_string_lossy().into_owned());
     let listen = listener.local_addr()?;
@@ -124,5 +124,7 @@ fn configure(dir: &Path, listener: &Socket, operations: &Socket, identity: &Iden
             section(vec![("directory", path(dir.join("photos"))), ("signing_keys", text(identity.signing_secret()))]),
         ),
     ]);
-    Ok(Config::read(Source::parse(&table.to_string(), std::env::vars_os())?)?)
+    let mut source = Source::parse(&table.to_string(), std::env::vars_os())?;
+    Box::pin(aws::secrets::fetch(&mut source)).await;
+    Ok(Config::read(source)?)
 }

@@ -166,7 +166,8 @@ pub fn advice(code: &str) -> Option<&'static str> {
         "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraint" => {
             "it is in another region: is aws.region right?"
         }
-        "KMSAccessDenied" | "KMS.AccessDenied" | "KmsAccessDenied" => {
+        // The last is what Secrets Manager says of a key.
+        "KMSAccessDenied" | "KMS.AccessDenied" | "KmsAccessDenied" | "DecryptionFailure" => {
             "may the role use the key (kms:GenerateDataKey, kms:Decrypt), and does the key's own policy let it?"
         }
         "KMSDisabled" | "KMSInvalidState" | "KMSNotFound" | "KMS.Disabled" | "KMS.NotFound" | "KmsDisabled"

@@ -71,7 +71,7 @@ impl Table {
 /// # Errors
 /// Mistakes in the configuration.
 pub async fn check(file: Option<&Path>) -> anyhow::Result<bool> {
-    let (config, _) = super::configure(file, Stream::Error)?;
+    let (config, _) = super::configure(file, Stream::Error).await?;
     let mut table = Table::begin();
     table.row("config", Instant::now(), Ok(format!("{} settings", config.effective.len())));
     let sdk = Box::pin(aws::for_parts_of(&config)).await;

@@ -49,7 +49,7 @@ pub enum JobsCommand {
 /// # Errors
 /// The database's, or the queue's.
 pub async fn jobs(file: Option<&Path>, command: JobsCommand) -> anyhow::Result<bool> {
-    let (config, _) = super::configure(file, Stream::Error)?;
+    let (config, _) = super::configure(file, Stream::Error).await?;
     let db = Db::new(&config.database).projecting(config.read_model.table.is_some());
     let queue = queue(&config).await;
     let outcome = match command {

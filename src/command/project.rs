@@ -14,7 +14,7 @@ const BATCH: u32 = 100;
 /// # Errors
 /// Mistakes in the configuration, a read model that is off among them; the database's or the table's.
 pub async fn project(file: Option<&Path>, anew: bool) -> anyhow::Result<()> {
-    let (config, _) = super::configure(file, Stream::Error)?;
+    let (config, _) = super::configure(file, Stream::Error).await?;
     let sdk = Box::pin(aws::for_parts_of(&config)).await;
     let model = ReadModel::new(&config.read_model, sdk.as_ref())?;
     let model = model.ok_or_else(|| Mistakes::one("read_model.kind is \"none\": there is nothing to project into"))?;

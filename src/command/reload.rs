@@ -9,11 +9,7 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::manager;
-use crate::{
-    app::App,
-    app::AppState,
-    config::{Config, Log},
-};
+use crate::{app::App, app::AppState, config::Log};
 
 /// Settings that a running process takes over, by what their names begin with.
 const TAKEN_OVER: [&str; 3] = ["limits.", "log.level", "http.tls_"];
@@ -30,7 +26,7 @@ pub(super) fn on_hangup(app: AppState, file: Option<PathBuf>) -> anyhow::Result<
                 continue;
             }
             manager::reloading();
-            match reload(&app, file.as_deref()) {
+            match reload(&app, file.as_deref()).await {
                 Ok(()) => tracing::info!("the configuration was read again"),
                 Err(error) => {
                     tracing::error!(
@@ -44,8 +40,8 @@ pub(super) fn on_hangup(app: AppState, file: Option<PathBuf>) -> anyhow::Result<
     })
 }
 
-fn reload(app: &App, file: Option<&Path>) -> anyhow::Result<()> {
-    let fresh = Config::load(file)?;
+async fn reload(app: &App, file: Option<&Path>) -> anyhow::Result<()> {
+    let fresh = super::load(file).await?;
     // What can fail comes first.
     match (&app.tls, &fresh.http.tls) {
         (Some(tls), Some(files)) => tls.reload(files)?,

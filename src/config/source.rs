@@ -1,4 +1,7 @@
 //! Where settings come from: a TOML table under an overlay of environment variables. Collects mistakes.
+//!
+//! A secret that Secrets Manager keeps can't be read here, where nothing waits: a first reading finds which are named
+//! ([`Config::named_secrets`](super::Config::named_secrets)), somebody fetches them, and [`Source::tell`] puts them in for the next.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,9 +11,11 @@ use std::{
     time::Duration,
 };
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
+
+use crate::{aws::region, lambda::Function};
 
 /// Variables with the prefix that aren't settings: of the client, of `dev`'s database server and of the tests.
 const NOT_SETTINGS: [&str; 6] = ["CONFIG", "URL", "TOKEN", "MYSQLD", "MARIADBD", "TEST_DB"];
@@ -19,43 +24,73 @@ const PREFIX: &str = "DARKROOM_";
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// What systemd puts before the name of each file of the folder in `LoadCredential=darkroom:FOLDER`.
 const CREDENTIAL_PREFIX: &str = "darkroom_";
-/// What AWS Lambda sets for the programs of its functions.
+/// What AWS Lambda sets for the programs of its functions, and what says which function it is.
 const LAMBDA: &str = "AWS_LAMBDA_RUNTIME_API";
+const HANDLER: &str = "_HANDLER";
 /// Where every AWS SDK finds the region, in the order in which it looks.
 const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 
 /// All that is wrong with a configuration, a line each.
-#[derive(Debug, thiserror::Error)]
-pub struct Mistakes(Vec<String>);
+#[derive(Debug, Default, thiserror::Error)]
+pub struct Mistakes {
+    made: Vec<String>,
+    /// Secrets that could not be read, which may be somebody else's doing.
+    unread: Vec<String>,
+}
 
 impl Mistakes {
     /// A single one, found by a command that needs what is not set.
     #[must_use]
     pub fn one(mistake: &str) -> Self {
-        Self(vec![mistake.to_owned()])
+        Self { made: vec![mistake.to_owned()], ..Self::default() }
+    }
+
+    /// Whether another try fails like this one: the configuration itself is wrong, not only a secret away that it names.
+    #[must_use]
+    pub fn will_stay(&self) -> bool {
+        !self.made.is_empty()
     }
 }
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0[..] {
-            [one] => write!(f, "the configuration has a mistake:\n  {one}"),
-            all => write!(f, "the configuration has {} mistakes:\n  {}", all.len(), all.join("\n  ")),
+        let lines = [&self.made[..], &self.unread].concat();
+        match (lines.len(), self.will_stay()) {
+            (1, true) => f.write_str("the configuration has a mistake:")?,
+            (count, true) => write!(f, "the configuration has {count} mistakes:")?,
+            (_, false) => f.write_str("the configuration names what can't be read:")?,
         }
+        lines.iter().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }
 
+/// A secret that a setting names instead of holding it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The setting that it is for.
+    pub key: String,
+    /// Its name or ARN in Secrets Manager.
+    pub id: String,
+    /// The AWS region.
+    pub region: String,
+}
+
 /// A configuration being read: ask it for each setting by its dotted key, then [`Source::finish`].
+#[derive(Clone)]
 pub struct Source {
     table: Table,
     env: BTreeMap<String, String>,
     credentials: Option<PathBuf>,
     regions: BTreeMap<String, String>,
     in_lambda: bool,
+    handler: Option<OsString>,
+    told: BTreeMap<String, Result<SecretString, String>>,
+    named: Vec<Named>,
     secrets: BTreeSet<String>,
     known: BTreeSet<String>,
     effective: BTreeMap<String, String>,
     mistakes: Vec<String>,
+    unread: BTreeMap<String, String>,
 }
 
 impl Source {
@@ -66,13 +101,15 @@ impl Source {
     pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
         let text = match file {
             Some(path) => {
-                std::fs::read_to_string(path).map_err(|error| Mistakes(vec![format!("{}: {error}", path.display())]))?
+                std::fs::read_to_string(path).map_err(|error| Mistakes::one(&format!("{}: {error}", path.display())))?
             }
             None => String::new(),
         };
-        Self::parse(&text, env).map_err(|Mistakes(all)| match file {
-            Some(path) => Mistakes(all.into_iter().map(|m| format!("{}: {m}", path.display())).collect()),
-            None => Mistakes(all),
+        Self::parse(&text, env).map_err(|mut mistakes| {
+            if let Some(path) = file {
+                mistakes.made.iter_mut().for_each(|mistake| *mistake = format!("{}: {mistake}", path.display()));
+            }
+            mistakes
         })
     }
 
@@ -85,13 +122,17 @@ impl Source {
             // Its Display shows the line, which may hold a secret.
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
-            Mistakes(vec![format!("line {line}: {}", error.message())])
+            Mistakes::one(&format!("line {line}: {}", error.message()))
         })?;
         let (mut settings, mut credentials, mut regions) = (BTreeMap::new(), None, BTreeMap::new());
-        let mut in_lambda = false;
+        let (mut in_lambda, mut handler) = (false, None);
         for (name, value) in env {
             if name == LAMBDA {
                 in_lambda = true;
+                continue;
+            }
+            if name == HANDLER {
+                handler = Some(value);
                 continue;
             }
             if name == CREDENTIALS {
@@ -109,7 +150,7 @@ impl Source {
             if NOT_SETTINGS.contains(&name) {
                 continue;
             }
-            let value = value.into_string().map_err(|_| Mistakes(vec![format!("{PREFIX}{name} is not UTF-8")]))?;
+            let value = value.into_string().map_err(|_| Mistakes::one(&format!("{PREFIX}{name} is not UTF-8")))?;
             settings.insert(name.to_owned(), value);
         }
         Ok(Self {
@@ -118,11 +159,25 @@ impl Source {
             credentials,
             regions,
             in_lambda,
+            handler,
+            told: BTreeMap::new(),
+            named: Vec::new(),
             secrets: BTreeSet::new(),
             known: BTreeSet::new(),
             effective: BTreeMap::new(),
             mistakes: Vec::new(),
+            unread: BTreeMap::new(),
         })
+    }
+
+    /// Puts in what Secrets Manager keeps for a setting, or why that can't be read.
+    pub fn tell(&mut self, key: String, secret: Result<SecretString, String>) {
+        self.told.insert(key, secret);
+    }
+
+    /// The secrets that were asked for, are named, and were not told.
+    pub(super) fn into_named(self) -> Vec<Named> {
+        self.named
     }
 
     /// A setting with a default.
@@ -173,8 +228,9 @@ impl Source {
         })
     }
 
-    /// Secrets: `key` is a text or a list of texts, `key_file` a file with one a line. With neither, a credential of
-    /// systemd with the key as its name is such a file.
+    /// Secrets: `key` is a text or a list of texts, `key_file` a file with one a line, `key_secret_id` the name or ARN of a
+    /// secret of Secrets Manager with the same text as such a file. With none of them, a credential of systemd with the key as
+    /// its name is such a file.
     pub fn secrets(&mut self, key: &str) -> Vec<SecretString> {
         match self.secret_texts(key) {
             Ok(texts) if texts.is_empty() => Vec::new(),
@@ -190,30 +246,60 @@ impl Source {
     }
 
     fn secret_texts(&mut self, key: &str) -> Result<Vec<String>, String> {
-        let file_key = format!("{key}_file");
         self.secrets.insert(key.to_owned());
         let credential = self.credential(key);
-        let given = (self.raw(key), self.raw(&file_key));
-        if let ((Some((name, _)), _) | (_, Some((name, _))), Some(path)) = (&given, &credential) {
+        let forms = [("", Form::Text), ("_file", Form::File), ("_secret_id", Form::Id)];
+        let given = forms.map(|(suffix, form)| Some((form, self.raw(&format!("{key}{suffix}"))?)));
+        let given: Vec<(Form, (String, Raw))> = given.into_iter().flatten().collect();
+        if let ([(_, (name, _)), ..], Some(path)) = (&given[..], &credential) {
             return Err(format!("{name} and the credential {} are both given", path.display()));
         }
-        match given {
-            (None, None) => credential.map_or(Ok(Vec::new()), |path| read_secrets(&path)),
-            (Some(_), Some(_)) => Err(format!("{key} and {file_key} are both given")),
-            (Some((_, Raw::Text(text) | Raw::Toml(Value::String(text)))), None) => Ok(vec![text]),
-            (Some((name, Raw::Toml(value))), None) => {
+        if let [(_, (one, _)), (_, (other, _)), ..] = &given[..] {
+            return Err(format!("{one} and {other} are both given"));
+        }
+        match given.into_iter().next() {
+            None => credential.map_or(Ok(Vec::new()), |path| read_secrets(&path)),
+            Some((Form::Text, (_, Raw::Text(text) | Raw::Toml(Value::String(text))))) => Ok(vec![text]),
+            Some((Form::Text, (name, Raw::Toml(value)))) => {
                 value.try_into().map_err(|_| format!("{name}: must be a text or a list of texts"))
             }
-            (None, Some((name, raw))) => {
+            Some((Form::File, (name, raw))) => {
                 let path: PathBuf = parse_value(raw).map_err(|why| format!("{name}: {why}"))?;
                 read_secrets(&path).map_err(|why| format!("{name}: {why}"))
             }
+            Some((Form::Id, (name, raw))) => {
+                let id = parse_value(raw).map_err(|why| format!("{name}: {why}"))?;
+                self.kept(key, &name, id)
+            }
         }
+    }
+
+    /// The secret that `name` names: what was told of it, or a note that it is wanted.
+    fn kept(&mut self, key: &str, name: &str, id: String) -> Result<Vec<String>, String> {
+        match self.told.get(key) {
+            Some(Ok(text)) => return Ok(lines(text.expose_secret())),
+            Some(Err(why)) => {
+                self.unread.insert(key.to_owned(), format!("{name}: {why}"));
+                return Ok(Vec::new());
+            }
+            None => {}
+        }
+        let set = self.raw("aws.region").and_then(|(_, raw)| parse_value(raw).ok());
+        let region = region::of_arn(&id).or(set).or_else(|| self.region());
+        let region =
+            region.ok_or_else(|| format!("{name}: must be an ARN where aws.region (or AWS_REGION) is not given"))?;
+        self.named.push(Named { key: key.to_owned(), id, region });
+        Err(format!("{name}: the secret was not read"))
     }
 
     /// Whether this is a function of AWS Lambda, for which some defaults are others.
     pub fn in_lambda(&self) -> bool {
         self.in_lambda
+    }
+
+    /// Whether clients are answered, as by all that serves; of the functions of AWS Lambda by one alone.
+    pub fn answers_clients(&self) -> bool {
+        !self.in_lambda || self.handler.as_ref().is_none_or(|handler| handler == Function::Api.as_str())
     }
 
     /// The region that the environment names as AWS's own libraries want it.
@@ -223,7 +309,6 @@ impl Source {
 
     /// One secret of several lines, such as a key in PEM.
     pub fn text(&mut self, key: &str) -> Option<SecretString> {
-        use secrecy::ExposeSecret;
         let lines = self.secrets(key);
         let lines: Vec<&str> = lines.iter().map(ExposeSecret::expose_secret).collect();
         (!lines.is_empty()).then(|| lines.join("\n").into())
@@ -254,9 +339,9 @@ impl Source {
             .collect()
     }
 
-    /// Notes a mistake unless the condition holds.
+    /// Notes a mistake unless the condition holds. Of a secret that could not be read nothing is known.
     pub fn check(&mut self, holds: bool, key: &str, rule: impl fmt::Display) {
-        if !holds {
+        if !holds && !self.unread.contains_key(key) {
             self.mistakes.push(format!("{key}: {rule}"));
         }
     }
@@ -283,7 +368,10 @@ impl Source {
                 self.mistakes.push(format!("{name} is not a setting"));
             }
         }
-        if self.mistakes.is_empty() { Ok(self.effective) } else { Err(Mistakes(self.mistakes)) }
+        if self.mistakes.is_empty() && self.unread.is_empty() {
+            return Ok(self.effective);
+        }
+        Err(Mistakes { made: self.mistakes, unread: self.unread.into_values().collect() })
     }
 
     /// Where the key is set and to what; the environment goes before the file.
@@ -302,6 +390,13 @@ impl Source {
 enum Raw {
     Toml(Value),
     Text(String),
+}
+
+/// How a secret is given.
+enum Form {
+    Text,
+    File,
+    Id,
 }
 
 /// A variable's text is tried as TOML (`7`, `true`, `["a"]`), then as a plain text, then as a list with commas.
@@ -323,7 +418,11 @@ fn parse_value<T: DeserializeOwned>(raw: Raw) -> Result<T, String> {
 /// One secret a line.
 fn read_secrets(path: &Path) -> Result<Vec<String>, String> {
     let text = std::fs::read_to_string(path).map_err(|why| format!("{}: {why}", path.display()))?;
-    Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    Ok(lines(&text))
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
 fn variable(key: &str) -> String {

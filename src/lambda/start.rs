@@ -76,7 +76,7 @@ pub(super) enum Started {
 pub(super) async fn start() -> anyhow::Result<Started> {
     let function = Function::of_handler(&env::var(HANDLER).unwrap_or_default())?;
     let file = env::var_os("DARKROOM_CONFIG");
-    let (config, level) = command::configure(file.as_deref().map(Path::new), Stream::Function)?;
+    let (config, level) = command::configure(file.as_deref().map(Path::new), Stream::Function).await?;
     Ok(match function {
         Function::Migrate => Started::Migrate(Box::new(config.database)),
         _ => Started::Serve(function, App::build(config, Some(level)).await?),

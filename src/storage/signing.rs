@@ -1,7 +1,7 @@
 //! Signed URLs: `METHOD path?query&expires=SECONDS&signature=S`, where S is HMAC-SHA256 (RFC 2104) over all
 //! before it, in URL-safe base64. Whatever is altered, the signature no longer fits.
 
-use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac};
+use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac, rand::SystemRandom};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
@@ -30,13 +30,17 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Signs with the first of the secrets.
+    /// Signs with the first of the secrets. Without any, which the configuration allows to who answers no client, it is a key that
+    /// nobody else has: what it signs opens nothing.
     ///
     /// # Panics
-    /// When there is none; the configuration sees to that.
+    /// When the system has no randomness.
     #[must_use]
     pub fn new(secrets: &[SecretString]) -> Self {
-        assert!(!secrets.is_empty(), "there is a secret to sign with");
+        if secrets.is_empty() {
+            let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).expect("randomness");
+            return Self { keys: vec![key] };
+        }
         let key = |secret: &SecretString| hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
         Self { keys: secrets.iter().map(key).collect() }
     }
@@ -98,6 +102,15 @@ mod tests {
 
     fn signer(secrets: &[&str]) -> Signer {
         Signer::new(&secrets.iter().map(|s| SecretString::from(*s)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn without_a_secret_nothing_opens_that_anybody_else_opens() {
+        let (one, other) = (Signer::new(&[]), Signer::new(&[]));
+        let url = one.sign("GET", "/x?", DateTime::from_timestamp(2_000_000_000, 0).unwrap());
+        let now = DateTime::from_timestamp(1_900_000_000, 0).unwrap();
+        assert!(one.verify("GET", &url, now).is_ok());
+        assert_eq!(other.verify("GET", &url, now).unwrap_err(), UrlError::Forged);
     }
 
     #[test]
