@@ -40,6 +40,7 @@ mod photos;
 mod rds;
 mod read_model;
 mod s3;
+mod secrets;
 mod sns;
 mod sqs;
 mod sweep;

@@ -155,8 +155,15 @@ impl Scene {
         Process::start(&self.server, verb, &own.chain(more.iter().copied()).collect::<Vec<_>>()).await
     }
 
+    /// Which holds no secret, as in the template; who answers clients fetches it.
     async fn function(&self, handler: &str, witness: &Witness) -> Function {
-        Function::start(handler, &self.variables(witness)).await
+        let mut variables = self.variables(witness);
+        variables.retain(|(name, _)| name != "DARKROOM_STORAGE_SIGNING_KEYS");
+        if handler == "api" {
+            let id = self.cloud.keep("signing", self.server.identity.signing_secret()).await;
+            variables.push(("DARKROOM_STORAGE_SIGNING_KEYS_SECRET_ID".to_owned(), id));
+        }
+        Function::start(handler, &variables).await
     }
 
     /// What happens to albums, so that whoever answers and whoever works has all to do that there is: `drive` has the

@@ -50,7 +50,7 @@ fn resources(types: &[&str]) -> Vec<(&'static str, String, Value)> {
 }
 
 /// Every statement by which somebody may do something: stack, resource, statement.
-fn statements() -> Vec<(&'static str, String, Value)> {
+pub(super) fn statements() -> Vec<(&'static str, String, Value)> {
     let mut all = Vec::new();
     for (stack, name, properties) in resources(&["AWS::IAM::Role", "AWS::IAM::ManagedPolicy", "AWS::IAM::Policy"]) {
         let own = properties["Policies"].as_array().into_iter().flatten().map(|policy| &policy["PolicyDocument"]);
@@ -63,7 +63,7 @@ fn statements() -> Vec<(&'static str, String, Value)> {
 }
 
 /// One or many.
-fn each(value: &Value) -> Vec<&Value> {
+pub(super) fn each(value: &Value) -> Vec<&Value> {
     value.as_array().map_or_else(|| vec![value], |many| many.iter().collect())
 }
 
@@ -133,12 +133,15 @@ fn each_role_signs_in_to_the_one_database_as_one_user() {
 }
 
 /// What parameters and resources are in an installation, as long as they get.
-fn names() -> BTreeMap<String, String> {
+pub(super) fn names() -> BTreeMap<String, String> {
     let arn = |service: &str, name: &str| format!("arn:aws:{service}:ap-southeast-2:123456789012:{name}");
     let secret = |name: &str| arn("secretsmanager", &format!("secret:{name}-AbCdEf"));
+    let log = |name: &str| arn("logs", &format!("log-group:{name}:*"));
     let queue = "https://sqs.ap-southeast-2.amazonaws.com/123456789012/photos-of-a-wedding";
     [
         ("AWS::Region", "ap-southeast-2".to_owned()),
+        ("AWS::Partition", "aws".to_owned()),
+        ("AWS::AccountId", "123456789012".to_owned()),
         ("AWS::NoValue", String::new()),
         ("HasReader", "true".to_owned()),
         ("Arm", "true".to_owned()),
@@ -158,27 +161,40 @@ fn names() -> BTreeMap<String, String> {
         ("SecretsGeneration", "1".to_owned()),
         ("MasterSecretArn", secret("rds!cluster-11112222-3333-4444-5555-666677778888")),
         ("Bucket", "photos-of-a-wedding-data-photos-1abcdefghijkl".to_owned()),
+        ("KeyArn", arn("kms", "key/11112222-3333-4444-5555-666677778888")),
         ("Table", "photos-of-a-wedding-data-Table-1ABCDEFGHIJKL".to_owned()),
+        ("TableArn", arn("dynamodb", "table/photos-of-a-wedding-data-Table-1ABCDEFGHIJKL")),
+        ("QueueArn", arn("sqs", "photos-of-a-wedding-jobs")),
+        ("DeadLetterQueueArn", arn("sqs", "photos-of-a-wedding-dead")),
+        ("FailedInvocations.Arn", arn("sqs", "photos-of-a-wedding-functions-dead")),
+        ("MissedMinutes.Arn", arn("sqs", "photos-of-a-wedding-schedule-dead")),
+        ("CanaryResults.Arn", "arn:aws:s3:::photos-of-a-wedding-observability-canaryresults-1abcdefghijkl".to_owned()),
+        ("FlowLogGroup.Arn", log("/photos-of-a-wedding/flow")),
+        ("MetricsLog.Arn", log("/photos-of-a-wedding/metrics")),
+        ("ServiceLog.Arn", log("/photos-of-a-wedding/service")),
+        ("DatabaseResourceId", "cluster-ABCDEFGHIJKL01234".to_owned()),
         ("QueueUrl", format!("{queue}-jobs")),
         ("DeadLetterQueueUrl", format!("{queue}-dead")),
         ("TopicArn", arn("sns", "photos-of-a-wedding-events.fifo")),
         ("StateMachineArn", arn("states", "stateMachine:photos-of-a-wedding-edits")),
+        ("StateMachineName", "photos-of-a-wedding-edits".to_owned()),
         ("CloudFrontKeyId", "K2JCJMDEHXQW5F".to_owned()),
         ("CloudFrontKeySecretArn", secret("cloudfront")),
         ("SigningKeysSecretArn", secret("signing")),
-        ("SigningKeys", secret("signing")),
+        ("SigningKeys.Id", secret("signing")),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
 }
 
-/// As Cognito has it: two keys, RSA of 2048 bits.
+/// Of an issuer that is about to change its keys: five, RSA of 2048 bits, where Cognito has two.
 fn jwks() -> Value {
     let key = |id: &str| json!({ "alg": "RS256", "e": "AQAB", "kid": id.repeat(44), "kty": "RSA", "n": "x".repeat(342), "use": "sig" });
-    json!({ "keys": [key("a"), key("b")] })
+    let keys = ["a", "b", "c", "d", "e"].map(key);
+    json!({ "keys": keys })
 }
 
-/// What stands in the secrets of an installation. RSA keys of 2048 bits are 1704 bytes long in PEM.
+/// What stands in the secrets of an installation.
 fn secrets() -> [(&'static str, String); 2] {
     [("storage.cloudfront_key", "x".repeat(1704)), ("storage.signing_keys", "k".repeat(64))]
 }
@@ -186,7 +202,6 @@ fn secrets() -> [(&'static str, String); 2] {
 #[test]
 fn the_variables_of_each_function_are_a_good_configuration_and_fit() {
     let (template, names) = (template::read("functions"), names());
-    let [cloudfront, signing] = secrets().map(|(_, secret)| secret);
     let functions = resources(&["AWS::Lambda::Function"]);
     let functions: Vec<_> = functions.into_iter().filter(|(stack, ..)| *stack == "functions").collect();
     assert_eq!(functions.len(), 5);
@@ -199,28 +214,28 @@ fn the_variables_of_each_function_are_a_good_configuration_and_fit() {
             .iter()
             .map(|(name, value)| (name.clone(), value.as_str().expect("a text").to_owned()))
             .collect();
-        let secret = |value: &mut String, of: &str, secret: &str| {
-            if *value == format!("{{{{resolve:secretsmanager:{}}}}}", names[of]) {
-                secret.clone_into(value);
-            }
-        };
-        for value in variables.values_mut() {
-            secret(value, "CloudFrontKeySecretArn", &cloudfront);
-            secret(value, "SigningKeys", &signing);
-            assert!(!value.contains("{{resolve"), "{name}: {value}");
-        }
+        // Whoever may look at a function would see it.
+        assert_eq!(variables.values().find(|value| value.contains("{{resolve")), None, "{name}");
         let bytes: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
         println!("{name}: {bytes} bytes of variables");
         assert!(bytes <= VARIABLES, "{name}: {bytes} bytes of variables");
         let bundle = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/rds-ca/global-bundle.pem");
         let ca = variables.insert("DARKROOM_DATABASE_TLS_CA".to_owned(), bundle.to_owned());
         assert_eq!(ca.as_deref(), Some("/var/task/rds-global-bundle.pem"), "in the package");
-        for (name, value) in [("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001"), ("AWS_REGION", "ap-southeast-2")] {
-            variables.insert(name.to_owned(), value.to_owned());
-        }
+        let handler = template["Resources"][&name]["Properties"]["Handler"].as_str().expect("a handler");
+        let of_lambda =
+            [("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001"), ("AWS_REGION", "ap-southeast-2"), ("_HANDLER", handler)];
+        variables.extend(of_lambda.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
-        let config = Source::parse("", variables).and_then(Config::read);
-        config.unwrap_or_else(|mistakes| panic!("{name}: {mistakes}"));
+        let mut source = Source::parse("", variables).expect("variables");
+        let fetched: BTreeMap<_, _> = Config::named_secrets(&source).into_iter().map(|it| (it.key, it.id)).collect();
+        let signs = [("storage.cloudfront_key", "CloudFrontKeySecretArn"), ("storage.signing_keys", "SigningKeys.Id")];
+        let signs = signs.map(|(key, of)| (key.to_owned(), names[of].clone()));
+        assert_eq!(fetched, if handler == "api" { signs.into() } else { BTreeMap::new() }, "{name}");
+        for (key, secret) in secrets() {
+            source.tell(key.to_owned(), Ok(secret.into()));
+        }
+        Config::read(source).unwrap_or_else(|mistakes| panic!("{name}: {mistakes}"));
     }
 }
 

@@ -166,6 +166,13 @@ impl Cloud {
         made["FunctionArn"].as_str().expect("an ARN").to_owned()
     }
 
+    /// Has Secrets Manager keep a text; answers the secret's ARN. `signing` and `cloudfront` are those that the roles may read.
+    pub async fn keep(&self, name: &str, text: &str) -> String {
+        let secret = serde_json::json!({ "Name": format!("{name}-{}", self.unique), "SecretString": text });
+        let made = call(&self.emulator, "secretsmanager", "secretsmanager.CreateSecret", &secret).await;
+        made["ARN"].as_str().expect("an ARN").to_owned()
+    }
+
     /// A key of an instance's role: temporary, with a session token, and with the rights of one of ours.
     pub async fn temporary_key(&self, role: Role) -> Key {
         let role = identities::role(self, "ec2.amazonaws.com", Some(role)).await;

@@ -138,6 +138,8 @@ fn names(cloud: &Cloud) -> BTreeMap<String, String> {
     let arn = |service: &str, name: &str| format!("arn:aws:{service}:{REGION}:{ACCOUNT}:{name}");
     let last = |text: &str, separator| text.rsplit(separator).next().expect("a part").to_owned();
     let log = |name: &str| arn("logs", &format!("log-group:{name}:*"));
+    // With whatever Secrets Manager puts after a name.
+    let secret = |name: &str| arn("secretsmanager", &format!("secret:{name}-{}-*", cloud.unique));
     [
         ("AWS::Partition", "aws".to_owned()),
         ("AWS::Region", REGION.to_owned()),
@@ -156,8 +158,9 @@ fn names(cloud: &Cloud) -> BTreeMap<String, String> {
         ("StateMachineName", last(&cloud.state_machine, ':')),
         ("DatabaseResourceId", "db-ABCDEFGHIJKL01234".to_owned()),
         ("MasterSecretArn", arn("secretsmanager", "secret:master")),
-        ("CloudFrontKeySecretArn", arn("secretsmanager", "secret:cloudfront")),
-        ("SigningKeysSecretArn", arn("secretsmanager", "secret:signing")),
+        ("CloudFrontKeySecretArn", secret("cloudfront")),
+        ("SigningKeysSecretArn", secret("signing")),
+        ("SigningKeys.Id", secret("signing")),
         ("ServiceLog.Arn", log("/darkroom/service")),
         ("MetricsLog.Arn", log("/darkroom/metrics")),
     ]
