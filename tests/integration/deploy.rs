@@ -7,6 +7,7 @@ mod drain;
 mod estate;
 mod gateway;
 mod parameters;
+mod pipeline;
 mod reach;
 mod roles;
 mod script;

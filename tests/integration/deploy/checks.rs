@@ -1,7 +1,6 @@
 //! What the checkers of templates and of state machines say.
 
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -135,54 +134,4 @@ fn the_state_machine_is_one_that_step_functions_takes() {
     broken["StartAt"] = "nowhere".into();
     let found = asl_validator(&broken);
     assert!(!found.status.success(), "{}", said(&found));
-}
-
-/// All actions that a template allows in policies of roles, and managed ones.
-fn allowed(value: &Value, into: &mut BTreeSet<String>) {
-    match value {
-        Value::Array(items) => items.iter().for_each(|item| allowed(item, into)),
-        Value::Object(fields) => {
-            if fields.get("Effect").is_some_and(|effect| effect == "Allow") && !fields.contains_key("Principal") {
-                let actions = fields.get("Action").expect("actions");
-                let one = std::slice::from_ref(actions);
-                let actions = actions.as_array().map_or(one, Vec::as_slice);
-                into.extend(actions.iter().map(|action| action.as_str().expect("a text").to_owned()));
-            }
-            fields.values().for_each(|field| allowed(field, into));
-        }
-        _ => {}
-    }
-}
-
-#[test]
-fn the_boundary_that_ci_sets_leaves_the_roles_what_they_do() {
-    let mut most = BTreeSet::new();
-    allowed(&template::read("ci")["Resources"]["Boundary"], &mut most);
-    let mut done = BTreeSet::new();
-    for stack in STACKS {
-        let template = template::read(stack);
-        for resource in template["Resources"].as_object().expect("resources").values() {
-            if ["AWS::IAM::Role", "AWS::IAM::ManagedPolicy"].iter().any(|kind| resource["Type"] == *kind) {
-                allowed(&resource["Properties"], &mut done);
-            }
-        }
-    }
-    let within = |action: &String| {
-        let service = action.split_once(':').expect("service:Action").0;
-        most.contains(action) || most.contains(&format!("{service}:*"))
-    };
-    let outside: Vec<_> = done.iter().filter(|action| !within(action)).collect();
-    assert!(outside.is_empty(), "not in the boundary: {outside:?}");
-    // What no role does any more goes from the boundary, too. Those of the others AWS's own policies and agents need.
-    let of_aws = ["ssm:GetParameter", "ssm:TerminateSession"];
-    let service_is_used = |action: &String| {
-        let service = action.trim_end_matches('*');
-        done.iter().any(|one| one.starts_with(service))
-    };
-    let idle: Vec<_> = most
-        .iter()
-        .filter(|action| if action.ends_with(":*") { !service_is_used(action) } else { !done.contains(*action) })
-        .filter(|action| !of_aws.contains(&action.as_str()))
-        .collect();
-    assert!(idle.is_empty(), "in the boundary and done by nobody: {idle:?}");
 }

