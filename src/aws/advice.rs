@@ -3,7 +3,7 @@
 //! The codes are those of "Common Errors" in each service's API reference, and of the errors of the calls that we make.
 //! One cause has many names: each protocol has its own.
 
-use std::fmt;
+use std::{fmt, io, time::Duration};
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::result::SdkError;
@@ -36,6 +36,12 @@ impl Failure {
     #[must_use]
     pub fn is_of_rights(&self) -> bool {
         self.code.as_deref().is_some_and(|code| advice(code) == advice("AccessDenied"))
+    }
+
+    /// Nothing was answered for as long as somebody was willing to wait.
+    #[must_use]
+    pub fn no_answer(within: Duration) -> Self {
+        Self { code: Some(NO_ANSWER.to_owned()), told: format!("no answer within {within:?}") }
     }
 
     /// What was answered in part: the rest has to wait.
@@ -73,6 +79,13 @@ impl Failure {
     pub fn of(mut self, what: &str) -> Self {
         self.told = format!("{what}: {}", self.told);
         self
+    }
+}
+
+/// Storage tells of its own in the words of files, with what AWS said inside.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        error.downcast().unwrap_or_else(|error| Self::ours(&error))
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use crate::{
     announce::Topic,
     app::App,
+    aws::Failure,
     db::{self, login::LeaseState},
     net::Tls,
 };
@@ -96,7 +97,7 @@ impl Dependency {
 #[derive(Debug, Default)]
 pub struct Dependencies {
     seen: Mutex<Seen>,
-    /// A look at storage is under way; one that hangs has a thread to itself, and is not to get more.
+    /// A look at the folder is under way; one that hangs has a thread to itself, and is not to get more.
     probing: Arc<AtomicBool>,
 }
 
@@ -190,45 +191,53 @@ async fn look_at_pools(app: &App) -> Vec<(&'static str, Dependency)> {
 }
 
 async fn look_at_storage(app: &App) -> Dependency {
-    let (started, storage, probing) = (Instant::now(), app.storage.clone(), app.dependencies.probing.clone());
+    let (started, place) = (Instant::now(), app.config.storage.place.to_string());
+    let outcome = if app.storage.files().is_some() {
+        look_at_folder(app).await.map(|()| place)
+    } else {
+        let look = async { app.storage.probe().await.map_err(|error| Failure::from(error).of(&place)) };
+        in_time(look).await.map(|()| place.clone())
+    };
+    Dependency::looked(started, outcome)
+}
+
+/// A disk may hang, and can't be told that nobody waits any more.
+async fn look_at_folder(app: &App) -> std::result::Result<(), String> {
+    let (storage, probing) = (app.storage.clone(), app.dependencies.probing.clone());
     if probing.swap(true, Ordering::Relaxed) {
-        return Dependency::looked(started, Err("the look before has not come back yet".to_owned()));
+        return Err("the look before has not come back yet".to_owned());
     }
     let probe = tokio::spawn(async move {
         let outcome = storage.probe().await;
         probing.store(false, Ordering::Relaxed);
         outcome
     });
-    let outcome = match tokio::time::timeout(LOOK, probe).await {
-        Ok(Ok(Ok(()))) => Ok(app.config.storage.place.to_string()),
-        Ok(Ok(Err(error))) => Err(error.to_string()),
+    match tokio::time::timeout(LOOK, probe).await {
+        Ok(Ok(outcome)) => outcome.map_err(|error| error.to_string()),
         Ok(Err(_)) => Err("the look failed".to_owned()),
         Err(_) => Err(format!("no answer within {LOOK:?}")),
-    };
-    Dependency::looked(started, outcome)
+    }
+}
+
+/// A look at what AWS does for us, for as long as one may take; a failure with what to do about it.
+async fn in_time<T>(look: impl Future<Output = std::result::Result<T, Failure>>) -> std::result::Result<T, String> {
+    let looked = tokio::time::timeout(LOOK, Box::pin(look)).await;
+    looked.unwrap_or_else(|_| Err(Failure::no_answer(LOOK))).map_err(|failure| failure.advised())
 }
 
 /// The queue, if there is one.
 async fn look_at_queue(app: &App) -> Option<Dependency> {
     let (queue, started) = (app.queue.as_ref()?, Instant::now());
-    let outcome = match tokio::time::timeout(LOOK, Box::pin(queue.depth())).await {
-        Ok(Ok((waiting, dead))) => Ok(format!("about {waiting} messages, {dead} dead")),
-        Ok(Err(failure)) => Err(failure.advised()),
-        Err(_) => Err(format!("no answer within {LOOK:?}")),
-    };
+    let outcome = in_time(queue.depth()).await;
+    let outcome = outcome.map(|(waiting, dead)| format!("about {waiting} messages, {dead} dead"));
     Some(Dependency::looked(started, outcome))
 }
 
 /// The table of the read model, if it is on.
 async fn look_at_read_model(app: &App) -> Option<Dependency> {
-    let model = app.read_model.as_ref()?;
-    let started = Instant::now();
-    let outcome = match tokio::time::timeout(LOOK, model.look()).await {
-        Ok(Ok(())) => Ok("answers".to_owned()),
-        Ok(Err(failure)) => Err(failure.advised()),
-        Err(_) => Err(format!("no answer within {LOOK:?}")),
-    };
-    Some(Dependency::looked(started, outcome))
+    let (model, started) = (app.read_model.as_ref()?, Instant::now());
+    let outcome = in_time(model.look()).await;
+    Some(Dependency::looked(started, outcome.map(|()| "answers".to_owned())))
 }
 
 /// A look at the topic would take a right that publishing does not: what is known is how that went last.
@@ -243,12 +252,8 @@ fn last_of_topic(topic: &Topic) -> Dependency {
 /// The state machine of edits, if there is one.
 async fn look_at_machine(app: &App) -> Option<Dependency> {
     let (machine, started) = (app.machine.as_ref()?, Instant::now());
-    let outcome = match tokio::time::timeout(LOOK, Box::pin(machine.look())).await {
-        Ok(Ok(())) => Ok(machine.arn().to_owned()),
-        Ok(Err(failure)) => Err(failure.advised()),
-        Err(_) => Err(format!("no answer within {LOOK:?}")),
-    };
-    Some(Dependency::looked(started, outcome))
+    let outcome = in_time(machine.look()).await;
+    Some(Dependency::looked(started, outcome.map(|()| machine.arn().to_owned())))
 }
 
 /// The certificate that clients are shown.

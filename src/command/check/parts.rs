@@ -6,7 +6,12 @@ use aws_config::SdkConfig;
 
 use super::{Failure, Outcome, Table};
 use crate::{
-    announce::Announcer, aws, config::Config, queue::Sqs, read_model::ReadModel, storage::Storage,
+    announce::Announcer,
+    aws,
+    config::{Config, Place},
+    queue::Sqs,
+    read_model::ReadModel,
+    storage::Storage,
     worker::edit::Machine,
 };
 
@@ -22,7 +27,12 @@ impl From<aws::Failure> for Failure {
 /// The rows of the parts that are on.
 pub(super) async fn check(config: &Config, sdk: Option<&SdkConfig>, table: &mut Table) {
     let started = Instant::now();
-    table.row("storage", started, within(storage(config, sdk)).await);
+    let late = match config.storage.place {
+        Place::Files(_) => format!("no answer within {LOOK:?}").into(),
+        Place::S3(_) => aws::Failure::no_answer(LOOK).into(),
+    };
+    let storage = tokio::time::timeout(LOOK, storage(config, sdk)).await;
+    table.row("storage", started, storage.unwrap_or(Err(late)));
     if let Some((sqs, sdk)) = config.queue.sqs.as_ref().zip(sdk) {
         let started = Instant::now();
         table.row("sqs", started, within(queue(&Sqs::new(sqs, sdk))).await);
@@ -47,10 +57,7 @@ async fn storage(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
     let storage = Storage::open(&config.storage, &config.http, sdk).map_err(|error| format!("{error:#}"))?;
     match storage.probe().await {
         Ok(()) => Ok(place.to_string()),
-        Err(error) => Err(match error.get_ref().and_then(|inner| inner.downcast_ref::<aws::Failure>()) {
-            Some(failure) => failure.clone().of(&place.to_string()).into(),
-            None => format!("{place}: {error}").into(),
-        }),
+        Err(error) => Err(aws::Failure::from(error).of(&place.to_string()).into()),
     }
 }
 
@@ -85,6 +92,7 @@ async fn read_model(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
     Ok(format!("{} answers", model.table()))
 }
 
+/// Of what AWS does for us.
 async fn within(look: impl Future<Output = Outcome>) -> Outcome {
-    tokio::time::timeout(LOOK, look).await.unwrap_or_else(|_| Err(format!("no answer within {LOOK:?}").into()))
+    tokio::time::timeout(LOOK, look).await.unwrap_or_else(|_| Err(aws::Failure::no_answer(LOOK).into()))
 }
