@@ -1,6 +1,8 @@
 //! All parts of AWS at once: the whole way of a photo through them, what a doctor says when one is in trouble, and that the
 //! papers on rights are true.
 
+use std::collections::BTreeSet;
+
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 
@@ -8,16 +10,21 @@ use crate::support::{
     TestServer,
     client::id,
     cloud::{Cloud, Part, Role},
+    doctor::{check, health, row},
     eventually,
     fault_proxy::{Fault, FaultProxy},
     fixture,
     imds::Imds,
-    process::{Process, darkroom, run},
+    process::Process,
 };
 
 const PARTS: [Part; 5] = [Part::Storage, Part::Queue, Part::Announce, Part::ReadModel, Part::Workflow];
 /// What each part's row is called.
 const ROWS: [&str; 5] = ["storage", "sqs", "sns", "dynamodb", "step_functions"];
+/// And what health calls it.
+const LOOKS: [&str; 5] = ["storage", "queue", "sns", "dynamodb", "step_functions"];
+/// What leads edits is not the matter here.
+const NOTHING_TO_DO: &str = r#"{"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}"#;
 
 #[tokio::test]
 async fn a_photo_goes_through_all_parts_of_aws() {
@@ -60,25 +67,10 @@ async fn a_photo_goes_through_all_parts_of_aws() {
     eventually("purged", async || server.stored().await.is_empty().then_some(())).await;
 }
 
-/// The table that `darkroom check` prints for these variables, over those of the server.
-async fn check(server: &TestServer, more: &[(&str, &str)]) -> (i32, String) {
-    let mut environment = server.environment();
-    environment.retain(|(name, _)| !more.iter().any(|(other, _)| other == name));
-    environment.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    let (code, table, complaints) = run(darkroom(&["check"], &environment)).await;
-    (code, table + &complaints)
-}
-
-/// A part's row and what follows it.
-fn row<'a>(table: &'a str, part: &str) -> Option<&'a str> {
-    let from = table.lines().find(|line| line.split_whitespace().next() == Some(part))?;
-    Some(&table[table.find(from)?..])
-}
-
 #[tokio::test]
 async fn check_names_the_part_in_trouble_and_what_to_do() {
     let cloud = Cloud::start().await;
-    cloud.make_state_machine(r#"{"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}"#).await;
+    cloud.make_state_machine(NOTHING_TO_DO).await;
     let server = TestServer::start_in(&cloud, &PARTS, "worker.enabled = false").await;
     let operator = cloud.environment(Role::Operator);
     let operator: Vec<(&str, &str)> = operator.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -125,7 +117,7 @@ async fn all_fail_saying(server: &TestServer, variables: &[(&str, &str)], words:
 #[tokio::test]
 async fn check_tells_keys_rights_and_outages_apart() {
     let cloud = Cloud::start().await;
-    cloud.make_state_machine(r#"{"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}"#).await;
+    cloud.make_state_machine(NOTHING_TO_DO).await;
     let server = TestServer::start_in(&cloud, &PARTS, "worker.enabled = false").await;
     let keys = cloud.environment(Role::Instance);
     let keys: Vec<(&str, &str)> = keys.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -164,6 +156,62 @@ async fn check_tells_keys_rights_and_outages_apart() {
     proxy.every(1, Fault::Status(500));
     all_fail_saying(&server, &proxied, &["500", "InternalError", "InternalFailure", "InternalServerError", "->"]).await;
     assert!(proxy.hit() > hit);
+}
+
+/// What is wrong with keys and clocks is the same at all parts, and is told by each for as long as it is.
+#[tokio::test]
+async fn health_tells_ended_keys_and_a_wrong_clock_with_what_to_do() {
+    let cloud = Cloud::start().await;
+    cloud.make_state_machine(NOTHING_TO_DO).await;
+    let server = TestServer::start_in(&cloud, &PARTS, "worker.enabled = false").await;
+    let proxy = FaultProxy::start(&cloud.emulator.url).await;
+    let process = Process::start(&server, "serve", &[("AWS_ENDPOINT_URL", &proxy.url)]).await;
+    let host = process.user(&server, "alice");
+    let album = host.album("Wedding").await;
+    let all = async |is: &dyn Fn(&Value) -> bool| {
+        eventually("told of all parts", async || {
+            let parts = health(&process.operations).await;
+            LOOKS.iter().all(|part| is(&parts[part])).then_some(())
+        })
+        .await;
+    };
+    for (code, advice) in [
+        ("ExpiredToken", "the credentials have ended: a role's are renewed by themselves"),
+        ("RequestTimeTooSkewed", "this host's clock is off by more than AWS takes: is chronyd"),
+    ] {
+        proxy.every(1, Fault::Refuse(code));
+        // A topic is known by what is published to it.
+        host.patch(&format!("/v1/albums/{album}"), &json!({ "title": code })).await.expect(200);
+        let told = |detail: &Value| detail.as_str().is_some_and(|text| text.contains(code) && text.contains(advice));
+        all(&|part| part["status"] == "failing" && told(&part["detail"])).await;
+        proxy.heal();
+        all(&|part| part["status"] == "ok" && told(&part["last_error"]["detail"])).await;
+    }
+}
+
+/// As `docs/aws.md` says, for whoever looks for it in a trail.
+#[tokio::test]
+async fn every_call_says_whose_it_is() {
+    let cloud = Cloud::start().await;
+    cloud.make_state_machine(NOTHING_TO_DO).await;
+    let server = TestServer::start_in(&cloud, &PARTS, "worker.enabled = false").await;
+    let proxy = FaultProxy::start(&cloud.emulator.url).await;
+    let process = Process::start(&server, "serve", &[("AWS_ENDPOINT_URL", &proxy.url)]).await;
+    let host = process.user(&server, "alice");
+    let album = host.album("Wedding").await;
+    let photo = host.settled(&host.upload(&album, "image/jpeg", &fixture("camera.jpg")).await).await;
+    host.post(&format!("/v1/photos/{}/edits", id(&photo)), &json!({ "filters": [{ "name": "grayscale" }] }))
+        .await
+        .expect(202);
+    for call in ["s3:PutObject", "sqs:ReceiveMessage", "sns:Publish", "dynamodb:PutItem", "states:StartExecution"] {
+        eventually(call, async || proxy.calls().contains(call).then_some(())).await;
+    }
+    let agents = proxy.agents();
+    let services: BTreeSet<&str> = agents.iter().map(|(service, _)| &**service).collect();
+    assert_eq!(services, BTreeSet::from(["dynamodb", "s3", "sns", "sqs", "states"]));
+    for (service, agent) in &agents {
+        assert!(agent.split_whitespace().any(|word| word == "app/darkroom"), "{service}: {agent}");
+    }
 }
 
 /// On an instance keys come from its metadata service, are temporary, and change: URLs are signed by those that are there, end

@@ -19,6 +19,7 @@ use crate::support::{
     cloud::{Cloud, Part, Role},
     eventually,
     fault_proxy::{Fault, FaultProxy},
+    mirrors::{Mirrors, NO_WORKER, NOWHERE, pages},
     process::{Process, darkroom, run},
     tiny,
 };
@@ -27,62 +28,20 @@ use crate::support::{
 struct Two {
     server: TestServer,
     cloud: Cloud,
-    /// Has no read model.
-    plain: Process,
-    /// Has no database.
-    model: Process,
+    mirrors: Mirrors,
 }
-
-/// Where no database is.
-const NOWHERE: (&str, &str) = ("DARKROOM_DATABASE_SOCKET", "/nowhere/mysqld.sock");
-const NO_WORKER: (&str, &str) = ("DARKROOM_WORKER_ENABLED", "false");
 
 impl Two {
     async fn start(settings: &str) -> Self {
         let cloud = Cloud::start().await;
         let server = TestServer::start_in(&cloud, &[Part::ReadModel], settings).await;
-        // One public address, so that all sign the same URLs.
-        let address = ("DARKROOM_HTTP_PUBLIC_URL", &*server.url);
-        let off = [("DARKROOM_READ_MODEL_KIND", "none"), ("DARKROOM_READ_MODEL_TABLE", "")];
-        let plain = Process::start(&server, "serve", &[address, NO_WORKER, off[0], off[1]]).await;
-        let waits = ("DARKROOM_DATABASE_ACQUIRE_TIMEOUT", "200ms");
-        let model = Process::start(&server, "serve", &[address, NO_WORKER, NOWHERE, waits]).await;
-        Self { server, cloud, plain, model }
+        let mirrors = Mirrors::of(&server).await;
+        Self { server, cloud, mirrors }
     }
 
     fn read_model(&self) -> &ReadModel {
         self.server.app.read_model.as_ref().expect("it is on")
     }
-
-    /// Waits until a viewer's pages without a database are those of the database; answers the photos on them.
-    async fn same(&self, what: &str, token: &str, album: &str) -> Vec<Value> {
-        let [plain, model] =
-            [&self.plain, &self.model].map(|process| Client::new(&process.url, Some(token.to_owned())));
-        let wanted = pages(&plain, album).await;
-        assert!(wanted.values().all(|(status, _)| *status == 200), "{wanted:?}");
-        eventually(what, async || (pages(&model, album).await == wanted).then_some(())).await;
-        model.all(&format!("/v1/albums/{album}/photos?limit=2")).await
-    }
-}
-
-/// An album's pages in both orders, by path: status and body.
-async fn pages(viewer: &Client, album: &str) -> BTreeMap<String, (u16, String)> {
-    let mut pages = BTreeMap::new();
-    let mut keep = async |path: &str| {
-        let answer = viewer.get(path).await;
-        let next = answer.json()["next_cursor"].as_str().map(str::to_owned);
-        pages.insert(path.to_owned(), (answer.status.as_u16(), String::from_utf8(answer.bytes).expect("text")));
-        next
-    };
-    let path = format!("/v1/albums/{album}");
-    keep(&path).await;
-    for query in ["limit=2", "limit=2&order=oldest", "state=ready", "visibility=visible&order=newest"] {
-        let mut next = keep(&format!("{path}/photos?{query}")).await;
-        while let Some(cursor) = next {
-            next = keep(&format!("{path}/photos?{query}&cursor={cursor}")).await;
-        }
-    }
-    pages
 }
 
 fn captions(photos: &[Value]) -> Vec<&str> {
@@ -95,34 +54,35 @@ async fn a_viewers_pages_are_the_databases_through_all_that_happens() {
     let host = two.server.user("alice");
     let album = host.album("crowded").await;
     let viewer = host.invite(&album, &json!({ "role": "view" })).await;
-    assert!(two.same("empty", &viewer, &album).await.is_empty());
+    assert!(two.mirrors.same("empty", &viewer, &album).await.is_empty());
     let mut photos = Vec::new();
     for number in 0..5 {
         photos.push(host.upload(&album, "image/png", &tiny(number)).await);
         host.settled(&photos[number as usize]).await;
     }
-    assert_eq!(two.same("five photos", &viewer, &album).await.len(), 5);
+    assert_eq!(two.mirrors.same("five photos", &viewer, &album).await.len(), 5);
 
     let photo = |number: usize| format!("/v1/photos/{}", photos[number]);
     host.patch(&photo(1), &json!({ "caption": "\"Zoë\" & 🎂" })).await.expect(200);
-    assert_eq!(captions(&two.same("a caption", &viewer, &album).await)[3], "\"Zoë\" & 🎂");
+    assert_eq!(captions(&two.mirrors.same("a caption", &viewer, &album).await)[3], "\"Zoë\" & 🎂");
     host.patch(&photo(2), &json!({ "visibility": "hidden" })).await.expect(200);
-    assert_eq!(two.same("one hidden", &viewer, &album).await.len(), 4);
+    assert_eq!(two.mirrors.same("one hidden", &viewer, &album).await.len(), 4);
     host.delete(&photo(4)).await.expect(204);
-    assert_eq!(two.same("one deleted", &viewer, &album).await.len(), 3);
+    assert_eq!(two.mirrors.same("one deleted", &viewer, &album).await.len(), 3);
     host.patch(&photo(2), &json!({ "visibility": "visible" })).await.expect(200);
-    assert_eq!(two.same("shown again", &viewer, &album).await.len(), 4);
+    assert_eq!(two.mirrors.same("shown again", &viewer, &album).await.len(), 4);
     let settings = json!({ "title": "reviewed", "review": true, "closed": false });
     host.patch(&format!("/v1/albums/{album}"), &settings).await.expect(200);
     let guest = two.server.bearer(&host.invite(&album, &json!({ "role": "contribute" })).await);
     let waiting = guest.upload(&album, "image/png", &tiny(9)).await;
     host.settled(&waiting).await;
-    assert_eq!(two.same("one that waits for review", &viewer, &album).await.len(), 4);
+    assert_eq!(two.mirrors.same("one that waits for review", &viewer, &album).await.len(), 4);
     host.patch(&format!("/v1/photos/{waiting}"), &json!({ "visibility": "visible" })).await.expect(200);
-    assert_eq!(two.same("reviewed", &viewer, &album).await.len(), 5);
+    assert_eq!(two.mirrors.same("reviewed", &viewer, &album).await.len(), 5);
 
     // A list may change over in the middle.
-    let [plain, model] = [&two.plain, &two.model].map(|process| Client::new(&process.url, Some(viewer.clone())));
+    let [plain, model] =
+        [&two.mirrors.plain, &two.mirrors.model].map(|process| Client::new(&process.url, Some(viewer.clone())));
     for order in ["newest", "oldest"] {
         let path = format!("/v1/albums/{album}/photos?limit=2&order={order}");
         let (mut items, mut next, mut turn) = (Vec::new(), Some(path.clone()), 0);
@@ -136,7 +96,7 @@ async fn a_viewers_pages_are_the_databases_through_all_that_happens() {
     }
     // What only the database can tell is not made up.
     model.get(&format!("/v1/albums/{album}/photos?state=processing")).await.expect(503);
-    Client::new(&two.model.url, Some(guest_token(&host, &album).await))
+    Client::new(&two.mirrors.model.url, Some(guest_token(&host, &album).await))
         .get(&format!("/v1/albums/{album}"))
         .await
         .expect(503);
@@ -194,7 +154,7 @@ async fn what_comes_late_twice_or_out_of_order_changes_nothing() {
         [host.upload(&album, "image/png", &tiny(1)).await, host.upload(&album, "image/png", &tiny(2)).await];
     host.settled(&kept).await;
     host.settled(&gone).await;
-    two.same("two photos", &viewer, &album).await;
+    two.mirrors.same("two photos", &viewer, &album).await;
     let model = two.read_model();
     let (album_id, photo_id) = (album.parse::<AlbumId>().unwrap(), gone.parse::<PhotoId>().unwrap());
     let mut session = two.server.app.db.session().await.unwrap();
@@ -209,20 +169,20 @@ async fn what_comes_late_twice_or_out_of_order_changes_nothing() {
 
     host.delete(&format!("/v1/photos/{gone}")).await.expect(204);
     host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "second title" })).await.expect(200);
-    assert_eq!(two.same("one left", &viewer, &album).await.len(), 1);
-    let after = pages(&Client::new(&two.model.url, Some(viewer.clone())), &album).await;
+    assert_eq!(two.mirrors.same("one left", &viewer, &album).await.len(), 1);
+    let after = pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await;
     for _ in 0..3 {
         model.write(&late, Over::Older).await.unwrap();
         darkroom::worker::project::album(&two.server.app.db, model, album_id).await.unwrap();
     }
-    assert_eq!(pages(&Client::new(&two.model.url, Some(viewer.clone())), &album).await, after);
-    two.same("still one", &viewer, &album).await;
+    assert_eq!(pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await, after);
+    two.mirrors.same("still one", &viewer, &album).await;
 
     // Nor does an album come back.
     host.delete(&format!("/v1/albums/{album}")).await.expect(204);
     model.write(&late, Over::OlderOrSame).await.unwrap();
     // Refused as long as the invite is known here, and then unknown to who has no database.
-    let status = Client::new(&two.model.url, Some(viewer)).get(&format!("/v1/albums/{album}")).await.status;
+    let status = Client::new(&two.mirrors.model.url, Some(viewer)).get(&format!("/v1/albums/{album}")).await.status;
     assert!(status == 401 || status == 503, "{status}");
 }
 
@@ -243,8 +203,8 @@ async fn an_invite_that_has_ended_opens_nothing_from_the_very_moment() {
     let token = revoked["token"].as_str().unwrap();
     let (code, said, complaint) = run(darkroom(&["project"], &two.server.environment())).await;
     assert_eq!(code, 0, "{said}{complaint}");
-    two.same("projected", token, &album).await;
-    let at_model = |token: &str| Client::new(&two.model.url, Some(token.to_owned()));
+    two.mirrors.same("projected", token, &album).await;
+    let at_model = |token: &str| Client::new(&two.mirrors.model.url, Some(token.to_owned()));
     let path = format!("/v1/albums/{album}");
     host.delete(&format!("/v1/albums/{album}/invites/{}", revoked["id"].as_str().unwrap())).await.expect(204);
     at_model(token).get(&path).await.expect(401);
@@ -267,7 +227,7 @@ async fn a_table_that_was_lost_is_rebuilt_and_what_has_no_row_is_removed() {
     host.settled(&shown).await;
     host.settled(&hidden).await;
     host.patch(&format!("/v1/photos/{hidden}"), &json!({ "visibility": "hidden" })).await.expect(200);
-    two.same("projected", &viewer, &album).await;
+    two.mirrors.same("projected", &viewer, &album).await;
 
     // A worker has no right to look through all of it.
     assert!(two.read_model().all_keys(None).await.unwrap_err().is_of_rights());
@@ -296,7 +256,7 @@ async fn a_table_that_was_lost_is_rebuilt_and_what_has_no_row_is_removed() {
     assert!(code == 0 && said == "0 albums projected\n", "{code}: {said}{complaint}");
     let (code, said, complaint) = project(&["project", "--rebuild"]).await;
     assert!(code == 0 && said == "1 albums and 1 photos written anew, 2 items removed\n", "{code}: {said}{complaint}");
-    assert_eq!(two.same("rebuilt", &viewer, &album).await.len(), 1);
+    assert_eq!(two.mirrors.same("rebuilt", &viewer, &album).await.len(), 1);
     let (keys, _) = model.all_keys(None).await.unwrap();
     assert!(!keys.contains(&strays[1]) && !keys.contains(&strays[2]), "{keys:?}");
     assert_eq!(project(&["project", "--rebuild"]).await.0, 0, "again");
@@ -313,7 +273,7 @@ async fn what_is_due_is_worked_off_by_the_command_and_found_by_the_sweep() {
     }
     let (code, said, complaint) = run(darkroom(&["project"], &two.server.environment())).await;
     assert!(code == 0 && said == "2 albums projected\n", "{code}: {said}{complaint}");
-    two.same("by the command", &viewers[0], &albums[0]).await;
+    two.mirrors.same("by the command", &viewers[0], &albums[0]).await;
 
     // A job that was lost.
     host.patch(&format!("/v1/albums/{}", albums[1]), &json!({ "title": "renamed" })).await.expect(200);
@@ -321,7 +281,7 @@ async fn what_is_due_is_worked_off_by_the_command_and_found_by_the_sweep() {
     let report = darkroom::worker::sweep::run(&two.server.app, false).await.unwrap();
     assert_eq!(report.enqueued, 2, "its announcement and its projection");
     while darkroom::worker::step(&two.server.app).await.unwrap() != darkroom::worker::Outcome::Idle {}
-    two.same("by the sweep", &viewers[1], &albums[1]).await;
+    two.mirrors.same("by the sweep", &viewers[1], &albums[1]).await;
 
     let mut off = two.server.environment();
     off.retain(|(name, _)| !name.starts_with("DARKROOM_READ_MODEL"));
@@ -343,7 +303,7 @@ async fn while_the_table_is_down_or_slow_the_database_answers_within_the_budget(
     let album = host.album("slow").await;
     let token = host.invite(&album, &json!({ "role": "view" })).await;
     host.settled(&host.upload(&album, "image/png", &tiny(1)).await).await;
-    two.same("projected", &token, &album).await;
+    two.mirrors.same("projected", &token, &album).await;
     let proxy = FaultProxy::start(&two.cloud.emulator.url).await;
     let address = ("DARKROOM_HTTP_PUBLIC_URL", &*two.server.url);
     for fault in [Fault::Cut, Fault::Status(500), Fault::Throttle, Fault::Delay(std::time::Duration::from_secs(20))] {
@@ -457,7 +417,7 @@ async fn while_changes_wait_for_too_long_the_database_answers() {
     })
     .await;
     // Without a database the old one is better than none.
-    let alone = Client::new(&two.model.url, Some(token)).get(&path).await.expect(200);
+    let alone = Client::new(&two.mirrors.model.url, Some(token)).get(&path).await.expect(200);
     assert_eq!(alone["title"], "old title");
 }
 

@@ -1,8 +1,9 @@
-//! A proxy before the emulator of AWS that does to calls what networks and services in trouble do, and knows which they were.
-//! The `Host` header stays as the client has signed it, so that signatures hold.
+//! A proxy before the emulator of AWS that does to calls what networks and services in trouble do, to messages what a
+//! standard queue may do, and knows which calls there were and who made them. The `Host` header stays as the client has signed
+//! it, so that signatures hold.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -13,8 +14,9 @@ use std::{
 use axum::body::{Body, Bytes};
 use futures_util::stream;
 use http_body_util::BodyExt;
-use hyper::{Method, Request, Response, body::Incoming, service::service_fn};
+use hyper::{Method, Request, Response, body::Incoming, header, service::service_fn};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
@@ -29,7 +31,7 @@ pub enum Fault {
     Throttle,
     /// It is refused with this code.
     Refuse(&'static str),
-    /// It comes later.
+    /// It comes later, also when its caller does not wait for that any more.
     Delay(Duration),
     /// The connection ends before it gets there.
     Cut,
@@ -42,7 +44,8 @@ pub enum Fault {
 /// The calls that a fault happens to.
 #[derive(Debug, Clone)]
 struct Rule {
-    fault: Fault,
+    /// In turn.
+    faults: Vec<Fault>,
     /// Each so-many-th of them.
     every: u64,
     /// The name of the service in signatures: `s3`, `sqs`, `sns`, `dynamodb`, `states`.
@@ -61,8 +64,12 @@ struct Shared {
     target: String,
     rule: Mutex<Option<Rule>>,
     calls: Mutex<BTreeSet<String>>,
+    agents: Mutex<BTreeSet<(String, String)>>,
     counted: AtomicU64,
     hit: AtomicU64,
+    /// Messages that are still to come once more, while they do.
+    again: Mutex<Option<VecDeque<Value>>>,
+    repeated: AtomicU64,
 }
 
 impl FaultProxy {
@@ -73,8 +80,11 @@ impl FaultProxy {
             target,
             rule: Mutex::new(None),
             calls: Mutex::default(),
+            agents: Mutex::default(),
             counted: AtomicU64::new(0),
             hit: AtomicU64::new(0),
+            again: Mutex::new(None),
+            repeated: AtomicU64::new(0),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -84,12 +94,17 @@ impl FaultProxy {
 
     /// From now on this happens to each so-many-th call; to every one with 1. The first is the so-many-th.
     pub fn every(&self, every: u64, fault: Fault) {
-        self.set(Some(Rule { fault, every, service: None }));
+        self.every_in_turn(every, &[fault]);
+    }
+
+    /// The same with several, which take turns.
+    pub fn every_in_turn(&self, every: u64, faults: &[Fault]) {
+        self.set(Some(Rule { faults: faults.into(), every, service: None }));
     }
 
     /// The same for the calls of one service, by its name in signatures: `s3`, `sqs`, `sns`, `dynamodb`, `states`.
     pub fn every_of(&self, service: &'static str, every: u64, fault: Fault) {
-        self.set(Some(Rule { fault, every, service: Some(service) }));
+        self.set(Some(Rule { faults: vec![fault], every, service: Some(service) }));
     }
 
     /// From now on all is well.
@@ -105,6 +120,22 @@ impl FaultProxy {
     /// All that was called, in the words of policies: `s3:GetObject`.
     pub fn calls(&self) -> BTreeSet<String> {
         self.shared.calls.lock().unwrap().clone()
+    }
+
+    /// Who has called, by the service and what the caller says of itself; presigned URLs are anybody's and don't count.
+    pub fn agents(&self) -> BTreeSet<(String, String)> {
+        self.shared.agents.lock().unwrap().clone()
+    }
+
+    /// From now on each message of a queue comes twice, the second time with a later answer, and those of one answer the other
+    /// way round: a standard queue promises neither once nor an order.
+    pub fn muddle_messages(&self) {
+        self.shared.again.lock().unwrap().get_or_insert_default();
+    }
+
+    /// How many messages came a second time.
+    pub fn repeated(&self) -> u64 {
+        self.shared.repeated.load(Ordering::Relaxed)
     }
 
     fn set(&self, rule: Option<Rule>) {
@@ -134,10 +165,14 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// An error ends the connection without a word.
 async fn call(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, String> {
     let service = signed_for(&request);
-    let request = read_query(request, &service).await?;
+    if let Some(agent) = agent(&request) {
+        shared.agents.lock().unwrap().insert((service.clone(), agent));
+    }
+    let request = read(request, &service).await?;
     let action = action(&request, &service);
-    shared.calls.lock().unwrap().insert(action);
+    shared.calls.lock().unwrap().insert(action.clone());
     match shared.fault_for(&service) {
+        None if action == "sqs:ReceiveMessage" => shared.receive(request).await,
         None => shared.forward(request).await,
         Some(Fault::Status(status)) => refused(request, &service, status, trouble(&service, status)).await,
         Some(Fault::Throttle) => {
@@ -145,14 +180,19 @@ async fn call(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respons
         }
         Some(Fault::Refuse(code)) => refused(request, &service, 403, code).await,
         Some(Fault::Delay(time)) => {
-            tokio::time::sleep(time).await;
-            shared.forward(request).await
+            let (parts, body) = request.into_parts();
+            let request = Request::from_parts(parts, Body::from(whole(body).await?));
+            let late = tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                shared.forward(request).await
+            });
+            late.await.map_err(|error| error.to_string())?
         }
         Some(Fault::Cut) => Err("cut".to_owned()),
         Some(Fault::LoseAnswer) => {
             // All of it: the service has done what it was asked.
             let answer = shared.forward(request).await?;
-            answer.into_body().collect().await.map_err(|error| error.to_string())?;
+            whole(answer.into_body()).await?;
             Err("the answer is lost".to_owned())
         }
         Some(Fault::CutBody) => {
@@ -175,8 +215,42 @@ impl Shared {
         let nth = self.counted.fetch_add(1, Ordering::Relaxed) + 1;
         nth.is_multiple_of(rule.every).then(|| {
             self.hit.fetch_add(1, Ordering::Relaxed);
-            rule.fault
+            let turn = usize::try_from(nth / rule.every - 1).expect("a count of calls");
+            rule.faults[turn % rule.faults.len()]
         })
+    }
+
+    /// Messages of a queue, muddled if they are to be.
+    async fn receive(&self, request: Request<Body>) -> Result<Response<Body>, String> {
+        if self.again.lock().unwrap().is_none() {
+            return self.forward(request).await;
+        }
+        let (parts, body) = request.into_parts();
+        let asked = whole(body).await?;
+        let most = serde_json::from_slice::<Value>(&asked).ok().and_then(|asked| asked["MaxNumberOfMessages"].as_u64());
+        let answer = self.forward(Request::from_parts(parts, Body::from(asked))).await?;
+        let (mut parts, body) = answer.into_parts();
+        let mut told = whole(body).await?;
+        if let Ok(mut answer) = serde_json::from_slice::<Value>(&told)
+            && parts.status.is_success()
+        {
+            let new = answer["Messages"].as_array().cloned().unwrap_or_default();
+            answer["Messages"] = self.muddled(new, usize::try_from(most.unwrap_or(1)).expect("a few"));
+            told = answer.to_string().into();
+            parts.headers.insert(header::CONTENT_LENGTH, told.len().into());
+        }
+        Ok(Response::from_parts(parts, Body::from(told)))
+    }
+
+    /// What came with an earlier answer and then what is new, from its end, but no more than were asked for.
+    fn muddled(&self, new: Vec<Value>, most: usize) -> Value {
+        let mut again = self.again.lock().unwrap();
+        let again = again.get_or_insert_default();
+        let repeated = again.len().min(most.saturating_sub(new.len()));
+        self.repeated.fetch_add(repeated as u64, Ordering::Relaxed);
+        let given: Vec<Value> = again.drain(..repeated).chain(new.iter().rev().cloned()).collect();
+        again.extend(new);
+        given.into()
     }
 
     async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, String> {
@@ -190,13 +264,25 @@ impl Shared {
     }
 }
 
+/// A body that is held in memory from its beginning to its end.
+async fn whole<B: hyper::body::Body<Error: std::fmt::Display>>(body: B) -> Result<Bytes, String> {
+    Ok(body.collect().await.map_err(|error| error.to_string())?.to_bytes())
+}
+
+/// What a signed call says of who makes it, in the two headers that AWS's clients have for that.
+fn agent(request: &Request<Incoming>) -> Option<String> {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    header("authorization")?;
+    Some([header("user-agent"), header("x-amz-user-agent")].map(Option::unwrap_or_default).join(" "))
+}
+
 /// The query protocol says in the body which call it is; that is read, and kept for later.
-async fn read_query(request: Request<Incoming>, service: &str) -> Result<Request<Body>, String> {
+async fn read(request: Request<Incoming>, service: &str) -> Result<Request<Body>, String> {
     let (mut parts, body) = request.into_parts();
     if service != "sns" {
         return Ok(Request::from_parts(parts, Body::new(body)));
     }
-    let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+    let body = whole(body).await?;
     let action =
         url::form_urlencoded::parse(&body).find(|(name, _)| name == "Action").map(|(_, value)| value.into_owned());
     parts.extensions.insert(Query(action.unwrap_or_default()));
@@ -270,7 +356,7 @@ fn throttling(service: &str) -> &'static str {
 /// An answer in the shape of the service. What it was sent is read first: a client that is still sending would take the
 /// early answer for a broken connection.
 async fn refused(request: Request<Body>, service: &str, status: u16, code: &str) -> Result<Response<Body>, String> {
-    request.into_body().collect().await.map_err(|error| error.to_string())?;
+    whole(request.into_body()).await?;
     let (content_type, body) = match service {
         "s3" => ("application/xml", format!("<Error><Code>{code}</Code><Message>a fault</Message></Error>")),
         "sns" => (

@@ -1,0 +1,63 @@
+//! Two processes beside a service that show what is in its read model: one without it, and one that has nothing else.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{Client, TestServer, eventually, process::Process};
+
+/// Where no database is, as a variable.
+pub const NOWHERE: (&str, &str) = ("DARKROOM_DATABASE_SOCKET", "/nowhere/mysqld.sock");
+/// A process that serves alone, as a variable.
+pub const NO_WORKER: (&str, &str) = ("DARKROOM_WORKER_ENABLED", "false");
+
+/// The two.
+pub struct Mirrors {
+    /// Has no read model.
+    pub plain: Process,
+    /// Has no database.
+    pub model: Process,
+}
+
+impl Mirrors {
+    /// Beside a server that has both.
+    pub async fn of(server: &TestServer) -> Self {
+        // One public address, so that all sign the same URLs.
+        let address = ("DARKROOM_HTTP_PUBLIC_URL", &*server.url);
+        let off = [("DARKROOM_READ_MODEL_KIND", "none"), ("DARKROOM_READ_MODEL_TABLE", "")];
+        let plain = Process::start(server, "serve", &[address, NO_WORKER, off[0], off[1]]).await;
+        let waits = ("DARKROOM_DATABASE_ACQUIRE_TIMEOUT", "200ms");
+        let model = Process::start(server, "serve", &[address, NO_WORKER, NOWHERE, waits]).await;
+        Self { plain, model }
+    }
+
+    /// Waits until a viewer's pages without a database are those of the database; answers the photos on them.
+    pub async fn same(&self, what: &str, token: &str, album: &str) -> Vec<Value> {
+        let [plain, model] =
+            [&self.plain, &self.model].map(|process| Client::new(&process.url, Some(token.to_owned())));
+        let wanted = pages(&plain, album).await;
+        assert!(wanted.values().all(|(status, _)| *status == 200), "{wanted:?}");
+        eventually(what, async || (pages(&model, album).await == wanted).then_some(())).await;
+        model.all(&format!("/v1/albums/{album}/photos?limit=2")).await
+    }
+}
+
+/// An album's pages in both orders, by path: status and body.
+pub async fn pages(viewer: &Client, album: &str) -> BTreeMap<String, (u16, String)> {
+    let mut pages = BTreeMap::new();
+    let mut keep = async |path: &str| {
+        let answer = viewer.get(path).await;
+        let next = answer.json()["next_cursor"].as_str().map(str::to_owned);
+        pages.insert(path.to_owned(), (answer.status.as_u16(), String::from_utf8(answer.bytes).expect("text")));
+        next
+    };
+    let path = format!("/v1/albums/{album}");
+    keep(&path).await;
+    for query in ["limit=2", "limit=2&order=oldest", "state=ready", "visibility=visible&order=newest"] {
+        let mut next = keep(&format!("{path}/photos?{query}")).await;
+        while let Some(cursor) = next {
+            next = keep(&format!("{path}/photos?{query}&cursor={cursor}")).await;
+        }
+    }
+    pages
+}
