@@ -41,6 +41,7 @@ mod rds;
 mod read_model;
 mod s3;
 mod secrets;
+mod slow;
 mod sns;
 mod sqs;
 mod sweep;

@@ -3,14 +3,25 @@
 
 use std::time::Duration;
 
-use aws_sdk_sfn::Client as Sfn;
+use aws_sdk_sfn::{
+    Client as Sfn,
+    types::{ExecutionStatus, HistoryEvent, HistoryEventType},
+};
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
 
-use crate::support::{
-    Client, TestServer,
-    client::id,
-    cloud::{Cloud, Part, Role},
-    eventually, numbered, template,
+use crate::{
+    slow::Slow,
+    support::{
+        Client, TestServer,
+        bed::literal,
+        client::id,
+        cloud::{Cloud, Part, Role},
+        eventually,
+        fault_proxy::Fault,
+        numbered, template,
+    },
 };
 
 /// Who leads.
@@ -81,19 +92,103 @@ impl Bed {
         (host, guest, album, photo)
     }
 
-    /// Waits until the execution of an edit has ended; answers the names of the states that it went through.
-    async fn history(&self, edit: &str) -> Option<Vec<String>> {
-        let cloud = self.cloud.as_ref()?;
-        let sfn = Sfn::new(&cloud.admin());
-        let arn = format!("{}:{edit}", cloud.state_machine.replace(":stateMachine:", ":execution:"));
-        eventually("the execution has ended", async || {
-            let told = sfn.describe_execution().execution_arn(&arn).send().await.expect("an execution");
-            (told.status.as_str() != "RUNNING").then_some(())
+    /// Waits until the execution of an edit has ended; answers how.
+    async fn ended(&self, edit: &str) -> Ended {
+        let (sfn, arn) = (self.step_functions(), self.execution(edit));
+        let told = eventually("the execution has ended", async || {
+            // Until a worker has begun it, there is none.
+            let told = sfn.describe_execution().execution_arn(&arn).send().await.ok()?;
+            (told.status != ExecutionStatus::Running).then_some(told)
         })
         .await;
-        let told = sfn.get_execution_history().execution_arn(&arn).max_results(1000).send().await.expect("a history");
-        let entered = told.events.into_iter().filter_map(|event| Some(event.state_entered_event_details?.name));
-        Some(entered.filter(|name| name != "Route").collect())
+        let events = self.events_of(edit).await;
+        let failures = failures(&events);
+        let entered = events.into_iter().filter_map(|event| Some(event.state_entered_event_details?.name));
+        let states = entered.filter(|name| name != "Route").collect();
+        Ended { status: told.status, error: told.error, states, failures }
+    }
+
+    /// What has happened in the execution of an edit.
+    async fn events_of(&self, edit: &str) -> Vec<HistoryEvent> {
+        let call = self.step_functions().get_execution_history().execution_arn(self.execution(edit)).max_results(1000);
+        call.send().await.expect("a history").events
+    }
+
+    /// Waits until the execution of an edit waits for the host; answers its token.
+    async fn token(&self, edit: &str) -> String {
+        let query = format!("SELECT task_token FROM edits WHERE id = {}", literal(edit));
+        eventually("it waits with a token", async || {
+            let row = sqlx::query_scalar(AssertSqlSafe(query.clone()));
+            row.fetch_one(&mut self.server.database.connect().await).await.expect("an edit")
+        })
+        .await
+    }
+
+    /// Tells an execution that waits in the host's stead: what comes next.
+    async fn tell(&self, token: &str, outcome: &Value) {
+        let call = self.step_functions().send_task_success().task_token(token).output(outcome.to_string());
+        call.send().await.expect("it is told");
+    }
+
+    /// From now on the database takes no edit of which this is not true.
+    async fn takes_only(&self, condition: &str) {
+        self.server.database.change(format!("ALTER TABLE edits ADD CONSTRAINT refused CHECK ({condition})")).await;
+    }
+
+    /// From now on it takes all of them again.
+    async fn takes_all(&self) {
+        self.server.database.change("ALTER TABLE edits DROP CONSTRAINT refused").await;
+    }
+
+    fn step_functions(&self) -> Sfn {
+        Sfn::new(&self.cloud.as_ref().expect("a cloud").admin())
+    }
+
+    /// How many executions there were.
+    async fn executions(&self) -> usize {
+        let machine = &self.cloud.as_ref().expect("a cloud").state_machine;
+        let listed = self.step_functions().list_executions().state_machine_arn(machine).send().await;
+        listed.expect("a list").executions.len()
+    }
+
+    /// The ARN of an edit's execution.
+    fn execution(&self, edit: &str) -> String {
+        let machine = &self.cloud.as_ref().expect("a cloud").state_machine;
+        format!("{}:{edit}", machine.replace(":stateMachine:", ":execution:"))
+    }
+}
+
+/// How many tries of tasks failed.
+fn failures(events: &[HistoryEvent]) -> usize {
+    events.iter().filter(|event| event.r#type == HistoryEventType::TaskFailed).count()
+}
+
+/// How an execution has ended.
+struct Ended {
+    status: ExecutionStatus,
+    /// The error that it failed with.
+    error: Option<String>,
+    /// The states that it went through, less `Route`.
+    states: Vec<String>,
+    /// How many tries of its tasks failed.
+    failures: usize,
+}
+
+impl Ended {
+    /// It went through these states, with so many failed tries, to the state `Failed`.
+    #[track_caller]
+    fn failed_by(&self, states: &[&str], failures: usize) {
+        assert_eq!(self.states, states);
+        assert_eq!(self.failures, failures, "failed tries");
+        assert_eq!((&self.status, self.error.as_deref()), (&ExecutionStatus::Failed, Some("EditFailed")));
+    }
+
+    /// It went through these states, without a failed try, to the state `Done`.
+    #[track_caller]
+    fn done_by(&self, states: &[&str]) {
+        assert_eq!(self.states, states);
+        assert_eq!(self.failures, 0, "failed tries");
+        assert_eq!((&self.status, self.error.as_deref()), (&ExecutionStatus::Succeeded, None));
     }
 }
 
@@ -146,8 +241,8 @@ async fn an_edit_becomes_ready() {
         assert_eq!(made["state"], "ready", "{led:?}: {made}");
         let fetched = bed.server.anybody().get(made["renditions"][0]["url"].as_str().expect("a URL")).await;
         assert_eq!(fetched.status, 200);
-        if let Some(states) = bed.history(&id(&edit)).await {
-            assert_eq!(states, ["Validate", "Apply", "File", "Announce", "Done"]);
+        if led == Led::ByStateMachine {
+            bed.ended(&id(&edit)).await.done_by(&["Validate", "Apply", "File", "Announce", "Done"]);
         }
         vec![outcome(&made), events(&host, &album).await]
     })
@@ -163,8 +258,8 @@ async fn what_leaves_nothing_of_a_photo_fails() {
         let edit = ask(&host, &photo, &json!(vec![crop; 5])).await;
         let failed = settled(&host, &photo, &edit).await;
         assert_eq!(failed["state"], "failed", "{led:?}: {failed}");
-        if let Some(states) = bed.history(&id(&edit)).await {
-            assert_eq!(states, ["Validate", "Fail", "Failed"]);
+        if led == Led::ByStateMachine {
+            bed.ended(&id(&edit)).await.failed_by(&["Validate", "Fail", "Failed"], 0);
         }
         vec![outcome(&failed), events(&host, &album).await]
     })
@@ -181,23 +276,21 @@ async fn the_host_decides_on_a_guests_edit() {
             let edit = ask(&guest, &photo, &sepia).await;
             assert_eq!(edit["state"], "pending_review");
             if led == Led::ByStateMachine {
-                eventually("it waits with a token", async || {
-                    let waiting = "SELECT COUNT(*) FROM edits WHERE task_token IS NOT NULL";
-                    (bed.server.database.count(waiting).await == 1).then_some(())
-                })
-                .await;
+                bed.token(&id(&edit)).await;
             }
             let path = format!("/v1/photos/{photo}/edits/{}", id(&edit));
             host.patch(&path, &json!({ "review": review })).await.expect(200);
             let settled = settled(&guest, &photo, &edit).await;
             assert_eq!(settled["state"], ends, "{led:?}: {settled}");
             outcomes.push(outcome(&settled));
-            if let Some(states) = bed.history(&id(&edit)).await {
-                let wanted: &[&str] = match review {
-                    "approve" => &["Validate", "Review", "Apply", "File", "Announce", "Done"],
-                    _ => &["Validate", "Review", "Refused"],
-                };
-                assert_eq!(states, wanted);
+            if led == Led::ByStateMachine {
+                let ended = bed.ended(&id(&edit)).await;
+                if review == "approve" {
+                    ended.done_by(&["Validate", "Review", "Apply", "File", "Announce", "Done"]);
+                } else {
+                    assert_eq!(ended.states, ["Validate", "Review", "Refused"]);
+                    assert_eq!((ended.status, ended.error.as_deref()), (ExecutionStatus::Failed, Some("Refused")));
+                }
                 assert_eq!(
                     bed.server.database.count("SELECT COUNT(*) FROM edits WHERE task_token IS NOT NULL").await,
                     0
@@ -213,13 +306,16 @@ async fn the_host_decides_on_a_guests_edit() {
 /// The decision is there before there is a token to tell the state machine with.
 #[tokio::test]
 async fn a_decision_that_comes_at_once_is_not_lost() {
-    under_both(async |bed, _| {
+    under_both(async |bed, led| {
         let (host, guest, album, photo) = bed.photo(true).await;
         let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
         let path = format!("/v1/photos/{photo}/edits/{}", id(&edit));
         host.patch(&path, &json!({ "review": "approve" })).await.expect(200);
         let made = settled(&guest, &photo, &edit).await;
-        bed.history(&id(&edit)).await;
+        if led == Led::ByStateMachine {
+            // By way of the review or past it, as it happens.
+            assert_eq!(bed.ended(&id(&edit)).await.status, ExecutionStatus::Succeeded);
+        }
         vec![outcome(&made), events(&host, &album).await]
     })
     .await;
@@ -237,8 +333,7 @@ async fn what_cannot_be_made_fails_after_its_tries() {
     let edit = ask(&host, &photo, &json!([{ "name": "grayscale" }])).await;
     let failed = settled(&host, &photo, &edit).await;
     assert_eq!((&failed["state"], &failed["fail_reason"]), (&json!("failed"), &json!("the edit could not be made")));
-    let states = bed.history(&id(&edit)).await.expect("an execution");
-    assert_eq!(states, ["Validate", "Apply", "GiveUp", "Fail", "Failed"]);
+    bed.ended(&id(&edit)).await.failed_by(&["Validate", "Apply", "GiveUp", "Fail", "Failed"], 2);
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.failed"]));
 }
 
@@ -249,8 +344,7 @@ async fn what_nobody_decides_on_fails_in_the_end() {
     let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
     let failed = settled(&guest, &photo, &edit).await;
     assert_eq!(failed["fail_reason"], "nobody looked at it in time");
-    let states = bed.history(&id(&edit)).await.expect("an execution");
-    assert_eq!(states, ["Validate", "Review", "NobodyDecided", "Fail", "Failed"]);
+    bed.ended(&id(&edit)).await.failed_by(&["Validate", "Review", "NobodyDecided", "Fail", "Failed"], 1);
     // Too late: it has failed, and says so.
     let path = format!("/v1/photos/{photo}/edits/{}", id(&edit));
     host.patch(&path, &json!({ "review": "approve" })).await.expect(409);
@@ -263,15 +357,8 @@ async fn an_edit_whose_execution_was_ended_fails() {
     let bed = Bed::start(Led::ByStateMachine).await;
     let (_, guest, _, photo) = bed.photo(true).await;
     let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
-    let cloud = bed.cloud.as_ref().expect("a cloud");
-    eventually("it waits", async || {
-        let waiting = "SELECT COUNT(*) FROM edits WHERE task_token IS NOT NULL";
-        (bed.server.database.count(waiting).await == 1).then_some(())
-    })
-    .await;
-    let sfn = Sfn::new(&cloud.admin());
-    let arn = format!("{}:{}", cloud.state_machine.replace(":stateMachine:", ":execution:"), id(&edit));
-    sfn.stop_execution().execution_arn(&arn).send().await.expect("it is ended");
+    bed.token(&id(&edit)).await;
+    bed.step_functions().stop_execution().execution_arn(bed.execution(&id(&edit))).send().await.expect("it is ended");
     // Nobody waits for the host any more; what was agreed to can't be made.
     bed.server
         .database
@@ -280,6 +367,26 @@ async fn an_edit_whose_execution_was_ended_fails() {
     darkroom::worker::sweep::run(&bed.server.app, false).await.expect("a sweep");
     let failed = settled(&guest, &photo, &edit).await;
     assert_eq!(failed["fail_reason"], "the edit could not be made");
+}
+
+/// Past the 3 s of a try. What was given up arrives all the same, and of a name there is one execution.
+#[tokio::test]
+async fn while_step_functions_is_slow_edits_wait() {
+    let Bed { cloud, server } = Bed::start_with(Led::ByStateMachine, "worker.enabled = false").await;
+    let slow = Slow::beside(cloud.as_ref().expect("a cloud"), server).await;
+    let host = slow.host();
+    let album = host.album("edits").await;
+    let photo = slow.server.user("alice").upload(&album, "image/jpeg", &numbered(1)).await;
+    host.settled(&photo).await;
+    slow.proxy.every_of("states", 1, Fault::Delay(Duration::from_secs(4)));
+    let edit = ask(&host, &photo, &json!([{ "name": "grayscale" }])).await;
+    tokio::join!(slow.check_tells_of("step_functions"), slow.health_tells_of("step_functions"));
+    slow.proxy.heal();
+    assert_eq!(settled(&host, &photo, &edit).await["state"], "ready");
+    assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.ready"]));
+    let bed = Bed { cloud, server: slow.server };
+    bed.ended(&id(&edit)).await.done_by(&["Validate", "Apply", "File", "Announce", "Done"]);
+    assert_eq!(bed.executions().await, 1);
 }
 
 /// The job comes twice, from two workers: there is one execution.
@@ -293,10 +400,136 @@ async fn of_an_edit_there_is_one_execution() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(settled(&host, &photo, &edit).await["state"], "ready");
-    bed.history(&id(&edit)).await;
-    let cloud = bed.cloud.as_ref().expect("a cloud");
-    let sfn = Sfn::new(&cloud.admin());
-    let listed = sfn.list_executions().state_machine_arn(&cloud.state_machine).send().await.expect("a list");
-    assert_eq!(listed.executions.len(), 1);
+    bed.ended(&id(&edit)).await.done_by(&["Validate", "Apply", "File", "Announce", "Done"]);
+    assert_eq!(bed.executions().await, 1);
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.ready"]));
+}
+
+/// Each step is done by the function and fails in it; the last of its tries leads to `GiveUp`.
+#[tokio::test]
+async fn a_step_that_fails_again_and_again_gives_the_edit_up() {
+    let bed = Bed::start(Led::ByStateMachine).await;
+    let (host, _, album, photo) = bed.photo(false).await;
+    // What the step writes at its end is refused; `Apply` has a test of its own.
+    for (written, states) in [
+        ("step <> 'apply'", &["Validate", "GiveUp", "Fail", "Failed"][..]),
+        ("step <> 'announce'", &["Validate", "Apply", "File", "GiveUp", "Fail", "Failed"]),
+    ] {
+        bed.takes_only(&format!("step IS NULL OR {written}")).await;
+        let edit = ask(&host, &photo, &json!([{ "name": "grayscale" }])).await;
+        let failed = settled(&host, &photo, &edit).await;
+        assert_eq!(
+            (&failed["state"], &failed["fail_reason"]),
+            (&json!("failed"), &json!("the edit could not be made"))
+        );
+        bed.ended(&id(&edit)).await.failed_by(states, 2);
+        bed.takes_all().await;
+    }
+    assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.failed", "edit.failed"]));
+}
+
+/// By then it is ready, and whoever sees the album learns of it by the event's own job: there is nothing to give up.
+#[tokio::test]
+async fn an_edit_whose_last_step_fails_is_ready_all_the_same() {
+    let bed = Bed::start(Led::ByStateMachine).await;
+    let (host, _, album, photo) = bed.photo(false).await;
+    bed.takes_only("state <> 'ready' OR step IS NOT NULL").await;
+    let edit = ask(&host, &photo, &json!([{ "name": "grayscale" }])).await;
+    let states = ["Validate", "Apply", "File", "Announce", "GiveUp", "Fail", "Failed"];
+    bed.ended(&id(&edit)).await.failed_by(&states, 2);
+    let made = settled(&host, &photo, &edit).await;
+    assert_eq!((&made["state"], &made["fail_reason"]), (&json!("ready"), &Value::Null));
+    assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.ready"]));
+    let announced = format!("SELECT COUNT(*) FROM albums WHERE announced_seq = 2 AND id = {}", literal(&album));
+    eventually("announced", async || {
+        (bed.server.database.count(AssertSqlSafe(announced.clone())).await == 1).then_some(())
+    })
+    .await;
+}
+
+/// `Fail` has nobody to catch it: the execution breaks off, and the sweep sees to the edit.
+#[tokio::test]
+async fn an_edit_that_could_not_even_be_given_up_is_found_by_the_sweep() {
+    let bed = Bed::start(Led::ByStateMachine).await;
+    let (host, _, album, photo) = bed.photo(false).await;
+    bed.takes_only("state <> 'failed'").await;
+    let crop = json!({ "name": "crop", "x": 0.0, "y": 0.0, "width": 0.01, "height": 0.01 });
+    let edit = ask(&host, &photo, &json!(vec![crop; 5])).await;
+    let ended = bed.ended(&id(&edit)).await;
+    assert_eq!(ended.states, ["Validate", "Fail"]);
+    assert_eq!(ended.failures, 2);
+    assert_eq!((ended.status, ended.error.as_deref()), (ExecutionStatus::Failed, Some("Darkroom.step")));
+    let path = format!("/v1/photos/{photo}/edits/{}", id(&edit));
+    assert_eq!(host.get(&path).await.expect(200)["state"], "processing");
+    bed.takes_all().await;
+    bed.server.database.change("UPDATE edits SET sweep_at = '2020-01-01'").await;
+    assert_eq!(darkroom::worker::sweep::run(&bed.server.app, false).await.expect("a sweep").enqueued, 1);
+    assert_eq!(settled(&host, &photo, &edit).await["fail_reason"], "the edit could not be made");
+    assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.failed"]));
+}
+
+/// Somebody else than the service has a say in the execution, and ends the wait in error; the first time it waits anew.
+#[tokio::test]
+async fn a_review_that_breaks_off_again_and_again_gives_the_edit_up() {
+    let bed = Bed::start(Led::ByStateMachine).await;
+    let (host, guest, album, photo) = bed.photo(true).await;
+    let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
+    for told in 1..=2 {
+        eventually("it waits and is told", async || {
+            // To AWS each try has a token of its own; the emulator has one for all.
+            let token = bed.token(&id(&edit)).await;
+            bed.step_functions().send_task_failure().task_token(token).error("Somebody").send().await.ok()
+        })
+        .await;
+        eventually("it has heard", async || (failures(&bed.events_of(&id(&edit)).await) == told).then_some(())).await;
+    }
+    let failed = settled(&guest, &photo, &edit).await;
+    assert_eq!((&failed["state"], &failed["fail_reason"]), (&json!("failed"), &json!("the edit could not be made")));
+    bed.ended(&id(&edit)).await.failed_by(&["Validate", "Review", "GiveUp", "Fail", "Failed"], 2);
+    let path = format!("/v1/photos/{photo}/edits/{}", id(&edit));
+    host.patch(&path, &json!({ "review": "approve" })).await.expect(409);
+    assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.failed"]));
+}
+
+#[tokio::test]
+async fn what_comes_next_may_be_the_beginning_again_and_may_not_be_what_nobody_knows() {
+    let bed = Bed::start(Led::ByStateMachine).await;
+    let (host, guest, album, photo) = bed.photo(true).await;
+    let next = |step: &str| json!({ "outcome": "next", "next": { "step": step } });
+
+    let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
+    let token = bed.token(&id(&edit)).await;
+    bed.tell(&token, &next("validate")).await;
+    // The host is waited for once more.
+    eventually("it waits anew", async || (bed.token(&id(&edit)).await != token).then_some(())).await;
+    host.patch(&format!("/v1/photos/{photo}/edits/{}", id(&edit)), &json!({ "review": "approve" })).await.expect(200);
+    assert_eq!(settled(&guest, &photo, &edit).await["state"], "ready");
+    let states = ["Validate", "Review", "Validate", "Review", "Apply", "File", "Announce", "Done"];
+    bed.ended(&id(&edit)).await.done_by(&states);
+
+    let edit = ask(&guest, &photo, &json!([{ "name": "sepia", "amount": 0.5 }])).await;
+    bed.tell(&bed.token(&id(&edit)).await, &next("dance")).await;
+    let failed = settled(&guest, &photo, &edit).await;
+    assert_eq!((&failed["state"], &failed["fail_reason"]), (&json!("failed"), &json!("the edit could not be made")));
+    bed.ended(&id(&edit)).await.failed_by(&["Validate", "Review", "GiveUp", "Fail", "Failed"], 0);
+    assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.ready", "edit.failed"]));
+}
+
+#[tokio::test]
+async fn an_edit_that_is_gone_has_nothing_left_to_do() {
+    let bed = Bed::start(Led::ByStateMachine).await;
+    let (host, guest, album, photo) = bed.photo(true).await;
+    let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
+    let token = bed.token(&id(&edit)).await;
+    host.delete(&format!("/v1/photos/{photo}")).await.expect(204);
+    bed.tell(&token, &json!({ "outcome": "next", "next": { "step": "apply" } })).await;
+    bed.ended(&id(&edit)).await.done_by(&["Validate", "Review", "Apply", "Done"]);
+
+    let never = Uuid::now_v7().to_string();
+    let machine = &bed.cloud.as_ref().expect("a cloud").state_machine;
+    let start = bed.step_functions().start_execution().state_machine_arn(machine).name(&never);
+    start.input(json!({ "edit_id": never }).to_string()).send().await.expect("an execution");
+    bed.ended(&never).await.done_by(&["Validate", "Done"]);
+    assert_eq!(events(&host, &album).await, json!(["photo.ready", "photo.removed"]));
+    eventually("without its pictures", async || bed.server.stored().await.is_empty().then_some(())).await;
 }
