@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use aws_sdk_s3::{Client as S3, primitives::ByteStream};
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use darkroom::{domain::PhotoId, storage::Storage, worker::sweep};
+use reqwest::Url;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
     TestServer,
     client::id,
     cloud::{Cloud, Notifications, Part, Role},
+    cloudfront::{self, Distribution, KeyGroup, Signed},
     eventually,
     fault_proxy::{Fault, FaultProxy},
     fixture, numbered,
@@ -251,6 +254,80 @@ async fn with_cloudfront_pages_go_on_without_credentials() {
         let declared = host.declaration(&album, "image/jpeg", &numbered(2));
         assert_eq!(host.send(declared).await.status, 503);
     }
+}
+
+/// The public key of before stays in the group until all that it has signed is at its end.
+#[tokio::test]
+async fn when_the_key_of_cloudfront_is_rotated_no_url_ends_early() {
+    const ADDRESS: &str = "https://d111111abcdef8.cloudfront.net";
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PHOTOS, "worker.enabled = false").await;
+    // From one kind of key to the other, which is the more there may be to go wrong.
+    let [before, after] =
+        [("K2JCJMDEHXQW5F", &rcgen::PKCS_RSA_SHA256), ("K36X4ZBQ9H1JTL", &rcgen::PKCS_ECDSA_P256_SHA256)]
+            .map(|(id, kind)| (id, rcgen::KeyPair::generate_for(kind).expect("a key")));
+    let start = async |(id, key): &(&str, rcgen::KeyPair)| {
+        let file = server.folder().join(id);
+        std::fs::write(&file, key.serialize_pem()).expect("a file");
+        let settings = [
+            ("DARKROOM_STORAGE_CLOUDFRONT_URL", ADDRESS),
+            ("DARKROOM_STORAGE_CLOUDFRONT_KEY_ID", id),
+            ("DARKROOM_STORAGE_CLOUDFRONT_KEY_FILE", file.to_str().expect("a path")),
+        ];
+        Process::start(&server, "serve", &settings).await
+    };
+    let urls = |photo: &Value| -> Vec<Url> {
+        let of = |it: &Value| it["url"].as_str().expect("a URL").parse().expect("a URL");
+        photo["renditions"].as_array().expect("a list").iter().map(of).collect()
+    };
+    let mut process = start(&before).await;
+    let host = process.user(&server, "alice");
+    let album = host.album("Wedding").await;
+    let photo = host.settled(&host.upload(&album, "image/jpeg", &numbered(1)).await).await;
+    let old = urls(&photo);
+    process.signal(Signal::TERM);
+    assert_eq!(process.ended().await.code(), Some(0), "{}", process.log());
+    let process = start(&after).await;
+    let host = process.user(&server, "alice");
+    let new = urls(&host.get(&format!("/v1/photos/{}", id(&photo))).await.expect(200));
+    assert_eq!((old.len(), new.len()), (3, 3));
+
+    let group = |keys: &[&(&str, rcgen::KeyPair)]| {
+        KeyGroup(keys.iter().map(|(id, key)| ((*id).to_owned(), key.public_key_pem())).collect())
+    };
+    for (keys, opens) in [
+        (group(&[&before]), [true, false]),
+        (group(&[&before, &after]), [true, true]),
+        (group(&[&after]), [false, true]),
+    ] {
+        let front = cloudfront::start(Distribution {
+            gateway: server.url.clone(),
+            key: String::new(),
+            bucket: cloud.objects(),
+            address: ADDRESS.to_owned(),
+            keys: keys.clone(),
+        })
+        .await;
+        for (urls, opens) in [&old, &new].into_iter().zip(opens) {
+            for url in urls {
+                let answer = reqwest::get(url.as_str().replace(ADDRESS, &front)).await.expect("an answer");
+                assert_eq!(answer.status(), if opens { 200 } else { 403 }, "{url} with {keys:?}");
+            }
+        }
+    }
+    // To the second, and no other photo on the way.
+    let (both, now) = (group(&[&before, &after]), Utc::now());
+    for url in old.iter().chain(&new) {
+        let until = Signed::read(url).expect("a signed URL").until;
+        assert!(
+            until - now > TimeDelta::hours(1) - TimeDelta::minutes(1) && until - now <= TimeDelta::hours(2),
+            "{until}"
+        );
+        assert!(both.opens(url, until - TimeDelta::seconds(1)) && !both.opens(url, until), "{url}");
+        let other = url.as_str().replace(&id(&photo), &PhotoId::generate().to_string()).parse().expect("a URL");
+        assert!(!both.opens(&other, now), "{other}");
+    }
+    assert_eq!([&old, &new].map(|urls| Signed::read(&urls[0]).expect("a signed URL").key), [before.0, after.0]);
 }
 
 /// The command sends the bytes straight to S3, and what is there already it does not send again.

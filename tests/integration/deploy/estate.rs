@@ -16,7 +16,7 @@ use crate::{
         Client,
         client::id,
         cloud::{Bucket, admin, bootstrap, call, lambda},
-        cloudfront::{self, Distribution, VIEWER},
+        cloudfront::{self, Distribution, KeyGroup, VIEWER},
         estate::Estate,
         eventually, fixture,
         gateway::{Front, Gateway},
@@ -197,7 +197,11 @@ impl Whole {
             gateway: gateway.url.clone(),
             key: estate.value("ApiKey").to_owned(),
             bucket: Bucket { client: S3::new(&admin(&estate.emulator).await), name: estate.value("Bucket").to_owned() },
-            signer: estate.value("CloudFrontKeyId").to_owned(),
+            address: "https://photos.example.com".to_owned(),
+            keys: KeyGroup(BTreeMap::from([(
+                estate.value("CloudFrontKeyId").to_owned(),
+                estate.value("CloudFrontPublicKey").to_owned(),
+            )])),
         };
         let url = cloudfront::start(distribution).await;
         Self { estate, rds, identity, instances, balancer, url, ear, _gateway: gateway, _imds: imds, _folder: folder }

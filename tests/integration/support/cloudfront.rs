@@ -1,10 +1,14 @@
 //! A front that does what CloudFront does before the gateway and the bucket: it adds the key that the gateway asks for and
 //! whom it sees, and hands out renditions to who has a signed URL.
 //!
-//! Not compared with the real one. A URL is only held to its key's id: the service's own tests verify signatures.
+//! Not compared with the real one. Signed URLs are held to AWS's page on them:
+//! <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/private-content-creating-signed-url-custom-policy.html>.
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
+};
 use axum::{
     Router,
     body::to_bytes,
@@ -12,6 +16,11 @@ use axum::{
     http::{HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chrono::{DateTime, Utc};
+use reqwest::Url;
+use rustls::pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
+use serde_json::Value;
 
 use super::{cloud::Bucket, imds::serve};
 
@@ -28,8 +37,69 @@ pub struct Distribution {
     pub key: String,
     /// What is under `/renditions`.
     pub bucket: Bucket,
-    /// The id of the key that signs URLs.
-    pub signer: String,
+    /// Where its viewers find it, `https://DOMAIN`.
+    pub address: String,
+    /// Whose signatures it takes.
+    pub keys: KeyGroup,
+}
+
+/// Public keys by their ids, in PEM.
+#[derive(Debug, Clone)]
+pub struct KeyGroup(pub BTreeMap<String, String>);
+
+impl KeyGroup {
+    /// Whether a URL is signed by one of them, and opens what it names at a time.
+    pub fn opens(&self, url: &Url, at: DateTime<Utc>) -> bool {
+        let signed = Signed::read(url);
+        signed.is_some_and(|signed| signed.covers(url) && at < signed.until && self.has_signed(&signed))
+    }
+
+    fn has_signed(&self, signed: &Signed) -> bool {
+        let Some(pem) = self.0.get(&signed.key) else { return false };
+        let key = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).expect("a public key in PEM");
+        let kinds: [&'static dyn VerificationAlgorithm; 2] = [&RSA_PKCS1_2048_8192_SHA256, &ECDSA_P256_SHA256_ASN1];
+        kinds
+            .into_iter()
+            .any(|kind| UnparsedPublicKey::new(kind, &key).verify(&signed.policy, &signed.signature).is_ok())
+    }
+}
+
+/// What a signed URL says of itself.
+pub struct Signed {
+    /// The key's id.
+    pub key: String,
+    /// When it ends.
+    pub until: DateTime<Utc>,
+    resource: String,
+    policy: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+impl Signed {
+    /// Reads it from the query; none of a URL that is not signed.
+    pub fn read(url: &Url) -> Option<Self> {
+        let query: BTreeMap<_, _> = url.query_pairs().into_owned().collect();
+        let decoded =
+            |name| STANDARD.decode(query.get(name)?.replace('-', "+").replace('_', "=").replace('~', "/")).ok();
+        let (policy, signature) = (decoded("Policy")?, decoded("Signature")?);
+        // Without it the hash would be SHA-1.
+        query.get("Hash-Algorithm").filter(|hash| *hash == "SHA256")?;
+        let told: Value = serde_json::from_slice(&policy).ok()?;
+        let statement = &told["Statement"][0];
+        Some(Self {
+            key: query.get("Key-Pair-Id")?.clone(),
+            until: DateTime::from_timestamp(statement["Condition"]["DateLessThan"]["AWS:EpochTime"].as_i64()?, 0)?,
+            resource: statement["Resource"].as_str()?.to_owned(),
+            policy,
+            signature,
+        })
+    }
+
+    /// Ours end in the only wildcard that they have.
+    fn covers(&self, url: &Url) -> bool {
+        let bare = url.as_str().split('?').next().expect("a beginning");
+        self.resource.strip_suffix('*').map_or(bare == self.resource, |beginning| bare.starts_with(beginning))
+    }
 }
 
 /// Begins to serve; answers where.
@@ -61,9 +131,8 @@ async fn answer(
 
 impl Distribution {
     async fn rendition(&self, uri: &Uri) -> Result<Response, StatusCode> {
-        let query: BTreeMap<_, _> = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
-        let signed = query.get("Signature").is_some_and(|it| !it.is_empty());
-        if !signed || query.get("Key-Pair-Id").is_none_or(|id| **id != *self.signer) {
+        let url: Url = format!("{}{uri}", self.address).parse().expect("a URL");
+        if !self.keys.opens(&url, Utc::now()) {
             return Err(StatusCode::FORBIDDEN);
         }
         let object = self.bucket.client.get_object().bucket(&self.bucket.name).key(&uri.path()[1..]).send().await;
