@@ -1,5 +1,7 @@
 //! kill -9 in the middle of everything. What was answered stands: each accepted photo is ready or rejected exactly
 //! once, events are numbered without gap or repeat, and no file is left that nothing calls for.
+//!
+//! What happens to workers happens twice: where nothing is AWS's, and where AWS does all that it can, badly.
 
 use std::{
     io::{Read, Write},
@@ -10,14 +12,19 @@ use std::{
 use darkroom::worker::sweep;
 use futures_util::{StreamExt, stream};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::support::{
     Client, TestServer,
     bed::literal,
     client::id,
-    eventually, fixture, large_photo, numbered,
+    cloud::{Cloud, Part},
+    eventually,
+    fault_proxy::{Fault, FaultProxy},
+    fixture, large_photo,
+    mirrors::Mirrors,
+    numbered,
     process::{Process, runs, send},
     tiny,
     webhook::{Reply, Webhook},
@@ -31,6 +38,81 @@ const QUIET: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\n";
 pub const ALBUM_LOCK: &str = "deleted_at IS NULL FOR UPDATE";
 /// How the service adds a job, as no test does.
 const ENQUEUE: &str = "ON DUPLICATE KEY UPDATE";
+
+/// A service without a worker of its own, and where its parts are.
+struct Bed {
+    server: TestServer,
+    aws: Option<(Cloud, FaultProxy)>,
+}
+
+impl Bed {
+    /// A database and a folder.
+    async fn of_its_own() -> Self {
+        Self { server: TestServer::start_with(QUIET).await, aws: None }
+    }
+
+    /// S3, SQS, SNS and `DynamoDB` too, in trouble for all processes beside the server: one call in five is answered 500 or
+    /// 503, and each message of the queue comes twice and out of order.
+    async fn in_aws() -> Self {
+        let cloud = Cloud::start().await;
+        let server = TestServer::start_in(&cloud, &Part::USUAL, QUIET).await;
+        let proxy = FaultProxy::start(&cloud.emulator.url).await;
+        proxy.every_in_turn(5, &[Fault::Status(500), Fault::Status(503)]);
+        proxy.muddle_messages();
+        Self { server, aws: Some((cloud, proxy)) }
+    }
+
+    /// `darkroom work` beside the server.
+    async fn work(&self, more: &[(&str, &str)]) -> Process {
+        let trouble = self.trouble();
+        Process::start(&self.server, "work", &more.iter().copied().chain(trouble).collect::<Vec<_>>()).await
+    }
+
+    /// `darkroom serve` beside the server. Its uploads go straight to S3, for whose 503 its clients would have to be ready.
+    async fn serve(&self) -> Process {
+        let straight = self.aws.as_ref().map(|(cloud, _)| ("AWS_ENDPOINT_URL_S3", &*cloud.emulator.url));
+        Process::start(&self.server, "serve", &self.trouble().into_iter().chain(straight).collect::<Vec<_>>()).await
+    }
+
+    /// A message that is done with while its job is not leaves that to the row, which is not to wait for 5 minutes here.
+    fn trouble(&self) -> Vec<(&str, &str)> {
+        let Some((_, proxy)) = &self.aws else { return Vec::new() };
+        vec![("AWS_ENDPOINT_URL", &*proxy.url), ("DARKROOM_QUEUE_RESEND_AFTER", "1s")]
+    }
+
+    /// The album at rest, as [`whole::check`] has it. In AWS it was in trouble, and all that knows of the album says the same.
+    /// Somebody still works.
+    async fn check(&self, host: &Client, album: &str, accepted: &[String]) {
+        whole::check(&self.server, host, album, accepted).await;
+        let Some((cloud, proxy)) = &self.aws else { return };
+        let viewer = host.invite(album, &json!({ "role": "view" })).await;
+        eventually("at rest", async || {
+            (self.server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())
+        })
+        .await;
+        eventually("in trouble", async || (proxy.hit() > 0 && proxy.repeated() > 0).then_some(())).await;
+        // Published in order; FIFO topics drop what comes again.
+        let events = host.events(album).await;
+        let mut heard = Vec::new();
+        while heard.len() < events.len() {
+            let told = cloud.received(&cloud.fifo_ear).await;
+            let told: Value = serde_json::from_str(told.body().expect("a body")).expect("JSON");
+            let kind = told["type"].as_str().expect("a type").trim_start_matches("darkroom.").to_owned();
+            heard.push((told["data"]["seq"].as_u64().expect("a number"), kind));
+        }
+        assert_eq!(heard, events);
+        let shown = Mirrors::of(&self.server).await.same("projected", &viewer, album).await;
+        assert_eq!(shown.len(), accepted.len());
+        let dead = cloud.receive(&cloud.dead_letters).await;
+        assert!(dead.is_none(), "nothing was wrong with {dead:?}");
+    }
+}
+
+/// Runs a scenario in both.
+async fn in_both(scenario: impl AsyncFn(&Bed)) {
+    scenario(&Bed::of_its_own().await).await;
+    scenario(&Bed::in_aws().await).await;
+}
 
 /// Opens an upload by hand and sends only the beginning of its body.
 pub fn begin_upload(upload: &Value, bytes: &[u8], sent: usize) -> TcpStream {
@@ -122,89 +204,82 @@ async fn a_server_killed_between_the_file_and_its_row_loses_nothing() {
 
 #[tokio::test]
 async fn photos_whose_upload_was_answered_survive_the_death_of_the_server() {
-    let server = TestServer::start_with(QUIET).await;
-    let host = server.user("alice");
-    let album = host.album("answered").await;
-    let mut accepted = Vec::new();
-    for round in 0..3 {
-        let process = Process::start(&server, "serve", &[]).await;
-        let there = process.user(&server, "alice");
-        for number in 0..4 {
-            accepted.push(there.upload(&album, "image/jpeg", &numbered(round * 4 + number)).await);
+    in_both(async |bed| {
+        let host = bed.server.user("alice");
+        let album = host.album("answered").await;
+        let mut accepted = Vec::new();
+        for round in 0..3 {
+            let process = bed.serve().await;
+            let there = process.user(&bed.server, "alice");
+            for number in 0..4 {
+                accepted.push(there.upload(&album, "image/jpeg", &numbered(round * 4 + number)).await);
+            }
+            process.kill();
         }
-        process.kill();
-    }
-    let _last = Process::start(&server, "serve", &[]).await;
-    whole::check(&server, &host, &album, &accepted).await;
+        let _last = bed.serve().await;
+        bed.check(&host, &album, &accepted).await;
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_worker_killed_while_it_decodes_takes_its_decoder_along_and_another_does_the_photo() {
-    let server = TestServer::start_with(QUIET).await;
-    let host = server.user("alice");
-    let album = host.album("decode").await;
-    let photo = host.upload(&album, "image/png", &large_photo()).await;
-    let worker = Process::start(&server, "work", &[]).await;
-    let decoder = worker.halt_decoder().await;
-    assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "processing");
-    worker.kill();
-    eventually("without the decoder", async || (!runs(decoder)).then_some(())).await;
-    let _next = Process::start(&server, "work", &[]).await;
-    whole::check(&server, &host, &album, &[photo]).await;
+    in_both(async |bed| {
+        let host = bed.server.user("alice");
+        let album = host.album("decode").await;
+        let photo = host.upload(&album, "image/png", &large_photo()).await;
+        let worker = bed.work(&[]).await;
+        let decoder = worker.halt_decoder().await;
+        assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "processing");
+        worker.kill();
+        eventually("without the decoder", async || (!runs(decoder)).then_some(())).await;
+        let _next = bed.work(&[]).await;
+        bed.check(&host, &album, &[photo]).await;
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_decoder_killed_while_it_decodes_costs_one_try() {
-    let server = TestServer::start_with(QUIET).await;
-    let host = server.user("alice");
-    let album = host.album("decoder").await;
-    let worker = Process::start(&server, "work", &[]).await;
-    let large = host.upload(&album, "image/png", &large_photo()).await;
-    let decoder = worker.halt_decoder().await;
-    let small = host.upload(&album, "image/jpeg", &fixture("grey.jpg")).await;
-    assert_eq!(host.settled(&small).await["state"], "ready", "the others go on meanwhile");
-    send(decoder, Signal::KILL);
-    assert_eq!(host.settled(&large).await["state"], "ready");
-    whole::check(&server, &host, &album, &[large, small]).await;
+    in_both(async |bed| {
+        let host = bed.server.user("alice");
+        let album = host.album("decoder").await;
+        let worker = bed.work(&[]).await;
+        let large = host.upload(&album, "image/png", &large_photo()).await;
+        let decoder = worker.halt_decoder().await;
+        let small = host.upload(&album, "image/jpeg", &fixture("grey.jpg")).await;
+        assert_eq!(host.settled(&small).await["state"], "ready", "the others go on meanwhile");
+        send(decoder, Signal::KILL);
+        assert_eq!(host.settled(&large).await["state"], "ready");
+        bed.check(&host, &album, &[large, small]).await;
+    })
+    .await;
 }
 
 /// Kills a worker whose finishing transaction waits for what `statement` holds, then has another do the photo.
 async fn killed_while_finishing(statement: impl Fn(&str) -> String, waits_in: &str) {
-    let server = TestServer::start_with(QUIET).await;
-    let host = server.user("alice");
-    let album = host.album("finish").await;
-    let mut holder = server.database.connect().await;
-    let mut tx = holder.begin().await.expect("a transaction");
-    sqlx::query(AssertSqlSafe(statement(&literal(&album)))).execute(&mut *tx).await.expect("a lock");
-    let worker = Process::start(&server, "work", &[]).await;
-    // Behind the service's back, for the API would wait for the lock too.
-    let photo = upload_beside(&server, &album).await;
-    server.database.held_up_in(waits_in).await;
-    assert_eq!(whole::files(&server.photos()).iter().filter(|path| path.starts_with("renditions")).count(), 3);
-    worker.kill();
-    tx.rollback().await.expect("a rollback");
-    let _next = Process::start(&server, "work", &[]).await;
-    whole::check(&server, &host, &album, &[photo]).await;
-}
-
-/// Files an uploaded photo without touching its album's row.
-async fn upload_beside(server: &TestServer, album: &str) -> String {
-    let (id, bytes) = (uuid::Uuid::now_v7().to_string(), fixture("grey.jpg"));
-    let folder = server.photos().join("originals").join(&id[34..]);
-    std::fs::create_dir_all(&folder).expect("a folder");
-    std::fs::write(folder.join(&id), &bytes).expect("a file");
-    let (photo, album) = (literal(&id), literal(album));
-    let row = format!(
-        "INSERT INTO photos (id, album_id, state, visibility, content_type, bytes, created_at, sweep_at)
-         VALUES ({photo}, {album}, 'processing', 'visible', 'image/jpeg', {}, NOW(), NOW() + INTERVAL 1 HOUR)",
-        bytes.len()
-    );
-    server.database.change(row).await;
-    let job = format!(
-        "INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES ({photo}, 'develop', {photo}, UTC_TIMESTAMP(3), NOW())"
-    );
-    server.database.change(job).await;
-    id
+    in_both(async |bed| {
+        let host = bed.server.user("alice");
+        let album = host.album("finish").await;
+        // Before the lock, for which this would wait too; to be uploaded it takes none of the album.
+        let declared = host.declare(&album, "image/jpeg", &fixture("grey.jpg")).await;
+        let mut holder = bed.server.database.connect().await;
+        let mut tx = holder.begin().await.expect("a transaction");
+        sqlx::query(AssertSqlSafe(statement(&literal(&album)))).execute(&mut *tx).await.expect("a lock");
+        let worker = bed.work(&[]).await;
+        host.put(&declared["upload"], fixture("grey.jpg")).await.expect(200);
+        eventually("developed", async || {
+            let stored = bed.server.stored().await;
+            (stored.iter().filter(|path| path.starts_with("renditions")).count() == 3).then_some(())
+        })
+        .await;
+        bed.server.database.held_up_in(waits_in).await;
+        worker.kill();
+        tx.rollback().await.expect("a rollback");
+        let _next = bed.work(&[]).await;
+        bed.check(&host, &album, &[id(&declared["photo"])]).await;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -225,51 +300,55 @@ async fn a_worker_killed_at_the_end_of_the_finishing_transaction_gives_its_event
 }
 
 #[tokio::test]
-async fn two_hundred_photos_through_three_workers_are_each_done_once() {
-    const PHOTOS: u32 = 200;
-    let server = TestServer::start_with(QUIET).await;
-    let host = Arc::new(server.user("alice"));
-    let album = host.album("crowd").await;
-    let more = [("DARKROOM_WORKER_LEASE", "10s")];
-    let workers = [
-        Process::start(&server, "work", &more).await,
-        Process::start(&server, "work", &more).await,
-        Process::start(&server, "work", &more).await,
-    ];
-    let accepted: Vec<String> = stream::iter(0..PHOTOS)
-        .map(|number| {
-            let (host, album) = (host.clone(), album.clone());
-            async move { host.upload(&album, "image/png", &tiny(number)).await }
-        })
-        .buffered(8)
-        .collect()
-        .await;
-    whole::check(&server, &host, &album, &accepted).await;
-    let events = host.events(&album).await;
-    assert_eq!(events, (1..=u64::from(PHOTOS)).map(|seq| (seq, "photo.ready".to_owned())).collect::<Vec<_>>());
-    for worker in &workers {
-        let metrics = reqwest::get(format!("{}/metrics", worker.operations)).await.unwrap().text().await.unwrap();
-        assert!(metrics.contains(r#"darkroom_jobs_total{kind="develop",outcome="done"}"#), "each has done some");
-    }
+async fn many_photos_through_three_workers_are_each_done_once() {
+    in_both(async |bed| {
+        // An emulator is slower than a folder.
+        let photos = if bed.aws.is_some() { 60 } else { 200 };
+        let host = Arc::new(bed.server.user("alice"));
+        let album = host.album("crowd").await;
+        let more = [("DARKROOM_WORKER_LEASE", "10s")];
+        let workers = [bed.work(&more).await, bed.work(&more).await, bed.work(&more).await];
+        let accepted: Vec<String> = stream::iter(0..photos)
+            .map(|number| {
+                let (host, album) = (host.clone(), album.clone());
+                async move { host.upload(&album, "image/png", &tiny(number)).await }
+            })
+            .buffered(8)
+            .collect()
+            .await;
+        bed.check(&host, &album, &accepted).await;
+        let events = host.events(&album).await;
+        assert_eq!(events, (1..=u64::from(photos)).map(|seq| (seq, "photo.ready".to_owned())).collect::<Vec<_>>());
+        for worker in &workers {
+            let metrics = worker.metrics().await;
+            assert!(metrics.contains(r#"darkroom_jobs_total{kind="develop",outcome="done"}"#), "each has done some");
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_worker_killed_while_it_announces_tells_all_of_it_again_in_order() {
-    let (server, webhook) = (TestServer::start_with(QUIET).await, Webhook::start().await);
-    let host = server.user("alice");
-    let album = host.album("told").await;
-    let accepted: Vec<String> =
-        stream::iter(0..3).then(async |n| host.upload(&album, "image/png", &tiny(n)).await).collect().await;
-    webhook.answer(|delivery| if delivery.seq() < 2 { Reply::Status(200) } else { Reply::Silence });
-    let variables = webhook.variables();
-    let more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let worker = Process::start(&server, "work", &more).await;
-    eventually("in the middle of the second", async || webhook.deliveries().iter().any(|d| d.seq() == 2).then_some(()))
+    in_both(async |bed| {
+        let webhook = Webhook::start().await;
+        let host = bed.server.user("alice");
+        let album = host.album("told").await;
+        let accepted: Vec<String> =
+            stream::iter(0..3).then(async |n| host.upload(&album, "image/png", &tiny(n)).await).collect().await;
+        webhook.answer(|delivery| if delivery.seq() < 2 { Reply::Status(200) } else { Reply::Silence });
+        let variables = webhook.variables();
+        let more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let worker = bed.work(&more).await;
+        eventually("in the middle of the second", async || {
+            webhook.deliveries().iter().any(|d| d.seq() == 2).then_some(())
+        })
         .await;
-    worker.kill();
-    webhook.answer(|_| Reply::Status(200));
-    let _next = Process::start(&server, "work", &more).await;
-    whole::check(&server, &host, &album, &accepted).await;
-    eventually("told of all", async || (webhook.accepted(&album).len() >= 3).then_some(())).await;
-    assert_eq!(webhook.accepted(&album), [1, 2, 3]);
+        worker.kill();
+        webhook.answer(|_| Reply::Status(200));
+        let _next = bed.work(&more).await;
+        bed.check(&host, &album, &accepted).await;
+        eventually("told of all", async || (webhook.accepted(&album).len() >= 3).then_some(())).await;
+        assert_eq!(webhook.accepted(&album), [1, 2, 3]);
+    })
+    .await;
 }
