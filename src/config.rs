@@ -28,7 +28,7 @@ pub use http::{Http, Tls};
 pub use limits::{Limits, Rate};
 pub use log::{Log, LogFormat};
 pub use sections::{Compat, Identity, Imaging, Jwks, Operations, Sweep, Uploads, Worker};
-pub use source::{Mistakes, Named, Source};
+pub use source::{API, Mistakes, Named, Source};
 pub use storage::{CloudFront, Place, S3, Storage};
 pub use telemetry::{Emf, Otlp, Telemetry};
 

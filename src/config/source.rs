@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use crate::{aws::region, lambda::Function};
+use crate::aws::region;
 
 /// Variables with the prefix that aren't settings: of the client, of `dev`'s database server and of the tests.
 const NOT_SETTINGS: [&str; 6] = ["CONFIG", "URL", "TOKEN", "MYSQLD", "MARIADBD", "TEST_DB"];
@@ -27,6 +27,8 @@ const CREDENTIAL_PREFIX: &str = "darkroom_";
 /// What AWS Lambda sets for the programs of its functions, and what says which function it is.
 const LAMBDA: &str = "AWS_LAMBDA_RUNTIME_API";
 const HANDLER: &str = "_HANDLER";
+/// The handler of the function that answers clients.
+pub const API: &str = "api";
 /// Where every AWS SDK finds the region, in the order in which it looks.
 const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 
@@ -299,7 +301,7 @@ impl Source {
 
     /// Whether clients are answered, as by all that serves; of the functions of AWS Lambda by one alone.
     pub fn answers_clients(&self) -> bool {
-        !self.in_lambda || self.handler.as_ref().is_none_or(|handler| handler == Function::Api.as_str())
+        !self.in_lambda || self.handler.as_ref().is_none_or(|handler| handler == API)
     }
 
     /// The region that the environment names as AWS's own libraries want it.

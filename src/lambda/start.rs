@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     app::{App, AppState},
     command,
-    config::Database,
+    config::{self, Database},
     telemetry::Stream,
 };
 
@@ -39,7 +39,7 @@ impl Function {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Api => "api",
+            Self::Api => config::API,
             Self::Develop => "develop",
             Self::Step => "step",
             Self::Announce => "announce",
