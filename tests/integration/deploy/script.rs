@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::Write,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::unix::process::CommandExt,
     process::{Command, Stdio},
 };
 
@@ -537,41 +537,27 @@ async fn a_schema_that_cannot_be_brought_up_ends_the_deployment() {
 async fn instances_of_an_older_launch_template_are_replaced_until_all_are_of_the_newest() {
     let account = Account::with(&[NETWORK, DATA, SERVICE]).await;
     make_release(&account, "response");
-    // The emulator has no instances: their part is played by a client that answers for Auto Scaling alone.
-    let client = crate::support::checkers::program("aws");
-    let stand_in = format!(
-        "#!/bin/sh
-case \"$*\" in
-  *start-instance-refresh*) touch $0.started; echo the-refresh ;;
+    // The emulator has no instances.
+    account.answers(
+        "  *start-instance-refresh*) touch $0.started; echo the-refresh ;;
   *describe-instance-refreshes*the-refresh*) if rm $0.slow 2>/dev/null; then printf 'InProgress\\t50\\t-\\n'; else cat $0.end; fi ;;
   *describe-instance-refreshes*) echo None ;;
   *describe-auto-scaling-groups*) cat $0.group ;;
-  *) exec {} \"$@\" ;;
-esac
 ",
-        client.display()
     );
-    let path = account.put("aws", stand_in);
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
-    let deploy = || {
-        let mut command = account.script();
-        command.args(["--domain", "photos.example.com", "--architecture", "x86_64", "--release", "1.2.3"]);
-        command.env("PATH", format!("{}:/usr/bin:/bin", account.folder.path().display()));
-        finish(command)
-    };
     let started = account.folder.path().join("aws.started");
     account.put("aws.group", "7\t7 7\n");
-    deploy().ended(0);
+    account.deploy(&[]).ended(0);
     assert!(!started.exists(), "all are of the newest");
 
     account.put("aws.group", "8\t7 8\n");
     account.put("aws.slow", "");
     account.put("aws.end", "Successful\t100\t-\n");
-    let said = deploy().ended(0);
+    let said = account.deploy(&[]).ended(0);
     assert!(started.exists() && said.contains("InProgress, 50 %\n") && said.contains("Successful, 100 %\n"), "{said}");
 
     account.put("aws.end", "Failed\t50\tno instance became healthy\n");
-    let said = deploy().ended(1);
+    let said = account.deploy(&[]).ended(1);
     assert!(
         said.contains("instances: Failed: no instance became healthy. Those that were not replaced serve on."),
         "{said}"
@@ -618,6 +604,49 @@ async fn destroying_asks_twice_and_keeps_the_data_unless_it_is_told_otherwise() 
     assert_eq!(account.aws(&["dynamodb", "list-tables", "--query", "length(TableNames)"]), "0");
     let said = account.destroy(&["--yes", "--yes"]).ended(0);
     assert!(said.contains("There is nothing to remove."), "{said}");
+}
+
+/// What AWS refuses to delete, and the emulator does not.
+#[tokio::test]
+async fn what_stands_in_the_way_of_its_removal_goes_before() {
+    let users = "
+Resources:
+  Users:
+    Type: AWS::Cognito::UserPool
+    DeletionPolicy: Retain
+    UpdateReplacePolicy: Retain
+  Domain:
+    Type: AWS::Cognito::UserPoolDomain
+    Properties:
+      UserPoolId: !Ref Users
+      Domain: darkroom-sign-in
+";
+    let balancer = "
+Resources:
+  Balancer:
+    Type: AWS::ElasticLoadBalancingV2::LoadBalancer
+    Properties:
+      LoadBalancerAttributes:
+        - Key: deletion_protection.enabled
+          Value: 'true'
+Outputs:
+  BalancerArn:
+    Value: !Ref Balancer
+";
+    let account = Account::with(&[("data", users), ("service", balancer)]).await;
+    make_release(&account, "response");
+    account.deploy(&[]).ended(0);
+    account.answers("");
+    account.destroy(&["--yes", "--yes", "--delete-data"]).ended(0);
+    let words = ["modify-load-balancer-attributes", "delete-stack", "delete-user-pool"];
+    let calls = account.called(&words);
+    let before = |first: &str, second: &str| {
+        let at = |what: &str| calls.iter().position(|call| call.contains(what)).unwrap_or_else(|| panic!("{calls:?}"));
+        assert!(at(first) < at(second), "{calls:?}");
+    };
+    before("Key=deletion_protection.enabled,Value=false", "darkroom-service/");
+    before("delete-user-pool-domain --domain darkroom-sign-in", "delete-user-pool --");
+    assert_eq!(account.stacks(REGION), "");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -61,6 +62,30 @@ impl Account {
         path.to_str().expect("UTF-8").to_owned()
     }
 
+    /// Writes a program that the script takes in the place of another of that name.
+    pub fn stand_in(&self, program: &str, text: &str) {
+        let path = self.put(program, text);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    }
+
+    /// Stands in for AWS where the emulator does not do what it does: cases of sh (`  *PATTERN*) COMMANDS ;;`), before all else
+    /// goes to the emulator. Each call of the script is noted.
+    pub fn answers(&self, cases: &str) {
+        let client = self.client.display();
+        let text = format!(
+            "#!/bin/sh\necho \"$*\" >>$0.calls\ncase \"$*\" in\n{cases}  *) exec {client} \"$@\" ;;\nesac\n"
+        );
+        self.stand_in("aws", &text);
+    }
+
+    /// The calls since the last time that have one of these words in them, a line each.
+    pub fn called(&self, words: &[&str]) -> Vec<String> {
+        let path = self.folder.path().join("aws.calls");
+        let calls = std::fs::read_to_string(&path).expect("calls");
+        std::fs::remove_file(path).expect("it is removed");
+        calls.lines().filter(|call| words.iter().any(|word| call.contains(word))).map(ToOwned::to_owned).collect()
+    }
+
     /// What AWS's client prints, as text, in the region of the installation or another that is named.
     pub fn aws(&self, arguments: &[&str]) -> String {
         let mut command = self.command(&self.client);
@@ -106,7 +131,8 @@ impl Account {
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         let tools = self.client.parent().expect("a folder").to_str().expect("UTF-8");
-        command.env_clear().env("PATH", format!("{tools}:/usr/bin:/bin")).env("HOME", self.folder.path());
+        let path = format!("{}:{tools}:/usr/bin:/bin", self.folder.path().display());
+        command.env_clear().env("PATH", path).env("HOME", self.folder.path());
         command.env("AWS_ENDPOINT_URL", &self.emulator.url).env("AWS_ACCESS_KEY_ID", root().access_key_id());
         command.env("AWS_SECRET_ACCESS_KEY", root().secret_access_key()).env("DARKROOM_STACKS", self.folder.path());
         command.stdin(Stdio::null());
