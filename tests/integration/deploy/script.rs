@@ -524,6 +524,25 @@ async fn mistakes_are_told_before_anything_is_done() {
 }
 
 #[tokio::test]
+async fn what_the_packages_are_built_for_is_what_is_installed_first() {
+    let account = Account::with(&[NETWORK, DATA, FUNCTIONS]).await;
+    make_release(&account, "response");
+    let deploy = |arguments: &[&str]| {
+        let mut command = account.script();
+        command.args(["--domain", "photos.example.com", "--release", "1.2.3", "--dry-run"]).args(arguments);
+        finish(command)
+    };
+    deploy(&[]).ended(0);
+    let said = deploy(&["--architecture", "arm64"]).ended(1);
+    assert!(said.contains("darkroom-1.2.3.aarch64.zip is not there"), "{said}");
+    assert!(said.contains("What is there is built for x86_64: give --architecture x86_64, or build on arm64\n"), "{said}");
+    account.put("artifacts/darkroom-1.2.3.aarch64.zip", "a package");
+    std::fs::remove_file(account.folder.path().join("artifacts/darkroom-1.2.3.x86_64.zip")).expect("it is removed");
+    let said = deploy(&[]).ended(0);
+    assert!(said.ends_with("Nothing was changed.\n"), "of two architectures arm64: {said}");
+}
+
+#[tokio::test]
 async fn a_schema_that_cannot_be_brought_up_ends_the_deployment() {
     let account = Account::with(&[NETWORK, DATA, FUNCTIONS, GATEWAY]).await;
     make_release(&account, "error");
