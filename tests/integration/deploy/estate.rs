@@ -31,10 +31,11 @@ use crate::{
 };
 
 /// What an operator says, and what the script looks up.
-const GIVEN: [(&str, &str); 7] = [
+const GIVEN: [(&str, &str); 8] = [
     ("Installation", "party"),
     ("Domain", "photos.example.com"),
     ("Release", "0.1.0"),
+    ("PackageSha256", "c0cd5ccfdb563a59366e33e73001b78fdb8cca5a6c48e2f90fffcde44b81f1f6"),
     ("Architecture", "x86_64"),
     ("S3PrefixList", "pl-6da54004"),
     ("DynamoDbPrefixList", "pl-6fa54006"),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::support::{estate::REFUSED, template};
 
 /// What operators give, or the script looks up for them, where there is no default.
-const GIVEN: [&str; 9] = [
+const GIVEN: [&str; 10] = [
     "ApiKey",
     "BucketRegion",
     "CloudFrontPrivateKey",
@@ -15,6 +15,7 @@ const GIVEN: [&str; 9] = [
     "DynamoDbPrefixList",
     "HostedZoneId",
     "Jwks",
+    "PackageSha256",
     "Release",
     "S3PrefixList",
 ];

@@ -147,6 +147,7 @@ pub(super) fn names() -> BTreeMap<String, String> {
         ("Arm", "true".to_owned()),
         ("Installation", "photos-of-a-wedding".to_owned()),
         ("Release", "0.1.0".to_owned()),
+        ("PackageSha256", "0".repeat(64)),
         ("Artifacts", "photos-of-a-wedding-data-artifacts-1abcdefghijkl".to_owned()),
         ("Domain", "photos.weddings.example.com".to_owned()),
         ("Issuer", "https://cognito-idp.ap-southeast-2.amazonaws.com/ap-southeast-2_AbCdEfGhI".to_owned()),

@@ -155,9 +155,15 @@ Resources:
 const SERVICE: (&str, &str) = (
     "service",
     "
+Parameters:
+  PackageSha256:
+    Type: String
 Resources:
-  News:
+  Package:
     Type: AWS::SNS::Topic
+    Properties:
+      TopicName: package
+      DisplayName: !Ref PackageSha256
 Outputs:
   AutoScalingGroup:
     Value: the-group
@@ -317,6 +323,12 @@ async fn an_installation_is_made_and_a_second_run_changes_nothing() {
     account.put("artifacts/gateway.json", "{\"other\": true}");
     let said = account.deploy(&[]).ended(1);
     assert!(said.contains("release 1.2.3 is uploaded already, with another gateway.json"), "{said}");
+    // Nor does it where somebody uploads it between our look and our upload.
+    account.answers("  *head-object*gateway.json*) echo 'An error occurred (404)' >&2; exit 254 ;;\n");
+    let said = account.deploy(&[]).ended(1);
+    assert!(said.contains("somebody else has just uploaded gateway.json of release 1.2.3: run it again"), "{said}");
+    let object = ["s3api", "head-object", "--bucket", &artifacts, "--key", "releases/1.2.3/gateway.json"];
+    assert_eq!(account.aws(&[&object[..], &["--query", "ContentLength"]].concat()), "2", "what was there first");
 }
 
 /// A template as the emulator takes it. Its balancer's and secrets' names look other than AWS's, so no pattern holds them; and
@@ -568,6 +580,10 @@ async fn instances_of_an_older_launch_template_are_replaced_until_all_are_of_the
     account.put("aws.group", "7\t7 7\n");
     account.deploy(&[]).ended(0);
     assert!(!started.exists(), "all are of the newest");
+    let topic = account.aws(&["sns", "list-topics", "--query", "Topics[?ends_with(TopicArn,':package')].TopicArn"]);
+    let name = ["sns", "get-topic-attributes", "--topic-arn", &topic, "--query", "Attributes.DisplayName"];
+    let sum = "c0cd5ccfdb563a59366e33e73001b78fdb8cca5a6c48e2f90fffcde44b81f1f6";
+    assert_eq!(account.aws(&name), sum, "of the package, for instances to check");
 
     account.put("aws.group", "8\t7 8\n");
     account.put("aws.slow", "");
