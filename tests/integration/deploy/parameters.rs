@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use crate::support::{estate::REFUSED, template};
+use crate::support::{
+    estate::REFUSED,
+    made::{Resource, made},
+    template,
+};
 
 /// What operators give, or the script looks up for them, where there is no default.
 const GIVEN: [&str; 10] = [
@@ -76,4 +80,53 @@ fn what_is_left_out_for_the_emulator_is_there() {
         .map(|resource| resource["Type"].as_str().expect("a type").to_owned())
         .collect();
     assert_eq!(REFUSED.iter().find(|kind| !kinds.contains(**kind)), None, "no stack has it");
+}
+
+/// What AWS can be told not to delete.
+const PROTECTED: [&str; 5] = [
+    "AWS::Cognito::UserPool",
+    "AWS::DynamoDB::Table",
+    "AWS::ElasticLoadBalancingV2::LoadBalancer",
+    "AWS::RDS::DBCluster",
+    "AWS::RDS::DBInstance",
+];
+
+/// What of it is made of a stack with these parameters, whatever else the stack asks for.
+fn made_with(stack: &str, given: &[(&str, &str)]) -> Vec<Resource> {
+    let mut template = template::read(stack);
+    let parameters = section(&template, "Parameters");
+    for other in template["Resources"].as_object_mut().expect("resources").values_mut() {
+        if !PROTECTED.iter().any(|kind| other["Type"] == *kind) {
+            other["Properties"] = json!({});
+        }
+    }
+    let asked = parameters.iter().filter(|(_, parameter)| parameter["Default"].is_null());
+    made(&template, &[given, &asked.map(|(name, _)| (name.as_str(), "x")).collect::<Vec<_>>()].concat())
+}
+
+#[test]
+fn insights_are_asked_for_only_where_there_are_any() {
+    let modes = |engine, class, wanted| {
+        let choice = [("Engine", engine), ("DatabaseClass", class), ("DatabaseInsights", wanted)];
+        let made = made_with("data", &choice);
+        let database = made.iter().find(|it| ["Mysql", "Aurora"].contains(&&*it.id)).expect("a database");
+        let names = ["EnablePerformanceInsights", "PerformanceInsightsEnabled"];
+        let on = names.iter().find_map(|name| database.properties[name].as_bool()).expect("on or off");
+        let days = &database.properties["PerformanceInsightsRetentionPeriod"];
+        assert_eq!(on, days.is_number(), "{engine} {class}");
+        (on, database.text("DatabaseInsightsMode").expect("a mode"))
+    };
+    let (off, on) = ((false, "standard".to_owned()), (true, "standard".to_owned()));
+    for class in ["db.t3.micro", "db.t4g.micro", "db.t4g.small"] {
+        assert_eq!(modes("mysql", class, "advanced"), off, "{class}");
+    }
+    for class in ["db.t3.medium", "db.t4g.medium", "db.t4g.large"] {
+        assert_eq!(modes("aurora-mysql", class, "advanced"), off, "{class}");
+        assert_eq!(modes("mysql", class, "standard"), on, "{class}");
+    }
+    for engine in ["mysql", "aurora-mysql"] {
+        assert_eq!(modes(engine, "db.r8g.large", "standard"), on);
+        assert_eq!(modes(engine, "db.r8g.large", "none"), off);
+        assert_eq!(modes(engine, "db.r8g.large", "advanced"), (true, "advanced".to_owned()));
+    }
 }
