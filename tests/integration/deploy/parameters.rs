@@ -105,6 +105,38 @@ fn made_with(stack: &str, given: &[(&str, &str)]) -> Vec<Resource> {
 }
 
 #[test]
+fn what_is_made_for_the_first_time_can_be_taken_down_if_it_fails() {
+    let protected = |given: &[(&str, &str)]| -> BTreeSet<String> {
+        let all = [made_with("data", given), made_with("service", given)].concat();
+        let is_protected = |it: &Resource| {
+            let of = |name: &str| it.properties[name].clone();
+            let key = "deletion_protection.enabled";
+            of("DeletionProtection") == true
+                || of("DeletionProtection") == "ACTIVE"
+                || of("DeletionProtectionEnabled") == true
+                || of("LoadBalancerAttributes")
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .any(|it| it["Key"] == key && it["Value"] == "true")
+        };
+        all.into_iter().filter(is_protected).map(|it| it.id).collect()
+    };
+    let all = |database: &str| [database, "Balancer", "Table", "Users"].map(ToOwned::to_owned).into();
+    assert_eq!(protected(&[]), all("Mysql"));
+    assert_eq!(protected(&[("Engine", "aurora-mysql")]), all("Aurora"));
+    assert!(protected(&[("FirstCreation", "yes")]).is_empty());
+    assert!(protected(&[("FirstCreation", "yes"), ("Engine", "aurora-mysql")]).is_empty());
+    assert!(protected(&[("DeletionProtection", "no")]).is_empty());
+
+    for stack in template::STACKS {
+        for (name, resource) in section(&template::read(stack), "Resources") {
+            assert_ne!(resource["DeletionPolicy"], "Retain", "{stack}: {name} is left behind");
+        }
+    }
+}
+
+#[test]
 fn insights_are_asked_for_only_where_there_are_any() {
     let modes = |engine, class, wanted| {
         let choice = [("Engine", engine), ("DatabaseClass", class), ("DatabaseInsights", wanted)];

@@ -63,9 +63,12 @@ Parameters:
   DeletionProtection:
     Type: String
     Default: 'yes'
+  FirstCreation:
+    Type: String
+    Default: 'no'
 Conditions:
   Named: !Not [!Equals [!Ref TableName, '']]
-  Protected: !Equals [!Ref DeletionProtection, 'yes']
+  Protected: !And [!Equals [!Ref DeletionProtection, 'yes'], !Equals [!Ref FirstCreation, 'no']]
 Resources:
   Key:
     Type: AWS::SecretsManager::Secret
@@ -81,14 +84,14 @@ Resources:
       Value: !Ref CloudFrontPublicKey
   Bucket:
     Type: AWS::S3::Bucket
-    DeletionPolicy: Retain
+    DeletionPolicy: RetainExceptOnCreate
     UpdateReplacePolicy: Retain
     Properties:
       VersioningConfiguration:
         Status: Enabled
   Photos:
     Type: AWS::DynamoDB::Table
-    DeletionPolicy: Retain
+    DeletionPolicy: RetainExceptOnCreate
     UpdateReplacePolicy: Retain
     Properties:
       TableName: !If [Named, !Ref TableName, !Ref AWS::NoValue]
@@ -270,8 +273,9 @@ async fn an_installation_is_made_and_a_second_run_changes_nothing() {
     let said = account.deploy(&["--jwks", &keys]).ended(0);
     assert!(said.starts_with(&format!("darkroom in {REGION}, account {ACCOUNT}, as ")), "{said}");
     assert!(said.contains("CREATE_COMPLETE              News (SNS::Topic)"), "no progress: {said}");
+    assert!(said.contains("data: is made, and is protected against deletion from now on"), "{said}");
     assert!(said.ends_with("Done: https://photos.example.com\n"), "{said}");
-    let stacks = "darkroom-data CREATE_COMPLETE\ndarkroom-functions CREATE_COMPLETE\ndarkroom-gateway CREATE_COMPLETE\n\
+    let stacks = "darkroom-data UPDATE_COMPLETE\ndarkroom-functions CREATE_COMPLETE\ndarkroom-gateway CREATE_COMPLETE\n\
                   darkroom-network CREATE_COMPLETE";
     assert_eq!(account.stacks(REGION), stacks);
     assert_eq!(account.stacks("us-east-1"), "darkroom-edge CREATE_COMPLETE");
@@ -348,7 +352,12 @@ fn real(stack: &str) -> String {
         }
         _ => {}
     }
-    yaml_serde::to_string(&template).expect("YAML")
+    // Written without quotes, to the emulator these are no words.
+    let text = yaml_serde::to_string(&template).expect("YAML");
+    [": yes", ": no", "- yes", "- no"].iter().fold(text, |text, bare| {
+        let (sign, word) = bare.split_at(2);
+        text.replace(&format!("{bare}\n"), &format!("{sign}'{word}'\n"))
+    })
 }
 
 #[tokio::test]
@@ -374,7 +383,7 @@ async fn the_real_stacks_are_made_and_stay_as_they_are() {
     assert_eq!(open, "", "the group that comes with the VPC lets somebody through");
 
     account.destroy(&["--yes", "--yes"]).ended(0);
-    assert_eq!(account.stacks(REGION), "darkroom-data CREATE_COMPLETE\ndarkroom-network CREATE_COMPLETE");
+    assert_eq!(account.stacks(REGION), "darkroom-data UPDATE_COMPLETE\ndarkroom-network CREATE_COMPLETE");
 }
 
 #[tokio::test]
@@ -392,6 +401,7 @@ async fn a_dry_run_shows_what_would_change_and_changes_nothing() {
     let said = account.deploy(&["--dry-run", "--parameters", &parameters]).ended(0);
     assert!(said.contains("network: changes: 1\n  Modify  News (SNS::Topic)\n"), "{said}");
     assert!(said.contains("  Add     Photos (DynamoDB::Table)\n"), "{said}");
+    assert!(said.contains("  and then, by an update, its protection against deletion\n"), "{said}");
     assert_eq!(account.stacks(REGION), "darkroom-network CREATE_COMPLETE");
     assert_eq!(change_sets_that_wait(&account, "darkroom-network"), "");
 
@@ -491,6 +501,41 @@ Outputs:
     assert!(said.contains("network: UPDATE_ROLLBACK_COMPLETE, because of Letters (AWS::SNS::Topic): "), "{said}");
     account.put("network.yaml", NETWORK.1);
     account.deploy(&[]).ended(0);
+}
+
+#[tokio::test]
+async fn a_first_creation_that_fails_leaves_nothing_and_one_that_does_not_is_protected_then() {
+    let account = Account::with(&[NETWORK, DATA]).await;
+    let broken = DATA.1.replace(
+        "Outputs:\n",
+        "  Letters:
+    Type: AWS::SNS::Topic
+    DependsOn: [Bucket, Photos]
+    Properties:
+      DisplayName: '{{resolve:secretsmanager:nowhere}}'
+Outputs:
+",
+    );
+    account.put("data.yaml", broken);
+    let said = account.deploy(&[]).ended(1);
+    assert!(said.contains("deploy: data: ROLLBACK_COMPLETE, because of Letters (AWS::SNS::Topic): "), "{said}");
+    assert_eq!(account.aws(&["s3api", "list-buckets", "--query", "length(Buckets)"]), "0");
+    assert_eq!(account.aws(&["dynamodb", "list-tables", "--query", "length(TableNames)"]), "0");
+
+    // Who is stopped before the protection gets it by the next run.
+    account.put("data.yaml", DATA.1);
+    account.answers("  *create-change-set*darkroom-data*UPDATE*) echo stopped >&2; exit 254 ;;\n");
+    account.deploy(&[]).ended(1);
+    let table = account.aws(&["dynamodb", "list-tables", "--query", "TableNames"]);
+    let protected =
+        ["dynamodb", "describe-table", "--table-name", &table, "--query", "Table.DeletionProtectionEnabled"];
+    assert_eq!(account.aws(&protected), "False");
+    account.answers("");
+    let said = account.deploy(&[]).ended(0);
+    assert!(said.contains("data: changes: 1\n  Modify  Photos (DynamoDB::Table)\n"), "{said}");
+    assert_eq!(account.aws(&protected), "True");
+    let said = account.deploy(&[]).ended(0);
+    assert!(said.contains("data: no changes\n"), "{said}");
 }
 
 #[tokio::test]
@@ -623,7 +668,7 @@ async fn destroying_asks_twice_and_keeps_the_data_unless_it_is_told_otherwise() 
     assert!(said.contains("nothing was removed"), "{said}");
     assert_eq!(account.stacks(REGION), all);
     answering("darkroom\nyes\n").ended(0);
-    assert_eq!(account.stacks(REGION), "darkroom-data CREATE_COMPLETE\ndarkroom-network CREATE_COMPLETE");
+    assert_eq!(account.stacks(REGION), "darkroom-data UPDATE_COMPLETE\ndarkroom-network CREATE_COMPLETE");
     assert_eq!(account.stacks("us-east-1"), "");
 
     // The data: only when nothing protects it any more.
@@ -680,7 +725,7 @@ Outputs:
         assert!(at(first) < at(second), "{calls:?}");
     };
     before("Key=deletion_protection.enabled,Value=false", "darkroom-service/");
-    before("delete-user-pool-domain --domain darkroom-sign-in", "delete-user-pool --");
+    before("delete-user-pool-domain", "delete-user-pool --");
     assert_eq!(account.stacks(REGION), "");
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{iam::REGION, template};
 
 /// A resource that is made. Where its properties name another one, they have that one's logical id.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Resource {
     pub id: String,
     pub kind: String,
