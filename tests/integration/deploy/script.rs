@@ -345,6 +345,8 @@ fn real(stack: &str) -> String {
     let resources = &mut template["Resources"];
     match stack {
         "data" => resources["ArtifactsBucket"]["Properties"]["BucketName"] = "artifacts".into(),
+        // The emulator has no instances, which would be waited for.
+        "service" => resources["Group"]["Properties"]["MinSize"] = "0".into(),
         "gateway" => {
             let location = &mut resources["Api"]["Properties"]["Body"]["Fn::Transform"]["Parameters"]["Location"];
             assert_eq!(*location, json!({ "Fn::Sub": "s3://${Artifacts}/releases/${Release}/gateway.json" }));
@@ -618,11 +620,14 @@ async fn instances_of_an_older_launch_template_are_replaced_until_all_are_of_the
         "  *start-instance-refresh*) touch $0.started; echo the-refresh ;;
   *describe-instance-refreshes*the-refresh*) if rm $0.slow 2>/dev/null; then printf 'InProgress\\t50\\t-\\n'; else cat $0.end; fi ;;
   *describe-instance-refreshes*) echo None ;;
+  *describe-auto-scaling-groups*InService*) cat $0.there ;;
   *describe-auto-scaling-groups*) cat $0.group ;;
+  *describe-scaling-activities*) echo 'the lifecycle action was abandoned' ;;
 ",
     );
     let started = account.folder.path().join("aws.started");
     account.put("aws.group", "7\t7 7\n");
+    account.put("aws.there", "2\t2\n");
     account.deploy(&[]).ended(0);
     assert!(!started.exists(), "all are of the newest");
     let topic = account.aws(&["sns", "list-topics", "--query", "Topics[?ends_with(TopicArn,':package')].TopicArn"]);
@@ -642,6 +647,14 @@ async fn instances_of_an_older_launch_template_are_replaced_until_all_are_of_the
         said.contains("instances: Failed: no instance became healthy. Those that were not replaced serve on."),
         "{said}"
     );
+
+    // None is replaced, but they don't come up: nobody is told that all is done.
+    account.put("aws.group", "8\t\n");
+    account.put("aws.there", "2\t1\n");
+    account.stand_in("sleep", "#!/bin/sh\n");
+    let said = account.deploy(&[]).ended(1);
+    assert!(said.contains("instances: 1 in service, of 2 at least: the lifecycle action was abandoned. "), "{said}");
+    assert!(!said.contains("Done"), "{said}");
 }
 
 #[tokio::test]
