@@ -553,6 +553,15 @@ fn each_rule_of_the_web_acl_only_counts_until_it_is_told_to_block() {
         let group = &rule["Statement"]["ManagedRuleGroupStatement"];
         if group.is_object() {
             assert_eq!(action(rule), json!({ "None": {} }), "the group's own actions");
+            // Captions are anybody's words: what looks for SQL, scripts or addresses in bodies never blocks.
+            let rules = group["RuleActionOverrides"].as_array().into_iter().flatten();
+            let counted: Vec<_> = rules.map(|it| it["Name"].as_str().unwrap()).collect();
+            let expected: &[&str] = match group["Name"].as_str().unwrap() {
+                "AWSManagedRulesCommonRuleSet" => &["SizeRestrictions_BODY", "CrossSiteScripting_BODY", "GenericRFI_BODY"],
+                "AWSManagedRulesSQLiRuleSet" => &["SQLi_BODY", "SQLiExtendedPatterns_BODY"],
+                _ => &[],
+            };
+            assert_eq!(counted, expected, "{rule}");
             continue;
         }
         let response = &action(rule)["Block"]["CustomResponse"];
