@@ -159,6 +159,18 @@ fn the_function_answers_what_guests_read_most_and_nothing_else() {
 }
 
 #[test]
+fn no_other_api_invokes_the_function() {
+    let all = template::STACKS.map(template::read);
+    let resources = all.iter().flat_map(|template| template["Resources"].as_object().expect("resources").values());
+    let permissions: Vec<_> = resources.filter(|it| it["Type"] == "AWS::Lambda::Permission").collect();
+    let by = |principal: &str| permissions.iter().filter(|it| it["Properties"]["Principal"] == principal).collect();
+    let by_gateways: Vec<_> = by("apigateway.amazonaws.com");
+    let [permission] = by_gateways[..] else { panic!("{by_gateways:?}") };
+    let this = "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${Api}/*/*/*";
+    assert_eq!(permission["Properties"]["SourceArn"]["Fn::Sub"], this);
+}
+
+#[test]
 fn all_need_the_key_and_only_routes_of_users_alone_ask_the_pool() {
     let public = contract::document();
     for holds in [&["HasUserPool"][..], &[]] {

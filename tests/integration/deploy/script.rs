@@ -176,6 +176,10 @@ Outputs:
 const GATEWAY: (&str, &str) = (
     "gateway",
     "
+Parameters:
+  AccountLogs:
+    Type: String
+    Default: 'yes'
 Resources:
   Api:
     Type: AWS::ApiGateway::RestApi
@@ -202,6 +206,7 @@ Resources:
       RestApiId: !Ref Api
       DeploymentId: !Ref First
       StageName: live
+      Description: !Ref AccountLogs
   ApiKey:
     Type: AWS::SecretsManager::Secret
     Properties:
@@ -599,6 +604,20 @@ async fn what_the_packages_are_built_for_is_what_is_installed_first() {
     std::fs::remove_file(account.folder.path().join("artifacts/darkroom-1.2.3.x86_64.zip")).expect("it is removed");
     let said = deploy(&[]).ended(0);
     assert!(said.ends_with("Nothing was changed.\n"), "of two architectures arm64: {said}");
+}
+
+#[tokio::test]
+async fn the_logs_of_apis_are_left_to_whoever_has_set_their_role() {
+    for (role, logs) in [("another-stack-LogRole-1", "no"), ("darkroom-gateway-LogRole-1", "yes")] {
+        let account = Account::with(&[DATA, GATEWAY]).await;
+        account.put("artifacts/gateway.json", "{}");
+        let parameters = account.put("parameters", "NewsArn=none\n");
+        account.answers(&format!("  *get-account*) echo arn:aws:iam::{ACCOUNT}:role/{role} ;;\n"));
+        account.deploy(&["--parameters", &parameters]).ended(0);
+        let api = account.aws(&["apigateway", "get-rest-apis", "--query", "items[0].id"]);
+        let stage = ["apigateway", "get-stage", "--rest-api-id", &api, "--stage-name", "live", "--query", "description"];
+        assert_eq!(account.aws(&stage), logs, "{role}");
+    }
 }
 
 #[tokio::test]
