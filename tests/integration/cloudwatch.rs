@@ -3,11 +3,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::unix::fs::PermissionsExt,
     path::Path,
+    process::Command,
 };
 
 use darkroom::telemetry::metrics::{self, Kind};
 use serde_json::{Value, json};
+
+use crate::support::template;
 
 /// Under which the agent sends all of it.
 pub const NAMESPACE: &str = "Darkroom";
@@ -94,4 +98,47 @@ fn the_agent_reads_the_journal_of_units_that_exist() {
     for unit in units {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(&unit).exists(), "{unit}");
     }
+}
+
+/// What an instance tells its agent, where the repository has this version of it and none that is newer.
+fn told_by_an_instance(version: &str) -> Value {
+    let service = template::read("service");
+    let data =
+        &service["Resources"]["Template"]["Properties"]["LaunchTemplateData"]["UserData"]["Fn::Base64"]["Fn::Sub"][0];
+    let script = data.as_str().unwrap().split_once("bash -euo pipefail <<'END'").unwrap().1;
+    let script = script.split_once('\n').unwrap().1.split_once("\nEND\n").unwrap().0;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let script = script.replace("${Installation}", "party").replace("/opt/aws/amazon-cloudwatch-agent/etc", path);
+    let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/cloudwatch");
+    let script = script
+        .replace("/usr/share/darkroom/cloudwatch/prometheus.yaml", &format!("{ours}/prometheus.yaml"))
+        .replace("/usr/share/darkroom/cloudwatch/agent.json", &format!("{ours}/agent.json"));
+    // Of two versions the least comes first.
+    let dnf = format!(
+        "#!/bin/sh\nwanted=${{3#*>= }}\n[ \"$wanted\" = \"$3\" ] || \
+         [ \"$(printf '%s\\n' \"$wanted\" {version} | sort -V | head -1)\" = \"$wanted\" ]\n"
+    );
+    for (name, text) in [("dnf", &*dnf), ("usermod", "#!/bin/sh\n"), ("amazon-cloudwatch-agent-ctl", "#!/bin/sh\n")] {
+        let program = folder.path().join(name);
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut bash = Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", &script]).env("PATH", format!("{path}:/usr/bin:/bin"));
+    let ended = bash.output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let file = std::fs::read_to_string(folder.path().join("darkroom.json")).unwrap();
+    serde_json::from_str(&file.replace(path, "")).unwrap_or_else(|error| panic!("{error}: {file}"))
+}
+
+#[test]
+fn an_agent_that_cannot_read_the_journal_still_sends_metrics() {
+    let mut newest = told_by_an_instance("1.300070.0");
+    assert_eq!(newest["logs"]["metrics_collected"]["prometheus"]["log_group_name"], "/party/metrics");
+    let lists = &newest["logs"]["logs_collected"]["journald"]["collect_list"];
+    assert_eq!(lists[0]["log_group_name"], "/party/service");
+
+    newest["logs"].as_object_mut().unwrap().remove("logs_collected");
+    assert_eq!(told_by_an_instance("1.300064.1"), newest);
 }

@@ -569,7 +569,9 @@ fn each_rule_of_the_web_acl_only_counts_until_it_is_told_to_block() {
             let rules = group["RuleActionOverrides"].as_array().into_iter().flatten();
             let counted: Vec<_> = rules.map(|it| it["Name"].as_str().unwrap()).collect();
             let expected: &[&str] = match group["Name"].as_str().unwrap() {
-                "AWSManagedRulesCommonRuleSet" => &["SizeRestrictions_BODY", "CrossSiteScripting_BODY", "GenericRFI_BODY"],
+                "AWSManagedRulesCommonRuleSet" => {
+                    &["SizeRestrictions_BODY", "CrossSiteScripting_BODY", "GenericRFI_BODY"]
+                }
                 "AWSManagedRulesSQLiRuleSet" => &["SQLi_BODY", "SQLiExtendedPatterns_BODY"],
                 _ => &[],
             };

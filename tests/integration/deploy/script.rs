@@ -599,7 +599,10 @@ async fn what_the_packages_are_built_for_is_what_is_installed_first() {
     deploy(&[]).ended(0);
     let said = deploy(&["--architecture", "arm64"]).ended(1);
     assert!(said.contains("darkroom-1.2.3.aarch64.zip is not there"), "{said}");
-    assert!(said.contains("What is there is built for x86_64: give --architecture x86_64, or build on arm64\n"), "{said}");
+    assert!(
+        said.contains("What is there is built for x86_64: give --architecture x86_64, or build on arm64\n"),
+        "{said}"
+    );
     account.put("artifacts/darkroom-1.2.3.aarch64.zip", "a package");
     std::fs::remove_file(account.folder.path().join("artifacts/darkroom-1.2.3.x86_64.zip")).expect("it is removed");
     let said = deploy(&[]).ended(0);
@@ -615,7 +618,8 @@ async fn the_logs_of_apis_are_left_to_whoever_has_set_their_role() {
         account.answers(&format!("  *get-account*) echo arn:aws:iam::{ACCOUNT}:role/{role} ;;\n"));
         account.deploy(&["--parameters", &parameters]).ended(0);
         let api = account.aws(&["apigateway", "get-rest-apis", "--query", "items[0].id"]);
-        let stage = ["apigateway", "get-stage", "--rest-api-id", &api, "--stage-name", "live", "--query", "description"];
+        let stage =
+            ["apigateway", "get-stage", "--rest-api-id", &api, "--stage-name", "live", "--query", "description"];
         assert_eq!(account.aws(&stage), logs, "{role}");
     }
 }

@@ -72,9 +72,8 @@ impl Account {
     /// goes to the emulator. Each call of the script is noted.
     pub fn answers(&self, cases: &str) {
         let client = self.client.display();
-        let text = format!(
-            "#!/bin/sh\necho \"$*\" >>$0.calls\ncase \"$*\" in\n{cases}  *) exec {client} \"$@\" ;;\nesac\n"
-        );
+        let text =
+            format!("#!/bin/sh\necho \"$*\" >>$0.calls\ncase \"$*\" in\n{cases}  *) exec {client} \"$@\" ;;\nesac\n");
         self.stand_in("aws", &text);
     }
 
