@@ -401,6 +401,13 @@ async fn a_dry_run_shows_what_would_change_and_changes_nothing() {
     assert!(said.contains("data: can't be planned before there is a value for NewsArn\n"), "{said}");
     assert!(said.ends_with("Nothing was changed.\n"), "{said}");
     assert_eq!(account.stacks(REGION), "");
+    // Who may ask for changes by CloudFormation's role alone may not do otherwise in a dry run.
+    account.answers("");
+    let role = format!("arn:aws:iam::{ACCOUNT}:role/cloudformation");
+    account.deploy(&["--dry-run", "--service-role", &role]).ended(0);
+    let calls = account.called(&["create-change-set", "delete-stack"]);
+    assert_eq!(calls.len(), 2, "{calls:?}");
+    assert!(calls.iter().all(|call| call.contains(&format!("--role-arn {role}"))), "{calls:?}");
 
     account.deploy(&["--only", "network"]).ended(0);
     account.put("colour", "deep\n\"blue\"");
