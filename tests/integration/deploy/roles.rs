@@ -87,7 +87,8 @@ fn every_role_can_be_bounded_and_is_taken_on_by_one_service_for_this_account() {
             }
             Value::Object(whom) if name == "OperatorRole" && whom.len() == 1 => {
                 assert_eq!(whom["AWS"], json!({ "Ref": "OperatorPrincipal" }));
-                assert_eq!(condition["Bool"]["aws:MultiFactorAuthPresent"], "true");
+                let with_mfa = json!({ "Bool": { "aws:MultiFactorAuthPresent": "true" } });
+                assert_eq!(template::decide(condition, &["LooksForMfa"]), with_mfa);
             }
             other => panic!("{stack}: {name} trusts {other}"),
         }
