@@ -195,8 +195,8 @@ async fn look_at_storage(app: &App) -> Dependency {
     let outcome = if app.storage.files().is_some() {
         look_at_folder(app).await.map(|()| place)
     } else {
-        let look = async { app.storage.probe().await.map_err(|error| Failure::from(error).of(&place)) };
-        in_time(look).await.map(|()| place.clone())
+        let named = |error| Failure::from(error).of(&place);
+        in_time(async { app.storage.probe().await.map_err(named) }).await.map(|()| place.clone())
     };
     Dependency::looked(started, outcome)
 }
@@ -219,10 +219,13 @@ async fn look_at_folder(app: &App) -> std::result::Result<(), String> {
     }
 }
 
-/// A look at what AWS does for us, for as long as one may take; a failure with what to do about it.
-async fn in_time<T>(look: impl Future<Output = std::result::Result<T, Failure>>) -> std::result::Result<T, String> {
-    let looked = tokio::time::timeout(LOOK, Box::pin(look)).await;
-    looked.unwrap_or_else(|_| Err(Failure::no_answer(LOOK))).map_err(|failure| failure.advised())
+/// A look at what AWS does for us, for as long as one may take; a failure with what to do about it. Such futures are large:
+/// this one holds a pointer to it.
+fn in_time<T>(
+    look: impl Future<Output = std::result::Result<T, Failure>>,
+) -> impl Future<Output = std::result::Result<T, String>> {
+    let looked = tokio::time::timeout(LOOK, Box::pin(look));
+    async { looked.await.unwrap_or_else(|_| Err(Failure::no_answer(LOOK))).map_err(|failure| failure.advised()) }
 }
 
 /// The queue, if there is one.
