@@ -147,6 +147,7 @@ fn names(cloud: &Cloud) -> BTreeMap<String, String> {
         ("Installation", "darkroom".to_owned()),
         ("Bucket", cloud.bucket.clone()),
         ("Artifacts", "releases".to_owned()),
+        ("Release", "0.1.0".to_owned()),
         ("KeyArn", arn("kms", "key/11112222-3333-4444-5555-666677778888")),
         ("QueueArn", cloud.queue_arn.clone()),
         ("DeadLetterQueueArn", arn("sqs", &last(&cloud.dead_letters, '/'))),
