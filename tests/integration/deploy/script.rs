@@ -801,7 +801,8 @@ Outputs:
         .await;
     let group = Pid::from_raw(first.id().try_into().expect("a process id")).expect("a process id");
     kill_process_group(group, Signal::INT).expect("it is there");
-    assert_eq!(first.wait().expect("a child").code(), Some(130), "{}", said("first"));
+    let ended = eventually("interrupted", async || first.try_wait().expect("a child")).await;
+    assert_eq!(ended.code(), Some(130), "{}", said("first"));
     let told = "deploy: interrupted while network is changed, which goes on. Run it again to go on.\n";
     assert!(said("first").ends_with(told), "{}", said("first"));
 
@@ -815,7 +816,8 @@ Outputs:
     let mut curl = Command::new("curl");
     curl.args(["-fsS", "-X", "PUT", "-H", "content-type:", "--data-binary", word, &url]);
     finish(curl).ended(0);
-    assert_eq!(second.wait().expect("a child").code(), Some(0), "{}", said("second"));
+    let ended = eventually("done", async || second.try_wait().expect("a child")).await;
+    assert_eq!(ended.code(), Some(0), "{}", said("second"));
     assert!(said("second").contains("network: no changes\n"), "{}", said("second"));
 }
 

@@ -121,7 +121,10 @@ impl Account {
 
     /// `deploy/deploy` for the region, to add to.
     pub fn script(&self) -> Command {
-        let mut command = self.command(&script());
+        // Whoever started the tests may ignore SIGINT, as a shell does for what it runs in the background; bash can't trap what it
+        // finds ignored.
+        let mut command = self.command(Path::new("/usr/bin/env"));
+        command.arg("--default-signal=INT").arg(script());
         command.args(["--region", REGION, "--artifacts"]).arg(self.folder.path().join("artifacts"));
         command
     }
