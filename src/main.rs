@@ -4,7 +4,7 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 use darkroom::{
-    client,
+    aws, client,
     command::{self, JobsCommand},
     dev::{self, database::ServerChoice, identity::Identity},
     lambda,
@@ -150,7 +150,7 @@ fn end_of(work: impl Future<Output = anyhow::Result<bool>>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("darkroom: {error:#}");
+            eprintln!("darkroom: {}", aws::advised(&error));
             if command::is_usage(&error) || error.is::<lambda::UnknownHandler>() {
                 ExitCode::from(EX_USAGE)
             } else {

@@ -51,8 +51,8 @@ impl From<Record> for Message {
     }
 }
 
-/// Acts on each message, as many at a time as there are decoders: who waits for one spends its time on nothing. Answers which have to come again. Those whose turn does not
-/// come in time are among them.
+/// Acts on each message, as many at a time as there are decoders: who waits for one spends its time on nothing. Answers which
+/// have to come again. Those whose turn does not come in time are among them.
 pub(super) async fn act(app: &AppState, event: Value) -> anyhow::Result<Value> {
     let queue = app.queue.as_ref().context("there is no queue (queue.kind)")?;
     let batch: Batch = serde_json::from_value(event).context("the event is no batch of messages of SQS")?;

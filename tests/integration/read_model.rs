@@ -294,6 +294,9 @@ async fn what_is_due_is_worked_off_by_the_command_and_found_by_the_sweep() {
     nowhere.push((NOWHERE.0.to_owned(), NOWHERE.1.to_owned()));
     let (code, said, complaint) = run(darkroom(&["project"], &nowhere)).await;
     assert!(code == 1 && said.is_empty() && complaint.contains("database"), "{code}: {complaint}");
+    // An instance may not look through all of the table.
+    let (code, said, complaint) = run(darkroom(&["project", "--rebuild"], &two.server.environment())).await;
+    assert!(code == 1 && said.is_empty() && complaint.contains("does the role allow"), "{code}: {complaint}");
 }
 
 #[tokio::test]
