@@ -35,8 +35,14 @@ fn cfn_lint(templates: &[PathBuf]) -> Output {
 fn checkov(templates: &[PathBuf]) -> Vec<String> {
     let mut command = Command::new(checkers::program("checkov"));
     command.args(["--skip-download", "--framework", "cloudformation", "--quiet", "--output", "json"]);
+    // For `${Domain}` it reads the template's path and the name. Where the path of this checkout has just 40 characters up to
+    // the `.yaml` (`/srv/ci/darkroom/deploy/stacks/functions`), it takes that for a secret access key of AWS in a function's
+    // variables. So it is shown copies, in a folder whose name ends no such word.
+    let folder = tempfile::Builder::new().prefix("templates_").suffix("_").tempdir().expect("a folder");
     for template in templates {
-        command.arg("--file").arg(template);
+        let copy = folder.path().join(template.file_name().expect("a file's name"));
+        std::fs::copy(template, &copy).expect("a copy");
+        command.arg("--file").arg(copy);
     }
     // The same each time: by one process, with its sets in one order, and without asking the network for a newer version.
     command.env("CHECKOV_PARALLELIZATION_TYPE", "none").env("PYTHONHASHSEED", "0");
@@ -101,7 +107,8 @@ fn cfn_lint_has_nothing_to_say_and_would_say_it() {
 #[test]
 fn checkov_finds_nothing_that_was_not_reviewed() {
     let paths: Vec<_> = templates().into_iter().map(template::path).collect();
-    assert_eq!(checkov(&paths), [""; 0]);
+    let found = checkov(&paths);
+    assert!(found.is_empty(), "{found:#?}");
 
     let folder = tempfile::tempdir().expect("a folder");
     let broken = mutated(folder.path(), "data", "BlockPublicAcls: true", "BlockPublicAcls: false");
