@@ -153,28 +153,43 @@ pub async fn claim(db: &Db, lane: Lane, lease_for: Duration) -> Result<Option<Cl
     .await
 }
 
-/// Claims one job, due or not; none when it is done, dead, or another worker's just now.
+/// What there is of a job that somebody is told to do.
+#[derive(Debug)]
+pub enum Found {
+    /// It is the asker's to do.
+    Claimed(Claim),
+    /// It is another worker's just now.
+    Taken,
+    /// It is done, or dead.
+    Over,
+}
+
+/// Claims one job, due or not.
 ///
 /// # Errors
 /// The database's.
-pub async fn claim_this(
-    session: &mut Session,
-    kind: Kind,
-    subject: Uuid,
-    lease_for: Duration,
-) -> Result<Option<Claim>> {
-    let row: Option<Waiting> = sqlx::query_as(
-        "SELECT id, kind, subject, attempts, traceparent FROM jobs WHERE kind = ? AND subject = ? AND dead = FALSE
-         AND (lease IS NULL OR visible_at <= UTC_TIMESTAMP(3)) FOR UPDATE",
+pub async fn claim_this(session: &mut Session, kind: Kind, subject: Uuid, lease_for: Duration) -> Result<Found> {
+    let row: Option<Addressed> = sqlx::query_as(
+        "SELECT lease IS NULL OR visible_at <= UTC_TIMESTAMP(3) AS free, id, kind, subject, attempts, traceparent
+         FROM jobs WHERE kind = ? AND subject = ? AND dead = FALSE FOR UPDATE",
     )
     .bind(kind.as_str())
     .bind(subject)
     .fetch_optional(&mut *session)
     .await?;
     match row {
-        Some(row) => take(session, row, lease_for).await.map(Some),
-        None => Ok(None),
+        Some(Addressed { free: true, job }) => take(session, job, lease_for).await.map(Found::Claimed),
+        Some(Addressed { free: false, .. }) => Ok(Found::Taken),
+        None => Ok(Found::Over),
     }
+}
+
+/// A job that was asked for by name.
+#[derive(FromRow)]
+struct Addressed {
+    free: bool,
+    #[sqlx(flatten)]
+    job: Waiting,
 }
 
 /// A job that may be claimed.

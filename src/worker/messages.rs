@@ -13,10 +13,10 @@ use super::{Outcome, PAUSE, do_job, uploads};
 use crate::{
     app::{App, AppState},
     config::Place,
-    db,
+    db::{self, jobs::Found},
     domain::PhotoId,
     queue::{
-        self, BATCH, Claim, Kind, Lane, Message, Next, Sqs,
+        self, BATCH, Kind, Lane, Message, Next, Sqs,
         message::{self, Carried},
     },
     telemetry::metrics,
@@ -214,30 +214,35 @@ async fn carry_out(app: &AppState, carried: Carried) -> anyhow::Result<Fate> {
     match carried {
         Carried::Job { kind, subject, .. } => {
             let lease = app.config.worker.lease;
-            let claim = app
+            let found = app
                 .db
                 .transaction(|mut tx| async move {
-                    let claim = db::jobs::claim_this(tx.session(), kind, subject, lease).await?;
-                    Ok::<_, db::Error>(tx.done(claim))
+                    let found = db::jobs::claim_this(tx.session(), kind, subject, lease).await?;
+                    Ok::<_, db::Error>(tx.done(found))
                 })
                 .await?;
-            Ok(finish(app, claim).await)
+            Ok(finish(app, found).await)
         }
         Carried::Uploaded(ids) => {
             let mut worst = Fate::Done;
             // In practice there is one.
             for id in ids {
-                let claim = accept(app, id).await?;
-                worst = worst.max(finish(app, claim).await);
+                let found = accept(app, id).await?;
+                worst = worst.max(finish(app, found).await);
             }
             Ok(worst)
         }
     }
 }
 
-/// Does a claimed job; one that could not be claimed is done, dead, or another worker's.
-async fn finish(app: &AppState, claim: Option<Claim>) -> Fate {
-    let Some(claim) = claim else { return Fate::Done };
+/// Does a job that could be claimed. A message that finds it taken comes again when the other's lease would be over: it may be
+/// the only one, and the other's try may fail.
+async fn finish(app: &AppState, found: Found) -> Fate {
+    let claim = match found {
+        Found::Claimed(claim) => claim,
+        Found::Taken => return Fate::Again(app.config.worker.lease),
+        Found::Over => return Fate::Done,
+    };
     match do_job(app, &claim).await {
         Outcome::Idle | Outcome::Done | Outcome::Lost | Outcome::Failed(Next::Later(_)) => Fate::Done,
         Outcome::GivenBack => Fate::Again(Duration::ZERO),
@@ -247,34 +252,34 @@ async fn finish(app: &AppState, claim: Option<Claim>) -> Fate {
 }
 
 /// Notes that a photo's bytes are there, if they are those that were declared; claims the job that develops it.
-async fn accept(app: &App, id: PhotoId) -> anyhow::Result<Option<Claim>> {
+async fn accept(app: &App, id: PhotoId) -> anyhow::Result<Found> {
     let lease = app.config.worker.lease;
     let mut session = app.db.session().await?;
     let known = db::photos::get(&mut session, id).await?;
     drop(session);
     let Some(known) = known else {
         tracing::debug!(photo = %id, "bytes of no photo are left to the sweep");
-        return Ok(None);
+        return Ok(Found::Over);
     };
     let awaited = uploads::is_awaited(known.state);
     let found =
         if awaited { app.storage.measure_original(id).await.context("an upload can't be looked at")? } else { None };
-    let (claim, unfit) = app
+    let (job, unfit) = app
         .db
         .transaction(|mut tx| async move {
             let Some(photo) = db::photos::lock(tx.session(), id).await? else {
-                return Ok::<_, db::Error>(tx.done((None, false)));
+                return Ok::<_, db::Error>(tx.done((Found::Over, false)));
             };
             if uploads::is_awaited(photo.state) {
                 match found {
                     Some((bytes, digest)) if photo.fits(bytes, digest) => {
                         uploads::take_in(&mut tx, &photo, digest.as_ref()).await?;
                     }
-                    found => return Ok(tx.done((None, found.is_some()))),
+                    found => return Ok(tx.done((Found::Over, found.is_some()))),
                 }
             }
-            let claim = db::jobs::claim_this(tx.session(), Kind::Develop, id.as_uuid(), lease).await?;
-            Ok(tx.done((claim, false)))
+            let job = db::jobs::claim_this(tx.session(), Kind::Develop, id.as_uuid(), lease).await?;
+            Ok(tx.done((job, false)))
         })
         .await?;
     if unfit {
@@ -282,5 +287,5 @@ async fn accept(app: &App, id: PhotoId) -> anyhow::Result<Option<Claim>> {
         tracing::info!(photo = %id, "an upload is not what was declared and is removed");
         app.storage.remove(id).await.context("an upload can't be removed")?;
     }
-    Ok(claim)
+    Ok(job)
 }

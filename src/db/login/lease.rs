@@ -132,7 +132,8 @@ impl Issuer {
     async fn issue(&self) -> Result<Issued, String> {
         match self {
             Self::Iam(signer) => signer.sign().await,
-            Self::Secret(reader) => reader.read().await,
+            // Boxed: the SDK's calls are large and deep futures.
+            Self::Secret(reader) => Box::pin(reader.read()).await,
             #[cfg(test)]
             Self::Counting(counting) => counting.issue().await,
         }

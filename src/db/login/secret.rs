@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::lease::Issued;
@@ -32,12 +32,11 @@ impl Reader {
     pub(super) async fn read(&self) -> Result<Issued, String> {
         let Secret { id, region, ttl } = &self.secret;
         let now = SystemTime::now();
-        let client = aws_sdk_secretsmanager::Client::new(&aws::configuration(region).await);
-        let answer = client.get_secret_value().secret_id(id).send().await;
-        let answer = answer.map_err(|error| format!("the secret {id}: {}", aws::explained(&error)))?;
-        let text = answer.secret_string().ok_or_else(|| format!("the secret {id} holds no text"))?;
+        let text =
+            aws::secrets::text(&aws::configuration(region).await, id).await.map_err(|error| error.to_string())?;
+        let text = text.ok_or_else(|| format!("the secret {id} holds no text"))?;
         // What serde would say of a text that doesn't fit may quote it.
-        let kept: Kept = serde_json::from_str(text)
+        let kept: Kept = serde_json::from_str(text.expose_secret())
             .map_err(|_| format!("the secret {id} is no JSON object with a `password` and a `username`"))?;
         let user = kept.username.filter(|name| !name.is_empty()).unwrap_or_else(|| self.user.clone());
         if user.is_empty() {
