@@ -21,7 +21,7 @@ pub use run::{run, stop_signal, tell_metrics, tend};
 use crate::{
     app::{App, AppState},
     aws,
-    config::{self, Config, Mistakes, Source},
+    config::{self, Config, Mistakes, Source, Told},
     db, http,
     net::{self, Socket},
     telemetry,
@@ -35,16 +35,17 @@ pub async fn configure(
     file: Option<&Path>,
     stream: telemetry::Stream,
 ) -> anyhow::Result<(Config, telemetry::LogLevel)> {
-    let config = load(file).await?;
+    let config = load(file, &[]).await?;
     let level = telemetry::start_logging(&config.log, stream)?;
     Ok((config, level))
 }
 
-/// Reads the file, if one is named, the environment, and the secrets that they leave to Secrets Manager.
-async fn load(file: Option<&Path>) -> Result<Config, Mistakes> {
+/// Reads the file, if one is named, the environment, and the secrets that they leave to Secrets Manager, but for those that were
+/// read before.
+async fn load(file: Option<&Path>, before: &[Told]) -> Result<Config, Mistakes> {
     let mut source = Source::load(file, std::env::vars_os())?;
     // Boxed: the SDK's chain of credentials is a large future.
-    Box::pin(aws::secrets::fetch(&mut source)).await;
+    Box::pin(aws::secrets::fetch(&mut source, before)).await;
     Config::read(source)
 }
 

@@ -28,7 +28,7 @@ pub use http::{Http, Tls};
 pub use limits::{Limits, Rate};
 pub use log::{Log, LogFormat};
 pub use sections::{Compat, Identity, Imaging, Jwks, Operations, Sweep, Uploads, Worker};
-pub use source::{API, Mistakes, Named, Source};
+pub use source::{API, Mistakes, Named, Source, Told};
 pub use storage::{CloudFront, Place, S3, Storage};
 pub use telemetry::{Emf, Otlp, Telemetry};
 
@@ -73,6 +73,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// Each key with its value, secrets masked, for `/info`.
     pub effective: BTreeMap<String, String>,
+    /// What Secrets Manager told, for a reading again.
+    pub told: Vec<Told>,
 }
 
 impl Config {
@@ -82,7 +84,7 @@ impl Config {
     /// Every mistake, by name.
     pub fn read(mut source: Source) -> Result<Self, Mistakes> {
         let this = Self::sections(&mut source);
-        Ok(Self { effective: source.finish()?, ..this })
+        Ok(Self { told: source.told(), effective: source.finish()?, ..this })
     }
 
     /// The secrets that a source leaves to Secrets Manager. Mistakes are for [`Config::read`] to tell.
@@ -124,6 +126,7 @@ impl Config {
             log,
             telemetry,
             effective: BTreeMap::new(),
+            told: Vec::new(),
         }
     }
 }
@@ -302,7 +305,7 @@ mod tests {
         let named = Config::named_secrets(&source(&more));
         let region = "eu-west-1".to_owned();
         let word = Named { key: "database.password".to_owned(), id: password.1.to_owned(), region };
-        assert_eq!(named, [word, signing]);
+        assert_eq!(named, [word, signing.clone()]);
         let nowhere = Config::read(source(&[password])).unwrap_err();
         assert!(nowhere.to_string().contains("DARKROOM_DATABASE_PASSWORD_SECRET_ID: must be an ARN"), "{nowhere}");
         assert!(
@@ -313,7 +316,7 @@ mod tests {
         let told = |secret: Result<&str, &str>, env: &[(&str, &str)]| {
             let mut source = source(env);
             let secret = secret.map(secrecy::SecretString::from).map_err(str::to_owned);
-            source.tell("storage.signing_keys".to_owned(), secret);
+            source.tell(signing.clone(), secret);
             Config::read(source)
         };
         let rotated = "ffeeddccbbaa99887766554433221100\n00112233445566778899aabbccddeeff\n";

@@ -125,6 +125,6 @@ async fn configure(dir: &Path, listener: &Socket, operations: &Socket, identity:
         ),
     ]);
     let mut source = Source::parse(&table.to_string(), std::env::vars_os())?;
-    Box::pin(aws::secrets::fetch(&mut source)).await;
+    Box::pin(aws::secrets::fetch(&mut source, &[])).await;
     Ok(Config::read(source)?)
 }

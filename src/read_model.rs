@@ -32,7 +32,7 @@ use items::{Item, Key};
 /// After a failed read MySQL answers for so long.
 const REST: Duration = Duration::from_secs(3);
 /// How long what was seen of the lag holds. A function of Lambda is frozen between invocations, so nobody may have looked since.
-const SEEN_HOLDS: Duration = Duration::from_secs(15);
+pub const SEEN_HOLDS: Duration = Duration::from_secs(15);
 /// The longest time that a request waits for a look at the lag.
 const LOOK: Duration = Duration::from_secs(1);
 /// The longest time that a request waits for a write.

@@ -175,8 +175,10 @@ async fn attempt(app: &AppState, claim: &Claim) -> Outcome {
         () = queue::keep(&app.db, claim, &app.config.worker) => Ok(End::Lost),
         () = time_to_stop(app) => {
             tracing::info!("given back: the worker stops");
-            // A job that takes more than a whole invocation would go round for ever; one that had little of it is not to blame.
-            let counts = !app.draining.is_cancelled() && deadline::had_half_since(begun);
+            // A job that takes more than a whole invocation would go round for ever; one that had little of it is not to blame, nor
+            // is one that goes on where it was cut off.
+            let would_begin_anew = claim.kind != Kind::PurgeAlbum;
+            let counts = would_begin_anew && !app.draining.is_cancelled() && deadline::had_half_since(begun);
             if let Err(error) = queue::give_back(&app.db, claim, patience, counts).await {
                 tracing::warn!(%error, "a job comes back when its lease ends");
             }

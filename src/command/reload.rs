@@ -41,7 +41,8 @@ pub(super) fn on_hangup(app: AppState, file: Option<PathBuf>) -> anyhow::Result<
 }
 
 async fn reload(app: &App, file: Option<&Path>) -> anyhow::Result<()> {
-    let fresh = super::load(file).await?;
+    // A new secret is for the next start, so none that is held is asked for: limits and certificates change without it.
+    let fresh = super::load(file, &app.config.told).await?;
     // What can fail comes first.
     match (&app.tls, &fresh.http.tls) {
         (Some(tls), Some(files)) => tls.reload(files)?,

@@ -1,6 +1,6 @@
 //! The life of a service: it runs until told to stop, and drains.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
@@ -16,6 +16,7 @@ use crate::{
     config::Front,
     db, http,
     net::{Drain, Listener, Socket},
+    read_model::SEEN_HOLDS,
     telemetry, worker,
 };
 
@@ -182,8 +183,13 @@ async fn look_at_schema(app: AppState) {
 async fn watch_read_model(app: AppState) {
     let Some(model) = &app.read_model else { return };
     loop {
+        let begun = Instant::now();
         let look = async { db::projection::lag(&mut app.db.session().await?).await };
         let lag: db::Result<f64> = look.await;
+        if begun.elapsed() > SEEN_HOLDS {
+            // A function was frozen in the middle of it: this is how things were then.
+            continue;
+        }
         model.set_behind(lag.is_ok_and(|lag| lag > LONGEST_LAG.as_secs_f64()));
         tokio::time::sleep(LOOK_AT_LAG).await;
     }

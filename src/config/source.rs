@@ -77,6 +77,9 @@ pub struct Named {
     pub region: String,
 }
 
+/// Such a secret with its text.
+pub type Told = (Named, SecretString);
+
 /// A configuration being read: ask it for each setting by its dotted key, then [`Source::finish`].
 #[derive(Clone)]
 pub struct Source {
@@ -86,7 +89,7 @@ pub struct Source {
     regions: BTreeMap<String, String>,
     in_lambda: bool,
     handler: Option<OsString>,
-    told: BTreeMap<String, Result<SecretString, String>>,
+    told: Vec<(Named, Result<SecretString, String>)>,
     named: Vec<Named>,
     secrets: BTreeSet<String>,
     known: BTreeSet<String>,
@@ -162,7 +165,7 @@ impl Source {
             regions,
             in_lambda,
             handler,
-            told: BTreeMap::new(),
+            told: Vec::new(),
             named: Vec::new(),
             secrets: BTreeSet::new(),
             known: BTreeSet::new(),
@@ -173,8 +176,14 @@ impl Source {
     }
 
     /// Puts in what Secrets Manager keeps for a setting, or why that can't be read.
-    pub fn tell(&mut self, key: String, secret: Result<SecretString, String>) {
-        self.told.insert(key, secret);
+    pub fn tell(&mut self, named: Named, secret: Result<SecretString, String>) {
+        self.told.push((named, secret));
+    }
+
+    /// The secrets that were told.
+    pub(super) fn told(&self) -> Vec<Told> {
+        let text = |(named, text): &(Named, Result<SecretString, String>)| Some((named.clone(), text.clone().ok()?));
+        self.told.iter().filter_map(text).collect()
     }
 
     /// The secrets that were asked for, are named, and were not told.
@@ -271,16 +280,16 @@ impl Source {
             }
             Some((Form::Id, (name, raw))) => {
                 let id = parse_value(raw).map_err(|why| format!("{name}: {why}"))?;
-                self.kept(key, &name, id)
+                self.by_id(key, &name, id)
             }
         }
     }
 
     /// The secret that `name` names: what was told of it, or a note that it is wanted.
-    fn kept(&mut self, key: &str, name: &str, id: String) -> Result<Vec<String>, String> {
-        match self.told.get(key) {
-            Some(Ok(text)) => return Ok(lines(text.expose_secret())),
-            Some(Err(why)) => {
+    fn by_id(&mut self, key: &str, name: &str, id: String) -> Result<Vec<String>, String> {
+        match self.told.iter().find(|(named, _)| named.key == key) {
+            Some((_, Ok(text))) => return Ok(lines(text.expose_secret())),
+            Some((_, Err(why))) => {
                 self.unread.insert(key.to_owned(), format!("{name}: {why}"));
                 return Ok(Vec::new());
             }

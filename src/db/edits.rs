@@ -68,17 +68,15 @@ pub async fn insert(session: &mut Session, edit: &Edit) -> Result<()> {
     Ok(())
 }
 
-/// How many edits a photo has that have not failed.
+/// How many edits a photo has: in all, and of them those that have not failed.
 ///
 /// # Errors
 /// The database's.
-pub async fn count(executor: impl MySqlExecutor<'_>, photo_id: PhotoId) -> Result<u64> {
-    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM edits WHERE photo_id = ? AND state <> ?")
-        .bind(photo_id.as_uuid())
-        .bind(EditState::Failed.as_str())
-        .fetch_one(executor)
-        .await?;
-    Ok(count.unsigned_abs())
+pub async fn count(executor: impl MySqlExecutor<'_>, photo_id: PhotoId) -> Result<(u64, u64)> {
+    let query = "SELECT COUNT(*), COUNT(IF(state = ?, NULL, 1)) FROM edits WHERE photo_id = ?";
+    let (all, good): (i64, i64) =
+        sqlx::query_as(query).bind(EditState::Failed.as_str()).bind(photo_id.as_uuid()).fetch_one(executor).await?;
+    Ok((all.unsigned_abs(), good.unsigned_abs()))
 }
 
 /// An edit of a photo, for a caller that sees the photo; none of one that the caller may not know of.

@@ -11,6 +11,9 @@ use super::{AlbumId, EditId, Filter, PhotoId, Rendition, photo::words};
 /// The most edits of one photo that have not failed.
 pub const MOST_EDITS: u64 = 50;
 
+/// The most edits of one photo in all: who asks for what can't be made comes to an end, too.
+pub const MOST_ASKED: u64 = 500;
+
 /// How long an edit waits for the host. The state machine in `deploy/stacks/messaging.yaml` waits as long.
 pub const REVIEW_TIME: TimeDelta = TimeDelta::days(7);
 

@@ -119,7 +119,8 @@ async fn begin(mut tx: Tx, seen: &Photo, access: Access, filters: &[Filter], lin
     if photo.state != PhotoState::Ready {
         return Err(NOT_READY);
     }
-    if db::edits::count(tx.session(), photo.id).await? >= edit::MOST_EDITS {
+    let (all, good) = db::edits::count(tx.session(), photo.id).await?;
+    if good >= edit::MOST_EDITS || all >= edit::MOST_ASKED {
         return Err(TOO_MANY);
     }
     let waits = album.review && access != Access::Host;

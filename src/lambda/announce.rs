@@ -14,17 +14,12 @@ use crate::{
 
 /// Sends what is due until nothing is, or the time is over. Answers how much of it there was.
 pub(super) async fn relay(app: &AppState) -> anyhow::Result<Value> {
-    // None waits for another: a topic or queue that is away holds up no job, and no sweep.
-    let (announcements, jobs) = tokio::join!(announce(app), send_jobs(app));
-    // Cut short it goes on the next time.
-    let swept = tokio::select! {
-        swept = worker::sweep::run(app, false) => Some(swept?),
-        () = deadline::is_near() => None,
-    };
+    // None waits for another: a topic or queue that is away, or silent, holds up no job, and no sweep.
+    let (announcements, jobs, swept) = tokio::join!(announce(app), send_jobs(app), sweep(app));
     // What still waits then is what others wait for.
     worker::levels::measure(app).await?;
     let ((done, failed), sent) = (announcements?, jobs?);
-    if let Some(report) = swept.filter(|report| *report != Report::default()) {
+    if let Some(report) = swept?.filter(|report| *report != Report::default()) {
         tracing::info!(?report, "swept");
     }
     Ok(json!({ "announcements": done, "failed": failed, "jobs_sent": sent }))
@@ -41,6 +36,14 @@ async fn announce(app: &AppState) -> anyhow::Result<(u32, u32)> {
         }
     }
     Ok((done, failed))
+}
+
+/// Sweeps; cut short it goes on the next time.
+async fn sweep(app: &App) -> anyhow::Result<Option<Report>> {
+    tokio::select! {
+        swept = worker::sweep::run(app, false) => swept.map(Some),
+        () = deadline::is_near() => Ok(None),
+    }
 }
 
 /// Sends jobs that are due to the queue, if there is one; how many.

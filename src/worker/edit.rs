@@ -17,7 +17,7 @@ use super::{End, complete};
 use crate::{
     app::AppState,
     db::{self, Tx, photo_event},
-    domain::{Edit, EditId, EditState, EditStep, EventKind, Photo, TaskToken},
+    domain::{Edit, EditId, EditState, EditStep, EventKind, Photo, TaskToken, edit::REVIEW_TIME},
     queue::{Claim, Kind},
     telemetry::metrics,
 };
@@ -94,6 +94,11 @@ pub(super) async fn exhausted(app: &AppState, claim: &Claim) -> anyhow::Result<E
 
 fn give_up(reason: &str) -> Step {
     Step::Fail { reason: reason.to_owned() }
+}
+
+/// Whether the host had all the time there is to decide, and has not.
+fn is_overdue(edit: &Edit) -> bool {
+    standing(edit) == StepOutcome::Waits && edit.created_at + REVIEW_TIME <= db::now()
 }
 
 /// Ends the job of an edit, unless there is more to do for it. An edit that the host decides on meanwhile finds this job still

@@ -33,9 +33,11 @@ async fn revive(tx: &mut Tx, photo: &Photo) -> db::Result<()> {
         role = db::invites::role(tx.session(), invite_id).await?;
     }
     if let Some(digest) = photo.sha256 {
-        let own = role == Some(InviteRole::Drop);
-        let dedup = if own { digest.among(photo.uploader.invite_id) } else { digest.0 };
-        db::photos::set_dedup(tx.session(), photo.id, &dedup).await?;
+        if role != Some(InviteRole::Drop) {
+            db::photos::set_dedup(tx.session(), photo.id, &digest.0).await?;
+        }
+        // Where another guest's photo stands for these bytes, as when they were declared.
+        db::photos::set_dedup(tx.session(), photo.id, &digest.among(photo.uploader.invite_id)).await?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::support::{
-    Client, TestServer,
+    Client, DEADLINE, TestServer,
     bed::literal,
     client::id,
     eventually, large_photo, numbered,
@@ -256,6 +256,16 @@ async fn photos_that_are_not_ready_and_those_with_many_edits_take_none() {
     assert_eq!(host.all(&edits(&photo)).await.len(), 50);
     // One that has failed makes room.
     server.database.change("UPDATE edits SET state = 'failed', step = NULL, fail_reason = 'x' LIMIT 1").await;
+    host.post(&edits(&photo), &auto).await.expect(202);
+    host.post(&edits(&photo), &auto).await.expect(409);
+    // But not for ever.
+    let copies = "INSERT INTO edits (id, photo_id, album_id, state, fail_reason, filters, created_at)
+         SELECT UNHEX(LEFT(SHA2(RAND(), 256), 32)), photo_id, album_id, 'failed', 'x', filters, created_at FROM edits LIMIT";
+    server.database.change("UPDATE edits SET state = 'failed', step = NULL, fail_reason = 'x'").await;
+    for number in [51, 102, 204, 499 - 8 * 51] {
+        server.database.change(format!("{copies} {number}")).await;
+    }
+    assert_eq!(server.database.count("SELECT COUNT(*) FROM edits").await, 499);
     host.post(&edits(&photo), &auto).await.expect(202);
     host.post(&edits(&photo), &auto).await.expect(409);
 }
@@ -525,6 +535,25 @@ async fn an_edit_whose_tries_are_used_up_fails_also_when_its_workers_were_killed
         all.push(("edit.failed".to_owned(), id(&edit)));
         assert_eq!(told(&host, &album).await, all);
     }
+}
+
+/// The try ends, as any that fails: a worker that went on giving it up would do nothing else.
+#[tokio::test]
+async fn an_edit_that_cannot_even_be_given_up_is_a_dead_job() {
+    let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 1\n")).await;
+    let host = server.user("alice");
+    let (_, photo) = ready_by_hand(&server, &host).await;
+    server.database.change("ALTER TABLE edits ADD CONSTRAINT refused CHECK (state <> 'failed')").await;
+    let crop = json!({ "name": "crop", "x": 0.0, "y": 0.0, "width": 0.01, "height": 0.01 });
+    let path = ask(&host, &photo, &json!(vec![crop; 5])).await;
+    let tried = tokio::time::timeout(DEADLINE, worker::step(&server.app)).await.expect("it ends");
+    assert_eq!(tried.expect("the database answers"), Outcome::Failed(Next::Dead));
+    assert_eq!(host.get(&path).await.expect(200)["state"], "processing");
+    server.database.change("ALTER TABLE edits DROP CONSTRAINT refused").await;
+    let (code, said, complaint) = run(darkroom(&["jobs", "retry"], &server.environment())).await;
+    assert_eq!(code, 0, "{said}{complaint}");
+    drain(&server).await;
+    assert_eq!(host.get(&path).await.expect(200)["fail_reason"], "the filters leave nothing of the photo");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Secrets that Secrets Manager keeps for a setting: taken up once, at the start; and what is said when they can't be.
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{
@@ -7,8 +8,9 @@ use crate::{
     support::{
         TestServer,
         cloud::{Cloud, Part, Role, call},
+        eventually,
         function::Function,
-        process::{darkroom, run},
+        process::{Process, darkroom, free_address, run},
     },
 };
 
@@ -58,6 +60,22 @@ async fn what_is_kept_elsewhere_is_as_good_as_what_is_given() {
     assert_eq!(answer["statusCode"], 200, "the server's cursor: {answer}");
     assert!(answer["body"].as_str().is_some_and(|body| body.contains("first")), "{answer}");
     assert!(!function.log().contains(server.identity.signing_secret()));
+}
+
+/// A certificate is renewed also while Secrets Manager is away, or has lost the secret.
+#[tokio::test]
+async fn a_reload_asks_for_no_secret_again() {
+    let (cloud, server, variables) = stage().await;
+    let signing = cloud.keep("signing", &format!("{}\n", server.identity.signing_secret())).await;
+    let variables = with(&variables, &[(SIGNING, &signing)]);
+    let process = Process::launch(darkroom(&["serve"], &variables), &free_address()).await;
+    let gone = json!({ "SecretId": signing, "ForceDeleteWithoutRecovery": true });
+    call(&cloud.emulator, "secretsmanager", "secretsmanager.DeleteSecret", &gone).await;
+    process.signal(Signal::HUP);
+    eventually("read again", async || process.log().contains("the configuration was read again").then_some(())).await;
+    // A start asks.
+    let (ended, _, complaint) = run(darkroom(&["serve"], &variables)).await;
+    assert!(ended == 1 && complaint.contains(SIGNING), "{ended}: {complaint}");
 }
 
 #[tokio::test]

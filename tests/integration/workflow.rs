@@ -356,17 +356,23 @@ async fn what_nobody_decides_on_fails_in_the_end() {
 async fn an_edit_whose_execution_was_ended_fails() {
     let bed = Bed::start(Led::ByStateMachine).await;
     let (_, guest, _, photo) = bed.photo(true).await;
-    let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
-    bed.token(&id(&edit)).await;
-    bed.step_functions().stop_execution().execution_arn(bed.execution(&id(&edit))).send().await.expect("it is ended");
-    // Nobody waits for the host any more; what was agreed to can't be made.
-    bed.server
-        .database
-        .change("UPDATE edits SET state = 'processing', task_token = NULL, sweep_at = '2020-01-01'")
-        .await;
-    darkroom::worker::sweep::run(&bed.server.app, false).await.expect("a sweep");
-    let failed = settled(&guest, &photo, &edit).await;
-    assert_eq!(failed["fail_reason"], "the edit could not be made");
+    for (row, reason) in [
+        // While it waits for the host; so it does when all the time for that is over.
+        ("", "the edit could not be made"),
+        ("created_at = '2020-01-01', ", "nobody looked at it in time"),
+        // And after the host has agreed.
+        ("state = 'processing', task_token = NULL, ", "the edit could not be made"),
+    ] {
+        let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
+        bed.token(&id(&edit)).await;
+        let execution = bed.execution(&id(&edit));
+        bed.step_functions().stop_execution().execution_arn(execution).send().await.expect("it is ended");
+        let edit_id = literal(&id(&edit));
+        bed.server.database.change(format!("UPDATE edits SET {row}sweep_at = '2020-01-01' WHERE id = {edit_id}")).await;
+        darkroom::worker::sweep::run(&bed.server.app, false).await.expect("a sweep");
+        let failed = settled(&guest, &photo, &edit).await;
+        assert_eq!((&failed["state"], &failed["fail_reason"]), (&json!("failed"), &json!(reason)), "{row}");
+    }
 }
 
 /// Past the 3 s of a try. What was given up arrives all the same, and of a name there is one execution.

@@ -1,11 +1,11 @@
 //! Steps led by a worker, one after another, until nothing is left to do or the host has to decide. A worker that takes over
 //! goes on where the row says.
 
-use super::{GIVEN_UP, StepOutcome, UNDECIDED, complete_unless, give_up, standing, step};
+use super::{GIVEN_UP, StepOutcome, UNDECIDED, complete_unless, give_up, is_overdue, standing, step};
 use crate::{
     app::AppState,
     aws, db,
-    domain::{Edit, EditId, TaskToken, edit::REVIEW_TIME},
+    domain::{Edit, EditId, TaskToken},
     queue::Claim,
     worker::{End, complete, develop::CRASHES, sandbox::SandboxError},
 };
@@ -17,18 +17,25 @@ pub async fn lead(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
         let edit = db::edits::get(&mut session, id).await?;
         drop(session);
         let mut outcome = edit.as_ref().map_or(StepOutcome::Ended, standing);
-        if outcome == StepOutcome::Waits && edit.is_some_and(|edit| edit.created_at + REVIEW_TIME <= db::now()) {
+        if edit.is_some_and(|edit| is_overdue(&edit)) {
             outcome = StepOutcome::Next { next: give_up(UNDECIDED) };
         }
+        // Once: what fails after it was given up fails the job.
+        let mut given_up = None;
         while let StepOutcome::Next { next } = outcome {
             outcome = match Box::pin(step(app, id, next)).await {
-                Err(error) if claim.attempt >= CRASHES && crashed(&error) => {
-                    StepOutcome::Next { next: give_up("the picture can't be decoded with these filters") }
+                Err(error) if given_up.is_none() && claim.attempt >= CRASHES && crashed(&error) => {
+                    let reason = given_up.insert("the picture can't be decoded with these filters");
+                    StepOutcome::Next { next: give_up(reason) }
                 }
                 // As the state machine does when its tries are used up.
-                Err(error) if claim.attempt >= app.config.worker.max_attempts && !aws::is_away(&error) => {
+                Err(error)
+                    if given_up.is_none()
+                        && claim.attempt >= app.config.worker.max_attempts
+                        && !aws::is_away(&error) =>
+                {
                     tracing::error!(error = format!("{error:#}"), "an edit is given up");
-                    StepOutcome::Next { next: give_up(GIVEN_UP) }
+                    StepOutcome::Next { next: give_up(given_up.insert(GIVEN_UP)) }
                 }
                 other => other?,
             };

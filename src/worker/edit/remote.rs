@@ -1,6 +1,8 @@
 //! Steps led by a state machine: a worker starts it, tells it what the host decides, and looks after it.
 
-use super::{GIVEN_UP, Machine, StepOutcome, complete_unless, give_up, machine::Execution, standing, step};
+use super::{
+    GIVEN_UP, Machine, StepOutcome, UNDECIDED, complete_unless, give_up, is_overdue, machine::Execution, standing, step,
+};
 use crate::{
     app::AppState,
     db,
@@ -23,9 +25,9 @@ pub async fn lead(app: &AppState, machine: &Machine, claim: &Claim) -> anyhow::R
                 let mut session = app.db.session().await?;
                 db::edits::forget_task_token(&mut session, id, &token).await?;
             }
-            Some(_) => {}
             None if standing(&edit) == StepOutcome::Ended => {}
-            None => see_to(app, machine, id).await?,
+            // Also while it waits for the host: whoever ended it told nobody.
+            _ => see_to(app, machine, &edit).await?,
         }
         let more = |edit: &Edit, token: Option<&TaskToken>| token.is_some() && is_decided(edit);
         if let Some(end) = complete_unless(app, claim, more).await? {
@@ -39,12 +41,13 @@ fn is_decided(edit: &Edit) -> bool {
 }
 
 /// Starts the execution. One that was started before and is over can't be started again: an edit that is still open then fails.
-async fn see_to(app: &AppState, machine: &Machine, id: EditId) -> anyhow::Result<()> {
-    if machine.start(id).await? {
+async fn see_to(app: &AppState, machine: &Machine, edit: &Edit) -> anyhow::Result<()> {
+    if machine.start(edit.id).await? {
         return Ok(());
     }
-    if machine.execution(id).await? == Execution::Over {
-        step(app, id, give_up(GIVEN_UP)).await?;
+    if machine.execution(edit.id).await? == Execution::Over {
+        let reason = if is_overdue(edit) { UNDECIDED } else { GIVEN_UP };
+        step(app, edit.id, give_up(reason)).await?;
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ const BY_OTHERS: [(&str, &str); 13] = [
     ("ec2:UnassignPrivateIpAddresses", "the same"),
 ];
 /// The same for single roles.
-const BY_OTHERS_HERE: [(Role, &str, &str); 10] = [
+const BY_OTHERS_HERE: [(Role, &str, &str); 11] = [
     (Role::LambdaDevelop, "sqs:ReceiveMessage", "Lambda polls the queue"),
     (Role::LambdaDevelop, "sqs:GetQueueAttributes", "the same"),
     (Role::LambdaDevelop, "sqs:DeleteMessage", "and deletes what is done"),
@@ -52,6 +52,7 @@ const BY_OTHERS_HERE: [(Role, &str, &str); 10] = [
     (Role::Operator, "ssm:StartSession", "by hand, to enter it"),
     (Role::Operator, "ssm:ResumeSession", "by hand"),
     (Role::Operator, "ssm:TerminateSession", "by hand"),
+    (Role::Operator, "ssmmessages:OpenDataChannel", "by hand"),
 ];
 
 /// A role on the wire.

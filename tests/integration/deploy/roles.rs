@@ -230,12 +230,15 @@ fn the_variables_of_each_function_are_a_good_configuration_and_fit() {
         variables.extend(of_lambda.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
         let mut source = Source::parse("", variables).expect("variables");
-        let fetched: BTreeMap<_, _> = Config::named_secrets(&source).into_iter().map(|it| (it.key, it.id)).collect();
+        let wanted = Config::named_secrets(&source);
+        let fetched: BTreeMap<_, _> = wanted.iter().map(|it| (it.key.clone(), it.id.clone())).collect();
         let signs = [("storage.cloudfront_key", "CloudFrontKeySecretArn"), ("storage.signing_keys", "SigningKeys.Id")];
         let signs = signs.map(|(key, of)| (key.to_owned(), names[of].clone()));
         assert_eq!(fetched, if handler == "api" { signs.into() } else { BTreeMap::new() }, "{name}");
-        for (key, secret) in secrets() {
-            source.tell(key.to_owned(), Ok(secret.into()));
+        let secrets = BTreeMap::from(secrets());
+        for one in wanted {
+            let secret = secrets[&*one.key].clone();
+            source.tell(one, Ok(secret.into()));
         }
         Config::read(source).unwrap_or_else(|mistakes| panic!("{name}: {mistakes}"));
     }

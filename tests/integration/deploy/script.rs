@@ -327,8 +327,32 @@ async fn an_installation_is_made_and_a_second_run_changes_nothing() {
     assert_eq!(account.aws(&deployments), "2");
     assert_eq!(account.stacks(REGION), stacks);
 
-    // A release never changes.
+    // The edge is the one of this name, so nobody in another region changes it or takes it away.
+    let elsewhere = |arguments: &[&str]| {
+        let mut command = account.command(&script());
+        command.args(arguments).args(["--region", "us-west-2"]);
+        finish(command).ended(1)
+    };
+    for arguments in [&["--domain", "photos.example.com", "--release", "1.2.3"][..], &["destroy", "--yes", "--yes"]] {
+        let said = elsewhere(arguments);
+        let why = format!("darkroom-edge belongs to the installation of that name in {REGION}: --region {REGION}, or");
+        assert!(said.contains(&why), "{said}");
+    }
+    assert_eq!(account.stacks("us-east-1"), "darkroom-edge CREATE_COMPLETE");
+    assert_eq!(account.stacks("us-west-2"), "");
+
+    // CloudFormation reads the gateway's document when it plans, and a dry run puts nothing where it would find it.
+    let mut next = account.script();
+    next.args(["--domain", "photos.example.com", "--release", "1.2.4", "--dry-run"]);
     std::fs::create_dir(account.folder.path().join("artifacts")).expect("a folder");
+    for name in ["darkroom-1.2.4.x86_64.zip", "darkroom-1.2.4-1.x86_64.rpm", "gateway.json"] {
+        account.put(&format!("artifacts/{name}"), "the next release");
+    }
+    let said = finish(next).ended(0);
+    assert!(said.contains("functions: changes: "), "{said}");
+    assert!(said.contains("gateway: can't be planned before the release is uploaded\nedge: no changes\n"), "{said}");
+
+    // A release never changes.
     account.put("artifacts/gateway.json", "{\"other\": true}");
     let said = account.deploy(&[]).ended(1);
     assert!(said.contains("release 1.2.3 is uploaded already, with another gateway.json"), "{said}");
@@ -648,7 +672,7 @@ async fn instances_of_an_older_launch_template_are_replaced_until_all_are_of_the
     // The emulator has no instances.
     account.answers(
         "  *start-instance-refresh*) touch $0.started; echo the-refresh ;;
-  *describe-instance-refreshes*the-refresh*) if rm $0.slow 2>/dev/null; then printf 'InProgress\\t50\\t-\\n'; else cat $0.end; fi ;;
+  *describe-instance-refreshes*the-refresh*) if rm $0.slow 2>/dev/null; then printf 'InProgress\\t50\\twaiting for instances to launch\\n'; else cat $0.end; fi ;;
   *describe-instance-refreshes*) echo None ;;
   *describe-auto-scaling-groups*InService*) cat $0.there ;;
   *describe-auto-scaling-groups*) cat $0.group ;;
@@ -669,7 +693,8 @@ async fn instances_of_an_older_launch_template_are_replaced_until_all_are_of_the
     account.put("aws.slow", "");
     account.put("aws.end", "Successful\t100\t-\n");
     let said = account.deploy(&[]).ended(0);
-    assert!(started.exists() && said.contains("InProgress, 50 %\n") && said.contains("Successful, 100 %\n"), "{said}");
+    let waits = "InProgress, 50 %: waiting for instances to launch\n";
+    assert!(started.exists() && said.contains(waits) && said.contains("Successful, 100 %\n"), "{said}");
 
     account.put("aws.end", "Failed\t50\tno instance became healthy\n");
     let said = account.deploy(&[]).ended(1);

@@ -71,7 +71,8 @@ async fn a_photo_goes_all_its_way_with_plain_and_with_session_tokens() {
 async fn connections_are_probed_by_keepalive_so_that_a_vanished_host_is_noticed() {
     let (rds, key) = (Rds::shared().await, Key::long_lived());
     rds.iam().allow(&key, &["probed"]);
-    let service = Service::start(rds, "probed", &key.environment()).await;
+    let more: Vec<_> = key.environment().into_iter().chain(pairs(&[PATIENT])).collect();
+    let service = Service::start(rds, "probed", &more).await;
     service.user("alice").get("/v1/albums").await.expect(200);
     // See proc(5) and the kernel's networking/proc_net_tcp: peer, state, and which timer runs, 02 being keepalive's.
     let probed = async || {
