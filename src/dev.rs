@@ -78,8 +78,8 @@ async fn serve(
     stop: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<()> {
     db::create_database(&server, DATABASE).await?;
+    command::bring_up(&config.database).await?;
     let app = App::build(config, Some(level)).await?;
-    db::migrations::run(&app.db).await?;
     let address = listener.local_addr()?;
     let looking = operations.local_addr()?;
     let welcome = welcome::prepare(&app, identity, lock.dir()).await?;

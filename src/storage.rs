@@ -360,12 +360,23 @@ impl Links {
 
     /// When the URLs of a photo's renditions change next but one: they are equal while this is. Those that credentials of
     /// AWS sign end with these.
-    #[must_use]
-    pub fn window_end(&self, id: PhotoId) -> DateTime<Utc> {
+    fn window_end(&self, id: PhotoId) -> DateTime<Utc> {
         let end = self.storage.window_end(id, self.now);
         match (&self.storage.cloudfront, &self.presigner) {
             (None, Some(presigner)) => presigner.ends_at().map_or(end, |at| at.min(end)),
             _ => end,
+        }
+    }
+
+    /// What tells the URLs of a photo's renditions from others: when they change, and who signs, where nobody says when that ends.
+    #[must_use]
+    pub fn view(&self, id: PhotoId) -> String {
+        let end = self.window_end(id).timestamp();
+        match (&self.storage.cloudfront, &self.presigner) {
+            (None, Some(presigner)) if presigner.may_end_any_time() => {
+                format!("{end}-{}", presigner.credentials.access_key_id())
+            }
+            _ => end.to_string(),
         }
     }
 }
@@ -397,18 +408,44 @@ pub(crate) fn media_type_of(name: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_s3::config::Credentials;
+
     use super::*;
 
-    #[test]
-    fn rendition_urls_stay_the_same_for_a_window_and_live_for_one_to_two() {
-        let dir = std::env::temp_dir().join(format!("darkroom-storage-{}", uuid::Uuid::now_v7()));
-        let storage = Storage {
-            place: Place::Files(Files::open(&dir).unwrap()),
+    fn in_files(dir: &std::path::Path) -> Storage {
+        Storage {
+            place: Place::Files(Files::open(dir).unwrap()),
             signer: Arc::new(Signer::new(&["k".repeat(32).into()])),
             cloudfront: None,
             public_url: "https://p.example".into(),
             url_window: Duration::from_hours(1),
+        }
+    }
+
+    /// In a function they are, and who has old URLs must not be told that they are still good.
+    #[test]
+    fn urls_of_credentials_that_may_end_any_time_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let (storage, id, now) = (in_files(dir.path()), PhotoId::generate(), Utc::now());
+        let view = |key: &str, token: Option<&str>, expiry: Option<SystemTime>| {
+            let credentials = Credentials::new(key, "secret", token.map(str::to_owned), expiry, "test");
+            let base = "https://bucket.example/".parse().unwrap();
+            let presigner = Some(Presigner { base, region: "eu-west-1".to_owned(), credentials });
+            Links { storage: storage.clone(), presigner, now }.view(id)
         };
+        let end = storage.window_end(id, now).timestamp().to_string();
+        assert_eq!(view("AKIA1", None, None), end, "a key that ends when somebody takes it away");
+        assert_ne!(view("ASIA1", Some("token"), None), view("ASIA2", Some("token"), None));
+        let soon = SystemTime::from(now + TimeDelta::minutes(5));
+        let known = view("ASIA1", Some("token"), Some(soon));
+        assert_eq!(known, (now + TimeDelta::minutes(5)).timestamp().to_string());
+        assert_eq!(known, view("ASIA2", Some("token"), Some(soon)), "as good as each other");
+    }
+
+    #[test]
+    fn rendition_urls_stay_the_same_for_a_window_and_live_for_one_to_two() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = in_files(dir.path());
         let id = PhotoId::generate();
         let t0 = Utc::now();
         let first = storage.window_end(id, t0);
@@ -422,6 +459,5 @@ mod tests {
         assert_eq!(changes[1] - changes[0], 3600);
         let left = first - t0;
         assert!(left.num_seconds() >= 3599 && left.num_seconds() <= 7200, "{left}");
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }

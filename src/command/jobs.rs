@@ -137,13 +137,16 @@ async fn dead_messages(queue: Option<&Sqs>) -> anyhow::Result<Vec<Message>> {
         let some = Box::pin(queue.receive_dead(LOOK)).await?;
         let before = all.len();
         all.extend(some.into_iter().filter(|message| seen.insert(message.id.clone())));
-        // A queue is spread over many machines, and not all are asked each time: one answer without anything new is the end.
+        // All that the queue is spread over was asked.
         if all.len() == before || all.len() >= MOST as usize {
             break;
         }
     }
     for message in &all {
-        Box::pin(queue.hide_dead(message, Duration::ZERO)).await?;
+        if let Err(error) = Box::pin(queue.hide_dead(message, Duration::ZERO)).await {
+            // Somebody has removed it meanwhile; else it is seen again a little later.
+            tracing::debug!(%error, "a dead message stays hidden");
+        }
     }
     Ok(all)
 }

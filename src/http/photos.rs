@@ -233,7 +233,7 @@ pub async fn get(
     let find = |mut session| async move { db::photos::find(&mut session, caller, id).await };
     let (photo, _) = app.db.read_apart(freshness, find).await?.ok_or(HttpError::NotFound)?;
     let links = links(&app).await?;
-    let tag = etag::tag(photo.version, links.window_end(photo.id).timestamp());
+    let tag = etag::tag(photo.version, links.view(photo.id));
     if etag::not_modified(&headers, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
     }
@@ -264,7 +264,7 @@ pub async fn update(
     // First: who is told that it failed must not find it done.
     let links = links(&app).await?;
     let photo = app.db.transaction(|tx| change(tx, &photo, &patch, &headers)).await?;
-    let tag = etag::tag(photo.version, links.window_end(photo.id).timestamp());
+    let tag = etag::tag(photo.version, links.view(photo.id));
     Ok(([(header::ETAG, tag)], Reply(PhotoBody::new(photo, &links))).into_response())
 }
 

@@ -89,7 +89,6 @@ struct Http {
 struct HttpContext {
     http: HttpCall,
     stage: String,
-    domain_name: Option<String>,
     request_id: Option<String>,
 }
 
@@ -140,9 +139,8 @@ impl Asked {
 
     fn of_http(event: Http) -> anyhow::Result<Self> {
         let context = event.request_context;
-        // Only under the gateway's own name paths begin with the stage.
-        let own = context.domain_name.is_some_and(|name| name.contains(".execute-api."));
-        let stage = if own && context.stage != "$default" { format!("/{}", context.stage) } else { String::new() };
+        // Under a custom domain, too, paths begin with the stage: it comes in the place of what the domain maps to the API.
+        let stage = if context.stage == "$default" { String::new() } else { format!("/{}", context.stage) };
         Ok(Self {
             payload: Payload::Http,
             method: context.http.method.parse()?,
@@ -224,7 +222,9 @@ mod tests {
             ("/prod", "prod", own, "/", "/"),
             ("/v1/v1/albums", "v1", own, "/", "/v1/albums"),
             ("/production/v1", "prod", own, "/", "/production/v1"),
-            ("/v1/albums", "v1", "api.example.com", "/v1", "/v1/albums"),
+            ("/prod/v1/albums", "prod", "api.example.com", "/photos", "/v1/albums"),
+            ("/v1/v1/albums", "v1", "api.example.com", "/v1", "/v1/albums"),
+            ("/v1/albums", "$default", "api.example.com", "/photos", "/v1/albums"),
             ("/v1/albums", "$default", "abc.lambda-url.eu-west-1.on.aws", "/", "/v1/albums"),
         ] {
             assert_eq!(http(path, stage, domain, base), format!("{expected}?a=%20&b"), "{path} at {base}");

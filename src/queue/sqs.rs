@@ -18,6 +18,8 @@ use crate::{aws::Failure, config};
 pub const BATCH: usize = 10;
 /// How long a call waits for a message. SQS would wait for 20 s; a process that ends waits for its last call.
 const LONG_POLL: Duration = Duration::from_secs(5);
+/// The shortest for which SQS asks all of the machines that a queue is spread over; without it an answer may miss messages.
+const ALL: Duration = Duration::from_secs(1);
 /// What the network may take on top of it.
 const SLACK: Duration = Duration::from_secs(5);
 /// The longest time that SQS hides a message for.
@@ -68,12 +70,12 @@ impl Sqs {
         self.take(&self.config.url, most, hidden, LONG_POLL).await
     }
 
-    /// The same of the dead-letter queue, which has no such need to wait for one.
+    /// The same of the dead-letter queue, without waiting for more to come.
     ///
     /// # Errors
     /// What SQS says.
     pub async fn receive_dead(&self, hidden: Duration) -> Result<Vec<Message>, Failure> {
-        self.take(&self.config.dead_letter_url, BATCH, hidden, Duration::ZERO).await
+        self.take(&self.config.dead_letter_url, BATCH, hidden, ALL).await
     }
 
     async fn take(&self, url: &str, most: usize, hidden: Duration, wait: Duration) -> Result<Vec<Message>, Failure> {

@@ -32,6 +32,11 @@ impl Presigner {
         self.credentials.expiry().map(DateTime::from)
     }
 
+    /// Whether they end and do not say when: in a function of Lambda they come by variables, which don't tell.
+    pub fn may_end_any_time(&self) -> bool {
+        self.credentials.session_token().is_some() && self.credentials.expiry().is_none()
+    }
+
     /// A URL that is good from `from` until `until`, or the credentials' end if that is earlier. Who uses it has to send
     /// `headers` as they are here.
     pub fn sign(

@@ -10,7 +10,6 @@ use darkroom::{
     app::{App, AppState},
     command,
     config::{Config, Source},
-    db::migrations,
     dev::identity::{AUDIENCE, ISSUER, Identity},
     net,
 };
@@ -87,7 +86,7 @@ impl TestServer {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_darkroom"));
         let sdk = cloud.map(|(cloud, _)| cloud.sdk(Role::Instance));
         let app = App::with(config, program, sdk.as_ref(), None).expect("an app");
-        migrations::run(&app.db).await.expect("migrations run");
+        command::bring_up(&app.config.database).await.expect("migrations run");
         let stop = CancellationToken::new();
         let running = tokio::spawn(command::run(app.clone(), Some(listener), operations, works, stop.clone()));
         Self {
