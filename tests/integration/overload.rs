@@ -18,7 +18,8 @@ use crate::support::{TestServer, process::Process};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long each load lasts.
 const LASTS: Duration = Duration::from_secs(4);
-/// How often a load is tried: on a machine that something else keeps busy just then all are too late, door or no door.
+/// How often a load is tried until it is more than is served in time: on a machine that something else keeps busy just then the
+/// client gives all of them up before it is told so.
 const LOADS: usize = 4;
 /// Every album that is made takes the database so long; with this many connections.
 const EACH: &str = "0.02";
@@ -103,8 +104,8 @@ fn rate(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
 }
 
-/// The peak, one time and five times that, with and without the door: as a table, and whether the door was of use.
-async fn compare() -> (String, bool) {
+#[tokio::test(flavor = "multi_thread")]
+async fn five_times_what_can_be_served_leaves_what_is_served_as_it_was() {
     let (server, process) = slow_service(&[]).await;
     let top = peak(&process, &server).await;
     let mut table = format!(
@@ -130,23 +131,11 @@ async fn compare() -> (String, bool) {
     ];
     let (server, process) = slow_service(&open).await;
     let without = line("5 times, no limit", crowd(&process, &server, 5.0 * top).await.read());
+    println!("{table}");
+    // Figures belong to the machine. What may not be: a service that does less the more is asked of it.
     assert_eq!(failed, 0, "{table}");
-    (table, shed > 0 && share > without && share > 0.5)
-}
-
-/// Figures belong to the machine. What may not be: a service that does less the more is asked of it.
-#[tokio::test(flavor = "multi_thread")]
-async fn five_times_what_can_be_served_leaves_what_is_served_as_it_was() {
-    let mut tables = String::new();
-    for _ in 0..LOADS {
-        let (table, is_as_it_was) = compare().await;
-        println!("{table}");
-        if is_as_it_was {
-            return;
-        }
-        tables += &table;
-    }
-    panic!("{tables}");
+    assert!(shed > 0, "{table}");
+    assert!(share > without && share > 0.5, "{table}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
