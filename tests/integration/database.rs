@@ -179,11 +179,13 @@ async fn a_transaction_whose_connection_is_lost_is_run_again_within_its_request(
         let (host, album) = (host.clone(), album.clone());
         tokio::spawn(async move { host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "after" })).await })
     };
+    let mut killed = Vec::new();
     for _ in 0..2 {
-        let session = server.database.held_up_in(ALBUM_LOCK).await;
+        let session = server.database.held_up_anew_in(ALBUM_LOCK, &killed).await;
         server.database.change(format!("KILL {session}")).await;
+        killed.push(session);
     }
-    server.database.held_up_in(ALBUM_LOCK).await;
+    server.database.held_up_anew_in(ALBUM_LOCK, &killed).await;
     tx.rollback().await.unwrap();
     assert_eq!(change.await.unwrap().expect(200)["title"], "after");
     let events = "SELECT COUNT(*) FROM events WHERE kind = 'album.updated'";

@@ -143,21 +143,23 @@ impl Database {
     /// Waits until the service is held up in a statement with these words, which the test's own must not have: a
     /// server may show one for a moment longer than it runs. SHOW, because MySQL's tables of statements fail on those
     /// with binary values.
+    pub async fn held_up_in(&self, words: &str) {
+        self.held_up_anew_in(words, &[]).await;
+    }
+
+    /// Waits like [`Self::held_up_in`] for a session that is none of `killed`, which are shown until they have ended.
     ///
-    /// Answers the number of the session, for KILL.
-    pub async fn held_up_in(&self, words: &str) -> u64 {
+    /// Answers its number, for KILL.
+    pub async fn held_up_anew_in(&self, words: &str, killed: &[u64]) -> u64 {
         eventually(&format!("held up in {words}"), async || {
             let shown = sqlx::raw_sql("SHOW FULL PROCESSLIST").fetch_all(&mut self.connect().await).await;
-            let held_up = |row: &&MySqlRow| {
-                let text = |column| {
-                    let bytes: Option<Vec<u8>> = row.get_unchecked(column);
-                    String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
-                };
-                text("db") == self.name && text("Info").contains(words)
+            let text = |row: &MySqlRow, column| {
+                let bytes: Option<Vec<u8>> = row.get_unchecked(column);
+                String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
             };
-            let row = shown.expect("a list").into_iter().find(|row| held_up(&row))?;
-            let id: Vec<u8> = row.get_unchecked("Id");
-            Some(String::from_utf8(id).expect("digits").parse().expect("a number"))
+            let shown = shown.expect("a list");
+            let held_up = shown.iter().filter(|row| text(row, "db") == self.name && text(row, "Info").contains(words));
+            held_up.map(|row| text(row, "Id").parse().expect("a number")).find(|id| !killed.contains(id))
         })
         .await
     }
