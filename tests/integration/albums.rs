@@ -3,7 +3,12 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, TestServer, client::id, eventually, pictures, whole::files};
+use crate::support::{
+    Answer, Client, TestServer,
+    client::{id, time},
+    eventually, pictures,
+    whole::files,
+};
 
 /// No timers or decoders where a test needs none.
 const API_ONLY: &str = "worker.enabled = false";
@@ -39,10 +44,6 @@ async fn an_album_is_opened_read_and_changed_by_its_host() {
     assert_eq!(host.get(&path).await.expect(200), wanted);
     let updated = |seq| (seq, "album.updated".to_owned());
     assert_eq!(host.events(&id(&album)).await, [updated(1), updated(2), updated(3)]);
-}
-
-fn time(value: &Value) -> chrono::DateTime<chrono::FixedOffset> {
-    chrono::DateTime::parse_from_rfc3339(value.as_str().unwrap()).unwrap()
 }
 
 /// The routes of one album with a good body each.

@@ -58,7 +58,7 @@ async fn each_event_is_told_once_in_order_as_a_signed_cloud_event() {
 #[tokio::test]
 async fn a_delivery_that_failed_is_repeated_and_one_that_arrived_is_not() {
     let webhook = Webhook::absent();
-    let server = TestServer::start_with(&format!("{}announce.webhook_timeout = \"300ms\"\n", webhook.settings())).await;
+    let server = TestServer::start_with(&format!("{}announce.webhook_timeout = \"3s\"\n", webhook.settings())).await;
     let host = server.user("alice");
     let album = album_with(&host, 3).await;
     let tries = "SELECT CAST(COALESCE(MAX(attempts), 0) AS SIGNED) FROM jobs WHERE kind = 'announce' AND last_error IS NOT NULL";

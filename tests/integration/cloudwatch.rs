@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
 };
@@ -11,7 +10,7 @@ use std::{
 use darkroom::telemetry::metrics::{self, Kind};
 use serde_json::{Value, json};
 
-use crate::support::template;
+use crate::support::{process::write_program, template};
 
 /// Under which the agent sends all of it.
 pub const NAMESPACE: &str = "Darkroom";
@@ -120,9 +119,7 @@ fn told_by_an_instance(version: &str) -> Value {
          [ \"$(printf '%s\\n' \"$wanted\" {version} | sort -V | head -1)\" = \"$wanted\" ]\n"
     );
     for (name, text) in [("dnf", &*dnf), ("usermod", "#!/bin/sh\n"), ("amazon-cloudwatch-agent-ctl", "#!/bin/sh\n")] {
-        let program = folder.path().join(name);
-        std::fs::write(&program, text).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&folder.path().join(name), text);
     }
     let mut bash = Command::new("bash");
     bash.args(["-euo", "pipefail", "-c", &script]).env("PATH", format!("{path}:/usr/bin:/bin"));

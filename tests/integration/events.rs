@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::support::{Client, TestServer, client::id, eventually, pictures, process::Process};
+use crate::support::{Client, PATIENT, TestServer, client::id, eventually, pictures, process::Process};
 
-const API_ONLY: &str = "worker.enabled = false\ndatabase.acquire_timeout = '30s'";
+const API_ONLY: &str = "worker.enabled = false";
 /// The longest wait of the contract; a poll that was woken ends well before.
 const LONGEST: Duration = Duration::from_secs(25);
 const WELL_BEFORE: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ fn numbers(list: &Value) -> (Vec<u64>, u64) {
 
 #[tokio::test]
 async fn changes_at_the_same_time_are_numbered_without_gap_or_repeat() {
-    let server = TestServer::start_with(API_ONLY).await;
+    let server = TestServer::start_with(PATIENT).await;
     let host = server.user("alice");
     let (album, other) = (host.album("Busy").await, host.album("Quiet").await);
     join_all((0..40).map(async |number| {

@@ -5,9 +5,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Connection;
 
-use crate::support::{Answer, Client, TestServer, bed::literal, client::id, eventually};
+use crate::support::{Answer, Client, PATIENT, TestServer, bed::literal, client::id, eventually};
 
-const API_ONLY: &str = "worker.enabled = false\ndatabase.acquire_timeout = '30s'";
+const API_ONLY: &str = "worker.enabled = false";
 
 async fn post(client: &Client, path: &str, key: &str, body: &Value) -> Answer {
     client.send(client.request(Method::POST, path).header("idempotency-key", key).json(body)).await
@@ -184,7 +184,7 @@ async fn keys_that_are_no_keys_are_refused() {
 
 #[tokio::test]
 async fn many_requests_with_one_key_at_once_make_one_album() {
-    let server = TestServer::start_with(API_ONLY).await;
+    let server = TestServer::start_with(PATIENT).await;
     let host = server.user("alice");
     let body = json!({ "title": "Only one" });
     let answers = join_all((0..20).map(|_| post(&host, "/v1/albums", "together", &body))).await;

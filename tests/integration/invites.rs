@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Client, TestServer, bed::literal, client::id, pictures};
+use crate::support::{Client, PATIENT, TestServer, bed::literal, client::id, pictures};
 
 const API_ONLY: &str = "worker.enabled = false";
 
@@ -153,7 +153,7 @@ async fn an_invite_that_is_expired_revoked_or_garbage_opens_nothing() {
 
 #[tokio::test]
 async fn fifty_uses_at_once_of_an_invite_for_ten_photos_pass_ten_times() {
-    let server = TestServer::start_with("worker.enabled = false\ndatabase.acquire_timeout = '30s'").await;
+    let server = TestServer::start_with(PATIENT).await;
     let host = server.user("alice");
     let album = host.album("Ten").await;
     let guest = server.bearer(&host.invite(&album, &json!({ "role": "contribute", "max_photos": 10 })).await);

@@ -225,7 +225,7 @@ async fn who_begins_and_does_not_go_on_is_cut_and_who_is_idle_is_not() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_when_its_time_is_over() {
-    let (_server, process) = serve(&[("DARKROOM_LIMITS_IDLE_TIMEOUT", "300ms")]).await;
+    let (_server, process) = serve(&[("DARKROOM_LIMITS_IDLE_TIMEOUT", "2s")]).await;
     let mut idle = connect(&process, "127.0.0.1").await;
     assert_eq!(ask(&mut idle).await, "HTTP/1.1 200 OK");
     assert_eq!(rest(&mut idle).await, "");
@@ -474,7 +474,7 @@ async fn a_wait_over_http_2_is_answered_when_the_drain_begins() {
 /// Nobody reads a connection while its answer is awaited: somebody has to tell that the wait for the next request begins.
 #[tokio::test]
 async fn a_connection_is_idle_after_a_long_request_too() {
-    let settings = [("DARKROOM_LIMITS_HEAD_TIMEOUT", "100ms"), ("DARKROOM_LIMITS_IDLE_TIMEOUT", "300ms")];
+    let settings = [("DARKROOM_LIMITS_HEAD_TIMEOUT", "100ms"), ("DARKROOM_LIMITS_IDLE_TIMEOUT", "2s")];
     let (server, process) = serve(&settings).await;
     let album = process.user(&server, "alice").album("followed").await;
     let mut stream = connect(&process, "127.0.0.1").await;

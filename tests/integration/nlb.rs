@@ -286,7 +286,7 @@ async fn instances_that_are_deregistered_and_replaced_fail_no_request() {
 /// that is longer than the checks take to find out. Else new connections are still sent to the listener that has closed.
 #[tokio::test]
 async fn instances_that_are_only_stopped_fail_no_request_if_the_checks_find_out_in_the_lame_duck_time() {
-    let settings = &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "3s"), ("DARKROOM_HTTP_UNREADY_AT_ONCE", "true")];
+    let settings = &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "5s"), ("DARKROOM_HTTP_UNREADY_AT_ONCE", "true")];
     replaced_one_by_one("replaced without a word", settings, false).await;
 }
 

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, TestServer, client::id, eventually, fixture, pictures, sha256_hex};
+use crate::support::{Answer, Client, PATIENT, TestServer, client::id, eventually, fixture, pictures, sha256_hex};
 
 const PNG: &str = "image/png";
 
@@ -187,7 +187,7 @@ async fn a_checksum_tells_nobody_of_a_photo_it_may_not_see() {
 
 #[tokio::test]
 async fn declarations_of_the_same_bytes_at_once_make_one_photo() {
-    let server = TestServer::start_with("worker.enabled = false\ndatabase.acquire_timeout = '30s'").await;
+    let server = TestServer::start_with(PATIENT).await;
     let host = server.user("alice");
     let album = host.album("Race").await;
     for role in ["contribute", "drop"] {
@@ -390,7 +390,7 @@ async fn the_original_is_the_hosts_and_its_uploaders_byte_for_byte() {
 
 #[tokio::test]
 async fn rendition_urls_stay_the_same_and_their_pictures_can_be_cached_and_read_in_parts() {
-    let server = TestServer::start().await;
+    let server = TestServer::start_with("storage.url_window = '1h'").await;
     let host = server.user("alice");
     let album = host.album("Cached").await;
     let viewer = guest(&server, &host, &album, "view").await;

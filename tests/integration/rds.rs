@@ -59,11 +59,13 @@ impl Service {
     }
 }
 
-/// The settings for a user of a server, without the name of the database.
+/// The settings for a user of a server, without the name of the database. A login takes a process of the stand-in, and a
+/// busy machine its time for that: who waits for one is to be served.
 pub(crate) fn settings(rds: &Rds, user: &str, more: &[(String, String)]) -> Vec<(String, String)> {
     let mut all = vec![("DARKROOM_DATABASE_SOCKET".to_owned(), String::new())];
     all.extend(rds.settings(user, ""));
     all.retain(|(name, _)| name != "DARKROOM_DATABASE_NAME");
+    all.extend(pairs(&[("ACQUIRE_TIMEOUT", "8s")]));
     all.extend_from_slice(more);
     all
 }

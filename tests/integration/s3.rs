@@ -170,11 +170,12 @@ async fn what_is_no_picture_is_refused_by_its_first_bytes() {
 #[tokio::test]
 async fn the_sweep_finds_uploads_that_nobody_told_of_and_what_was_left() {
     let cloud = Cloud::start().await;
-    let settings = "worker.enabled = false\nuploads.url_ttl = \"1s\"\nsweep.orphan_grace = \"0s\"";
+    let settings = "worker.enabled = false\nsweep.orphan_grace = \"0s\"";
     let server = TestServer::start_in(&cloud, PHOTOS, settings).await;
     let host = server.user("alice");
     let album = host.album("Wedding").await;
     let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    server.database.change("UPDATE photos SET sweep_at = '2020-01-01'").await;
     let s3 = S3::new(&cloud.admin());
     let put = async |key: &str| {
         s3.put_object().bucket(&cloud.bucket).key(key).body(ByteStream::from_static(b"x")).send().await.expect("put");
@@ -270,6 +271,7 @@ async fn when_the_key_of_cloudfront_is_rotated_no_url_ends_early() {
         let file = server.folder().join(id);
         std::fs::write(&file, key.serialize_pem()).expect("a file");
         let settings = [
+            ("DARKROOM_STORAGE_URL_WINDOW", "1h"),
             ("DARKROOM_STORAGE_CLOUDFRONT_URL", ADDRESS),
             ("DARKROOM_STORAGE_CLOUDFRONT_KEY_ID", id),
             ("DARKROOM_STORAGE_CLOUDFRONT_KEY_FILE", file.to_str().expect("a path")),

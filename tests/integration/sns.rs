@@ -163,11 +163,16 @@ async fn a_topic_that_is_made_later_gets_all_that_happened_before() {
     let row = check(1).await;
     assert!(row.contains("FAILED") && row.contains(&cloud.topic) && row.contains("-> is the name right"), "{row}");
 
+    // Nothing is tried while the topic is there and its subscription is not: it would be told to nobody.
+    let later =
+        "UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR WHERE kind = 'announce' AND lease IS NULL";
+    eventually("held back", async || (server.database.change(later).await == 1).then_some(())).await;
     let name = cloud.topic.rsplit(':').next().unwrap();
     sns.create_topic().name(name).send().await.unwrap();
     let ear = format!("arn:aws:sqs:eu-west-1:{}:{name}-ear", crate::support::cloud::ACCOUNT);
     let subscribe = sns.subscribe().topic_arn(&cloud.topic).protocol("sqs").endpoint(ear);
     subscribe.attributes("RawMessageDelivery", "true").send().await.unwrap();
+    server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) WHERE kind = 'announce'").await;
     let mut seqs = seqs(&heard(&cloud, &cloud.ear, 3).await);
     // A standard topic promises no order.
     seqs.sort_unstable();

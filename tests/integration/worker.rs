@@ -223,7 +223,7 @@ async fn a_photo_deleted_while_it_is_decoded_leaves_no_file() {
     let host = server.user("alice");
     let album = host.album("deleted").await;
     let photo = host.upload(&album, "image/png", &large_photo()).await;
-    let worker = Process::start(&server, "work", &[]).await;
+    let worker = Process::start(&server, "work", &[("DARKROOM_WORKER_LEASE", "1m")]).await;
     let decoder = worker.halt_decoder().await;
     assert_eq!(host.delete(&format!("/v1/photos/{photo}")).await.status, 204);
     let purges = "SELECT COUNT(*) FROM jobs WHERE kind = 'purge_photo'";

@@ -360,13 +360,13 @@ async fn functions_use_each_right_that_they_have_and_no_other() {
     let edit = id(&edit);
     let take = async |step: &str| stepping.invoke(json!({ "edit_id": edit, "step": step })).await.expect("an outcome");
     take("validate").await;
-    step.proxy.every_of("s3", 1, Fault::Delay(Duration::from_millis(200)));
+    step.proxy.every_of("s3", 1, Fault::Delay(Duration::from_secs(2)));
     let delete = async {
         eventually("its renditions are being written", async || step.has_called("s3:PutObject").then_some(())).await;
         assert_eq!(front.ask("DELETE", &of_photo, &scene.host, None).await.0, 204);
+        step.proxy.heal();
     };
     tokio::join!(take("apply"), delete);
-    step.proxy.heal();
 
     // An upload that nobody told of.
     let declaration = json!({ "content_type": "image/jpeg", "bytes": numbered(4).len() });

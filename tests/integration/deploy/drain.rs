@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
 };
@@ -16,6 +15,7 @@ use crate::support::{
     checkers, eventually,
     iam::Key,
     imds::{self, INSTANCE, Imds},
+    process::write_program,
 };
 
 const GROUP: &str = "darkroom-service";
@@ -59,8 +59,7 @@ impl Bed {
         let endpoint = imds::serve(Router::new().route("/", post(told)).with_state(Arc::clone(&group))).await;
         let folder = tempfile::tempdir().unwrap();
         let systemctl = folder.path().join("systemctl");
-        fs::write(&systemctl, "#!/bin/sh\necho \"$@\" >>\"$0.told\"\n").unwrap();
-        fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&systemctl, "#!/bin/sh\necho \"$@\" >>\"$0.told\"\n");
         let aws = checkers::program("aws");
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/package/drain"));
         let path = format!("{}:{}:/usr/bin:/bin", folder.path().display(), aws.parent().unwrap().display());

@@ -242,6 +242,8 @@ fn elsewhere(estate: &Estate, rds: &Rds) -> Vec<(String, String)> {
         ("DARKROOM_DATABASE_PORT", rds.port().to_string()),
         ("DARKROOM_DATABASE_REGION", REGION.to_owned()),
         ("DARKROOM_DATABASE_TLS_CA", rds.ca().display().to_string()),
+        // A login takes a process of the stand-in, and a busy machine its time for that.
+        ("DARKROOM_DATABASE_ACQUIRE_TIMEOUT", "8s".to_owned()),
         ("DARKROOM_IDENTITY_ISSUER", ISSUER.to_owned()),
         ("DARKROOM_IDENTITY_AUDIENCE", AUDIENCE.to_owned()),
     ];

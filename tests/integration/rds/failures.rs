@@ -69,7 +69,7 @@ async fn through_restarts_freezes_and_failovers_nothing_that_was_answered_is_los
     let database = writer.database().await;
     writer.create_user("tested", &granted("darkroom_app", &database.name)).await;
     let mut more = key.environment();
-    more.extend(pairs(&[("PORT", &switch.port().to_string())]));
+    more.extend(pairs(&[("PORT", &switch.port().to_string()), ("ACQUIRE_TIMEOUT", "4s")]));
     let service = Service::start_on(database, &settings(&writer, "tested", &more)).await;
     let host = service.user("alice");
     let mut table = Table { text: String::new() };
@@ -129,7 +129,7 @@ async fn through_restarts_freezes_and_failovers_nothing_that_was_answered_is_los
     // to it. Connections to the old one stay.
     let (load, begun) = run_in().await;
     writer.read_only(true).await;
-    eventually("the standby has it all", async || standby.has_fetched_all_of(&writer).await.then_some(())).await;
+    eventually("the standby has it all", async || standby.has_made_all_of(&writer).await.then_some(())).await;
     standby.promote().await;
     switch.point_to(&format!("127.0.0.1:{}", standby.port()));
     let over = Instant::now();

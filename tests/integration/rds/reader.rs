@@ -21,6 +21,16 @@ async fn ids(client: &Client, path: &str) -> Vec<String> {
     ids
 }
 
+/// Has reads that the replica is too far behind for. A look at it that takes too long has it left alone for a while: then anew.
+async fn passed_over(service: &Service, read: impl AsyncFn()) {
+    eventually("passed over as behind", async || {
+        let before = service.metric(BEHIND).await;
+        read().await;
+        (service.metric(BEHIND).await >= before + 2.0).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn guests_read_from_the_replica_and_never_see_less_than_they_wrote_or_were_told() {
     let (source, key) = (Rds::start_source().await, Key::long_lived());
@@ -53,9 +63,11 @@ async fn guests_read_from_the_replica_and_never_see_less_than_they_wrote_or_were
     host.settled(&second).await;
     let mut both = vec![first.clone(), second.clone()];
     both.sort();
-    assert_eq!(ids(&viewer, &photos).await, both);
-    viewer.get(&format!("/v1/photos/{second}")).await.expect(200);
-    assert!(service.metric(BEHIND).await >= 2.0);
+    passed_over(&service, async || {
+        assert_eq!(ids(&viewer, &photos).await, both);
+        viewer.get(&format!("/v1/photos/{second}")).await.expect(200);
+    })
+    .await;
 
     // In an album of which nothing is told, a guest finds at once what it has declared.
     let quiet = host.album("quiet").await;
@@ -64,9 +76,11 @@ async fn guests_read_from_the_replica_and_never_see_less_than_they_wrote_or_were
     let declared = contributor.declare(&quiet, "image/jpeg", &numbered(3)).await;
     let own = declared["photo"]["id"].as_str().unwrap().to_owned();
     let waiting = format!("/v1/albums/{quiet}/photos?state=awaiting_upload");
-    assert_eq!(ids(&contributor, &waiting).await, std::slice::from_ref(&own));
-    contributor.get(&format!("/v1/photos/{own}")).await.expect(200);
-    assert!(service.metric(BEHIND).await >= 4.0);
+    passed_over(&service, async || {
+        assert_eq!(ids(&contributor, &waiting).await, std::slice::from_ref(&own));
+        contributor.get(&format!("/v1/photos/{own}")).await.expect(200);
+    })
+    .await;
 
     replica.resume_replication().await;
     let before = service.metric(BY_READER).await;

@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::Write,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -16,6 +15,7 @@ use crate::support::{
     checkers,
     cloud::{Emulator, root},
     iam::REGION,
+    process::write_program,
 };
 
 /// The longest that a deployment may take: AWS's client takes half a second a call, and four where much else runs.
@@ -64,8 +64,7 @@ impl Account {
 
     /// Writes a program that the script takes in the place of another of that name.
     pub fn stand_in(&self, program: &str, text: &str) {
-        let path = self.put(program, text);
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+        write_program(&self.folder.path().join(program), text);
     }
 
     /// Stands in for AWS where the emulator does not do what it does: cases of sh (`  *PATTERN*) COMMANDS ;;`), before all else

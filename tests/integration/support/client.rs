@@ -1,5 +1,6 @@
 //! An API client that holds each answer against the OpenAPI document.
 
+use chrono::{DateTime, FixedOffset};
 use reqwest::{
     Method, StatusCode,
     header::{HeaderMap, HeaderName, HeaderValue},
@@ -198,6 +199,11 @@ impl Client {
             after = last;
         }
     }
+}
+
+/// The moment that an answer tells.
+pub fn time(value: &Value) -> DateTime<FixedOffset> {
+    DateTime::parse_from_rfc3339(value.as_str().expect("a text")).expect("a moment")
 }
 
 /// The `id` of a body.

@@ -1,8 +1,11 @@
 //! The service as processes of its own, to be killed, stopped and listened to.
 
 use std::{
+    collections::HashMap,
     fs::OpenOptions,
+    io::Write,
     net::{Ipv4Addr, TcpListener},
+    path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -107,8 +110,14 @@ impl Process {
 
     /// Waits until one of its decoders is in the middle of a photo, and halts that one there.
     pub async fn halt_decoder(&self) -> u32 {
+        // One that has nothing to do has used that much too: this one uses more from look to look.
+        let mut seen = HashMap::new();
         eventually("decoding", async || {
-            let pid = self.decoders().into_iter().find(|pid| cpu_ticks(*pid) >= WELL_UNDER_WAY)?;
+            let used = |pid: &u32| (*pid, cpu_ticks(*pid));
+            let before = std::mem::replace(&mut seen, self.decoders().iter().map(used).collect());
+            let works = |(pid, ticks): &(&u32, &u64)| before.get(*pid).is_some_and(|before| before < *ticks);
+            let (pid, _) = seen.iter().filter(works).find(|(_, ticks)| **ticks >= WELL_UNDER_WAY)?;
+            let pid = *pid;
             send(pid, Signal::STOP);
             Some(pid)
         })
@@ -135,6 +144,16 @@ pub fn darkroom(arguments: &[&str], environment: &[(String, String)]) -> Command
     let mut command = Command::new(env!("CARGO_BIN_EXE_darkroom"));
     command.args(arguments).env_clear().envs(environment.iter().cloned()).stdin(Stdio::null());
     command
+}
+
+/// Writes a program. Not by this process: whatever another thread starts meanwhile would have the file open for writing until
+/// it is a program itself, and until then nobody can run this one (ETXTBSY).
+pub fn write_program(path: &Path, text: &str) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
+    let mut child = install.spawn().expect("coreutils");
+    child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+    assert!(child.wait().expect("it ends").success(), "{}", path.display());
 }
 
 /// Runs a command to its end; answers its exit code, standard output and standard error.

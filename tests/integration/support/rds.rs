@@ -7,7 +7,6 @@
 use std::{
     ffi::OsString,
     fs,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -27,7 +26,7 @@ use super::{
     bed::{Database, choice, lock_folder, prepare},
     certificates::{Authority, Issued, Validity},
     iam::{Iam, REGION},
-    process::{free_port, freeze, runs, send},
+    process::{free_port, freeze, runs, send, write_program},
 };
 
 /// The name by which clients know each of these servers.
@@ -283,18 +282,28 @@ impl Rds {
 
     /// Whether a replica has fetched, though perhaps not made, all that has changed on its source until now.
     pub async fn has_fetched_all_of(&self, source: &Self) -> bool {
-        let position = async |rds: &Self, statement: &'static str, column: usize| {
+        self.is_level_with(source, [5, 6]).await
+    }
+
+    /// Whether a replica has made all that has changed on its source until now.
+    pub async fn has_made_all_of(&self, source: &Self) -> bool {
+        self.is_level_with(source, [9, 21]).await
+    }
+
+    /// Whether a place in the source's log, two columns of a replica's state, is at its end.
+    async fn is_level_with(&self, source: &Self, columns: [usize; 2]) -> bool {
+        let place = async |rds: &Self, statement: &'static str, [file, position]: [usize; 2]| {
             let mut root = rds.root().connect().await.expect("the server answers");
             let row = sqlx::raw_sql(statement).fetch_one(&mut root).await.ok()?;
-            Some(row.get_unchecked::<u64, _>(column))
+            Some((row.get_unchecked::<String, _>(file), row.get_unchecked::<u64, _>(position)))
         };
         // The name changed with MySQL 8.2, but not with MariaDB; the columns are the same ones everywhere.
-        let written = match position(source, "SHOW BINARY LOG STATUS", 1).await {
-            Some(written) => Some(written),
-            None => position(source, "SHOW MASTER STATUS", 1).await,
+        let end = match place(source, "SHOW BINARY LOG STATUS", [0, 1]).await {
+            Some(end) => Some(end),
+            None => place(source, "SHOW MASTER STATUS", [0, 1]).await,
         };
-        let fetched = position(self, "SHOW REPLICA STATUS", 6).await.expect("a replica");
-        fetched >= written.expect("a binary log")
+        let reached = place(self, "SHOW REPLICA STATUS", columns).await.expect("a replica");
+        reached >= end.expect("a binary log")
     }
 
     /// Makes a replica a server of its own that takes writes, as a failover does.
@@ -413,8 +422,7 @@ fn make_mariadb_plugin(folder: &Path, config: &Path) {
     fs::copy(plugin.trim(), folder.join("auth_pam.so")).expect("the plugin");
     // It is started without arguments and with an empty environment.
     let script = format!("#!/bin/sh\nexec '{}' tool '{}'\n", verifier().display(), config.display());
-    fs::write(&helper, script).expect("a script");
-    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("it can be run");
+    write_program(&helper, &script);
 }
 
 /// What a command that must succeed prints.
