@@ -21,8 +21,9 @@ const LASTS: Duration = Duration::from_secs(4);
 /// How often a load is tried until it is more than is served in time and the same as before: what else the machine does just then
 /// has its clients give up before they are told so.
 const LOADS: usize = 4;
-/// Every album that is made takes the database so long; with this many connections.
-const EACH: &str = "0.02";
+/// Every album that is made takes the database so long, in seconds; with this many connections. So long that what turns the others
+/// away, and asks, is not what the machine lacks time for.
+const EACH: &str = "0.1";
 const CONNECTIONS: u32 = 4;
 
 /// What became of the requests of one load.
