@@ -74,7 +74,7 @@ mod tests {
         };
         let inner = within(Duration::from_mins(1), inner);
         assert!(within(2 * LAST, inner).await.expect("the inner one ends").is_err());
-        assert!((2 * LAST..Duration::from_mins(1)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert!((2 * LAST..10 * LAST).contains(&begun.elapsed()), "{:?}", begun.elapsed());
         assert!(is_ahead() && ends().is_none() && !had_half_since(begun));
         // Less than what is left for the end, at all.
         within(LAST / 10, is_near()).await.expect("at once");

@@ -355,7 +355,7 @@ async fn while_the_table_is_down_or_slow_the_database_answers_within_the_budget(
         let asked = Instant::now();
         assert_eq!(viewer.get(&path).await.expect(200), before, "{fault:?}");
         // Neither the 20 s of a table that is slow nor the time of a database that is away.
-        assert!(asked.elapsed().as_secs() < 5, "{fault:?}: {:?}", asked.elapsed());
+        assert!(asked.elapsed().as_millis() < 2_500, "{fault:?}: {:?}", asked.elapsed());
         assert_eq!(reads("fallback").await, fallbacks + 1, "{fault:?}");
         // It is left alone now, for 3 s from when it failed.
         let hit = proxy.hit();
