@@ -4,8 +4,8 @@
 //! figures are medians of CPU time (user and system), not of time on the clock.
 #![expect(clippy::cast_precision_loss, reason = "counts of bytes and pixels, for a table")]
 
-use darkroom::imaging::{Developer, Limits, MediaType, Recipe, Size};
 use darkroom::worker::sandbox::{Sandbox, SandboxConfig, child};
+use imaging::{Limits, MediaType, Recipe, Renderer, Size};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -60,14 +60,14 @@ fn speed(photos: &[PathBuf], cache: &Path, rounds: usize) -> Times {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let config = SandboxConfig { processes: 1, ..SandboxConfig::default() };
     let sandbox = Sandbox::new(config, std::env::current_exe().expect("this program"));
-    let mut developer = Developer::new().expect("a developer");
+    let mut renderer = Renderer::new().expect("a renderer");
     let mut sharp = Sharp::start(cache);
     let vips = Command::new("vipsthumbnail").arg("--vips-version").stdout(Stdio::null()).status().is_ok();
     let mut all: Vec<[Vec<f64>; 4]> = photos.iter().map(|_| Default::default()).collect();
     for round in 0..=rounds {
         for (photo, times) in photos.iter().zip(&mut all) {
             let bytes = fs::read(photo).expect("a photo");
-            let mut took = [Some(in_process(&mut developer, &bytes)), None, None, None];
+            let mut took = [Some(in_process(&mut renderer, &bytes)), None, None, None];
             took[1] = Some(in_sandbox(&runtime, &sandbox, photo));
             took[2] = sharp.as_mut().map(|sharp| sharp.develop(photo, 80, None).0);
             took[3] = vips.then(|| vipsthumbnail(photo));
@@ -86,9 +86,9 @@ fn median(mut times: Vec<f64>) -> Option<f64> {
     times.get(times.len() / 2).copied()
 }
 
-fn in_process(developer: &mut Developer, bytes: &[u8]) -> f64 {
+fn in_process(renderer: &mut Renderer, bytes: &[u8]) -> f64 {
     let before = run_ms(std::process::id());
-    let result = developer.develop(bytes, MediaType::Jpeg, &Recipe::default(), &Limits::default());
+    let result = renderer.develop(bytes, MediaType::Jpeg, &Recipe::default(), &Limits::default());
     result.expect("a sound photo");
     run_ms(std::process::id()) - before
 }
@@ -196,7 +196,7 @@ fn print_speed(photos: &[PathBuf], times: &Times) {
     println!("|---|---|---|---|---|---|---|---|---|");
     for (photo, row) in photos.iter().zip(times) {
         let bytes = fs::read(photo).expect("a photo");
-        let probe = darkroom::imaging::probe(&bytes, MediaType::Jpeg, &Limits::default()).expect("a sound photo");
+        let probe = imaging::probe(&bytes, MediaType::Jpeg, &Limits::default()).expect("a sound photo");
         let name = photo.file_stem().unwrap_or_default().to_string_lossy();
         print_row(&format!("{name} | {:.0}", probe.pixels as f64 / 1e6), *row);
     }
@@ -235,8 +235,8 @@ fn print_row(head: &str, row: [Option<f64>; 4]) {
 fn peak(photo: &str) -> ExitCode {
     let bytes = fs::read(photo).expect("a photo");
     let file_mb = bytes.len() as f64 / 1e6;
-    let developed = darkroom::imaging::develop(&bytes, MediaType::Jpeg, &Recipe::default(), &Limits::default());
-    developed.expect("a sound photo");
+    let rendered = imaging::render(&bytes, MediaType::Jpeg, &Recipe::default(), &Limits::default());
+    rendered.expect("a sound photo");
     println!("{} {file_mb}", high_water_mb(std::process::id()));
     ExitCode::SUCCESS
 }
@@ -300,9 +300,8 @@ fn quality(photo: &Path, index: usize, edge: u32, folder: &Path, sharp: &mut Sha
             .to_vec(),
         ..Recipe::default()
     };
-    let developed =
-        darkroom::imaging::develop(&fs::read(photo).ok()?, MediaType::Jpeg, &recipe, &Limits::default()).ok()?;
-    let ours = developed.renditions.get(index)?;
+    let rendered = imaging::render(&fs::read(photo).ok()?, MediaType::Jpeg, &recipe, &Limits::default()).ok()?;
+    let ours = rendered.renditions.get(index)?;
     fs::write(folder.join("ours.jpg"), &ours.bytes).ok()?;
     let name = ["large", "small", "thumb"][index];
     let reference = reference(photo, (ours.width, ours.height), edge, &folder)?;
@@ -332,7 +331,7 @@ fn reference(photo: &Path, size: (u32, u32), edge: u32, folder: &Path) -> Option
     let out = folder.join(format!("{}-{edge}.png", photo.file_stem()?.to_string_lossy()));
     if !out.exists() {
         let bytes = fs::read(photo).ok()?;
-        let probe = darkroom::imaging::probe(&bytes, MediaType::Jpeg, &Limits::default()).ok()?;
+        let probe = imaging::probe(&bytes, MediaType::Jpeg, &Limits::default()).ok()?;
         let scale = |target: u32, full: u32| (f64::from(target) / f64::from(full)).to_string();
         let vips = Command::new("vips")
             .args(["resize".as_ref(), photo.as_os_str(), out.as_os_str()])

@@ -8,6 +8,7 @@ use std::{
 };
 
 use aws_config::SdkConfig;
+use imaging::Recipe;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,6 @@ use crate::{
     db::Db,
     http::{admission::Admission, dependencies::Dependencies, objects::Receiving, rates::Rates},
     identity::Verifier,
-    imaging::{self, Recipe},
     net::Tls,
     queue::Sqs,
     read_model::ReadModel,

@@ -7,6 +7,9 @@
 //! From below: [`login`] has what to sign in with, `connect` opens connections, [`pool`] keeps them, [`session`] puts a
 //! deadline on each statement, [`reads`] and [`transaction`] try again what is safe to try again.
 
+#[macro_use]
+mod from_row;
+
 pub mod albums;
 pub mod certificates;
 mod connect;

@@ -20,7 +20,6 @@
 //! | [`storage`] | originals and renditions, signed URLs |
 //! | [`read_model`] | what viewers' pages are read from under a crowd |
 //! | [`db`] | the pool, transactions, all SQL |
-//! | [`imaging`] | bytes in, renditions out; knows the words of `domain` only |
 //! | [`domain`] | the words of the product and their rules; knows nobody |
 //! | [`aws`] | what AWS's clients start from, and what their errors ask an operator to do |
 //! | `breaker` | leaves alone for a while what fails |
@@ -28,7 +27,11 @@
 //! | [`telemetry`] | logs, metrics, traces, request ids |
 //! | [`config`] | what an operator can set |
 //!
+//! Pictures are opened and rendered by `crates/imaging`.
+//!
 //! Walks through real operations stand in `docs/architecture.md`.
+
+#![forbid(unsafe_code)]
 
 pub mod announce;
 pub mod app;
@@ -43,7 +46,6 @@ pub mod dev;
 pub mod domain;
 pub mod http;
 pub mod identity;
-pub mod imaging;
 pub mod lambda;
 pub mod net;
 pub mod queue;

@@ -3,7 +3,7 @@
 //!     cargo bench --bench service -- [--photos DIR] [--server auto|mysql|mariadb] [--cache DIR] [--uploads 100]
 //!
 //! `--photos` is a folder of larger photos, as `benches/imaging/fetch.sh` fetches them; without it only the fixture is
-//! developed. Memory is read from `/proc`, so this runs on Linux only.
+//! rendered. Memory is read from `/proc`, so this runs on Linux only.
 
 #[path = "../api/bed.rs"]
 mod bed;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use darkroom::imaging::{Developer, Limits, MediaType, Recipe};
+use imaging::{Limits, MediaType, Recipe, Renderer};
 use serde_json::Value;
 
 use super::{bed, bed::Bed, process::Serve, storm, table, table::Times};
@@ -26,10 +26,10 @@ pub async fn overhead(bed: &Bed) -> anyhow::Result<()> {
     let album = serve.album().await?;
     for path in photos() {
         let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-        let mut developer = Developer::new()?;
+        let mut renderer = Renderer::new()?;
         let [mut ready, mut pure, mut over, mut first] = std::array::from_fn(|_| Times::default());
         for round in 0..=ROUNDS {
-            let alone = develop(&mut developer, &bytes)?;
+            let alone = develop(&mut renderer, &bytes)?;
             let took = upload(&serve, &album, &bytes).await?;
             // The first round warms the decoder up.
             if round > 0 {
@@ -44,8 +44,7 @@ pub async fn overhead(bed: &Bed) -> anyhow::Result<()> {
             fresh.stop().await?;
         }
         let ms = |time: f64| format!("{time:.0}");
-        let probe =
-            darkroom::imaging::probe(&bytes, MediaType::Jpeg, &Limits::default()).map_err(anyhow::Error::from)?;
+        let probe = imaging::probe(&bytes, MediaType::Jpeg, &Limits::default()).map_err(anyhow::Error::from)?;
         rows.push(vec![
             path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             format!("{} x {}", probe.width, probe.height),
@@ -88,9 +87,9 @@ fn photos() -> Vec<PathBuf> {
     [fixture].into_iter().chain(larger).collect()
 }
 
-fn develop(developer: &mut Developer, bytes: &[u8]) -> anyhow::Result<Duration> {
+fn develop(renderer: &mut Renderer, bytes: &[u8]) -> anyhow::Result<Duration> {
     let started = Instant::now();
-    developer.develop(bytes, MediaType::Jpeg, &Recipe::default(), &Limits::default())?;
+    renderer.develop(bytes, MediaType::Jpeg, &Recipe::default(), &Limits::default())?;
     Ok(started.elapsed())
 }
 

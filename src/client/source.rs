@@ -9,12 +9,10 @@ use std::{
 };
 
 use aws_lc_rs::digest;
+use imaging::{MediaType, Rejection, Sniffed, sniff};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    domain::Sha256,
-    imaging::{MediaType, Rejection, Sniffed, sniff},
-};
+use crate::domain::Sha256;
 
 /// How much of a file is in memory while it is read.
 const BUFFER: usize = 256 * 1024;
@@ -151,8 +149,10 @@ fn picture(head: &[u8]) -> Result<MediaType, Unfit> {
     }
     match sniff(head) {
         Sniffed::Picture(media_type) => Ok(media_type),
-        Sniffed::Foreign(kind) if kind.is_picture() => Err(Unfit::Refused(Rejection::Foreign(kind).to_string())),
-        Sniffed::Foreign(kind) => Err(Unfit::Other(Rejection::Foreign(kind).to_string())),
+        Sniffed::Unsupported(kind) if kind.is_picture() => {
+            Err(Unfit::Refused(Rejection::UnsupportedFormat(kind).to_string()))
+        }
+        Sniffed::Unsupported(kind) => Err(Unfit::Other(Rejection::UnsupportedFormat(kind).to_string())),
         Sniffed::Unknown => Err(Unfit::Other(Rejection::Unknown.to_string())),
     }
 }

@@ -121,7 +121,7 @@ impl Uploads {
 #[derive(Debug, Clone)]
 pub struct Imaging {
     /// `jpeg`, `webp` or both.
-    pub formats: Vec<crate::imaging::OutputFormat>,
+    pub formats: Vec<imaging::OutputFormat>,
     /// 1 to 100.
     pub jpeg_quality: u8,
     /// 1 to 100.
@@ -144,7 +144,7 @@ impl Imaging {
     pub(super) fn read(s: &mut Source) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let this = Self {
-            formats: s.get("imaging.formats", vec![crate::imaging::OutputFormat::Jpeg]),
+            formats: s.get("imaging.formats", vec![imaging::OutputFormat::Jpeg]),
             jpeg_quality: s.get("imaging.jpeg_quality", 80),
             webp_quality: s.get("imaging.webp_quality", 78),
             max_megapixels: s.get("imaging.max_megapixels", 100),

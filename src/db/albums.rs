@@ -1,24 +1,25 @@
 //! Albums.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, MySqlExecutor};
+use sqlx::MySqlExecutor;
 use uuid::Uuid;
 
 use super::{Result, Session};
 use crate::domain::{Album, AlbumId, Title};
 
-/// The columns of an album, for queries of this area.
-#[derive(FromRow)]
-pub(super) struct Row {
-    id: Uuid,
-    title: String,
-    review: bool,
-    closed: bool,
-    photo_count: u32,
-    last_seq: u64,
-    version: u32,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
+from_row! {
+    /// The columns of an album, for queries of this area.
+    pub(super) struct Row {
+        id: Uuid,
+        title: String,
+        review: bool,
+        closed: bool,
+        photo_count: u32,
+        last_seq: u64,
+        version: u32,
+        created_at: DateTime<Utc>,
+        updated_at: DateTime<Utc>,
+    }
 }
 
 impl From<Row> for Album {

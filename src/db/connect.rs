@@ -1,8 +1,8 @@
 //! Opens connections: the login of the moment, verified TLS, keepalive, and the settings of the session.
 
-use std::{io, net::SocketAddr, os::fd::BorrowedFd, sync::Once, time::Duration};
+use std::{io, sync::Once, time::Duration};
 
-use rustix::net::{AddressFamily, SocketAddrAny, getpeername, sockopt};
+use keepalive::Keepalive;
 use secrecy::ExposeSecret;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Executor, MySqlConnection,
@@ -17,12 +17,13 @@ use super::{
 };
 use crate::config::database::{self as config, Place, TlsMode};
 
-/// A host that is silently gone is noticed after 5 s + 3 × 3 s: probes begin, go on, and are counted.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
-const KEEPALIVE_PROBES: u32 = 3;
-/// The same for what was sent and not acknowledged, which keepalive does not look at; in milliseconds.
-const UNACKNOWLEDGED: u32 = 14_000;
+/// A database host that vanished is noticed after 5 s + 3 × 3 s.
+const KEEPALIVE: Keepalive = Keepalive {
+    idle: Duration::from_secs(5),
+    interval: Duration::from_secs(3),
+    probes: 3,
+    user_timeout: Duration::from_secs(14),
+};
 /// The server drops a session that we have forgotten so much later than we drop an idle one, in seconds.
 const FORGOTTEN: u64 = 30;
 /// Longest wait for a lock where statements have no limit, in seconds: an ALTER that waits keeps everybody else waiting.
@@ -86,7 +87,7 @@ impl Connector {
     async fn open(&self, credential: &Credential) -> Result<MySqlConnection> {
         let mut connection = self.options(credential).connect().await?;
         if let Place::Tcp(_, port) = self.place {
-            let probing = tokio::task::spawn_blocking(move || keep_alive(port)).await;
+            let probing = tokio::task::spawn_blocking(move || KEEPALIVE.enable_for_port(port)).await;
             // Without it a connection is as good as any, but for a host that vanishes.
             if let Some(error) = probing.map_err(io::Error::other).flatten().err() {
                 static TOLD: Once = Once::new();
@@ -149,39 +150,4 @@ fn session_settings(limits: &config::Pool) -> String {
         statement.as_millis(),
         statement.as_secs_f64()
     )
-}
-
-/// Switches keepalive on for the connections to this port that don't have it yet: sqlx opens its sockets by itself and
-/// does not lend them, so they are found among the descriptors of this process.
-fn keep_alive(port: u16) -> io::Result<()> {
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        #[expect(unsafe_code, reason = "a descriptor by its number")]
-        // SAFETY: the number may have been closed, or given to another file, since it was listed. Then the calls below
-        // fail, or see a socket with another peer, or at worst switch keepalive on for one that was just opened: none
-        // reads, writes or closes it.
-        let socket = unsafe { BorrowedFd::borrow_raw(number) };
-        let theirs = getpeername(socket).ok().flatten().is_some_and(|peer| port_of(&peer) == Some(port));
-        if theirs {
-            // What fails here is not ours any more.
-            let _gone = probe_peer(socket);
-        }
-    }
-    Ok(())
-}
-
-fn probe_peer(socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    if sockopt::socket_keepalive(socket)? {
-        return Ok(());
-    }
-    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
-    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
-    sockopt::set_tcp_user_timeout(socket, UNACKNOWLEDGED)?;
-    sockopt::set_socket_keepalive(socket, true)
-}
-
-fn port_of(peer: &SocketAddrAny) -> Option<u16> {
-    let inet = matches!(peer.address_family(), AddressFamily::INET | AddressFamily::INET6);
-    inet.then(|| SocketAddr::try_from(peer.clone()).ok()).flatten().map(|address| address.port())
 }

@@ -1,7 +1,7 @@
 //! Edits: the statements behind their lists and each step of their way.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, MySql, MySqlExecutor, QueryBuilder};
+use sqlx::{MySql, MySqlExecutor, QueryBuilder};
 use uuid::Uuid;
 
 use super::{Error, Result, Session, sweep::LOOK_AGAIN};
@@ -10,18 +10,19 @@ use crate::domain::{Access, Edit, EditId, EditState, EditStep, Photo, PhotoId, T
 const SELECT: &str =
     "SELECT id, photo_id, album_id, state, step, filters, renditions, fail_reason, created_at, ready_at FROM edits";
 
-#[derive(FromRow)]
-struct Row {
-    id: Uuid,
-    photo_id: Uuid,
-    album_id: Uuid,
-    state: String,
-    step: Option<String>,
-    filters: String,
-    renditions: Option<String>,
-    fail_reason: Option<String>,
-    created_at: DateTime<Utc>,
-    ready_at: Option<DateTime<Utc>>,
+from_row! {
+    struct Row {
+        id: Uuid,
+        photo_id: Uuid,
+        album_id: Uuid,
+        state: String,
+        step: Option<String>,
+        filters: String,
+        renditions: Option<String>,
+        fail_reason: Option<String>,
+        created_at: DateTime<Utc>,
+        ready_at: Option<DateTime<Utc>>,
+    }
 }
 
 impl TryFrom<Row> for Edit {

@@ -1,7 +1,7 @@
 //! Events, which are also the outbox of announcements.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, MySqlExecutor};
+use sqlx::MySqlExecutor;
 use uuid::Uuid;
 
 use super::{Error, Result, Session};
@@ -25,16 +25,17 @@ pub struct NewEvent {
     pub uploader: Option<InviteId>,
 }
 
-#[derive(FromRow)]
-struct Row {
-    seq: u64,
-    kind: String,
-    public_kind: Option<String>,
-    photo_id: Option<Uuid>,
-    edit_id: Option<Uuid>,
-    invite_id: Option<Uuid>,
-    at: DateTime<Utc>,
-    traceparent: Option<String>,
+from_row! {
+    struct Row {
+        seq: u64,
+        kind: String,
+        public_kind: Option<String>,
+        photo_id: Option<Uuid>,
+        edit_id: Option<Uuid>,
+        invite_id: Option<Uuid>,
+        at: DateTime<Utc>,
+        traceparent: Option<String>,
+    }
 }
 
 impl TryFrom<Row> for Event {

@@ -2,21 +2,22 @@
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, MySqlExecutor};
+use sqlx::MySqlExecutor;
 use uuid::Uuid;
 
 use super::{Error, Result, Session};
 use crate::domain::{Album, AlbumId, Guest, Invite, InviteId, InviteRole, InviteToken, Label};
 
-#[derive(FromRow)]
-struct Row {
-    id: Uuid,
-    role: String,
-    label: Option<String>,
-    expires_at: Option<DateTime<Utc>>,
-    max_photos: Option<u32>,
-    photos_used: u32,
-    created_at: DateTime<Utc>,
+from_row! {
+    struct Row {
+        id: Uuid,
+        role: String,
+        label: Option<String>,
+        expires_at: Option<DateTime<Utc>>,
+        max_photos: Option<u32>,
+        photos_used: u32,
+        created_at: DateTime<Utc>,
+    }
 }
 
 impl TryFrom<Row> for Invite {
@@ -86,15 +87,14 @@ pub async fn insert(
     })
 }
 
-#[derive(FromRow)]
-struct GuestRow {
-    invite_id: Uuid,
-    role: String,
-    token_hash: Vec<u8>,
-    photos_used: u32,
-    wrote_at: Option<DateTime<Utc>>,
-    #[sqlx(flatten)]
-    album: super::albums::Row,
+from_row! {
+    struct GuestRow {
+        invite_id: Uuid,
+        role: String,
+        token_hash: Vec<u8>,
+        photos_used: u32,
+        wrote_at: Option<DateTime<Utc>>,
+    } flatten album: super::albums::Row
 }
 
 /// What an invite token opens.

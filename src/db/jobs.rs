@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sqlx::{FromRow, MySql, MySqlExecutor, QueryBuilder};
+use sqlx::{MySql, MySqlExecutor, QueryBuilder};
 use uuid::Uuid;
 
 use super::{Db, Error, Result, Session};
@@ -98,23 +98,25 @@ pub struct Claim {
     pub trace: Option<Trace>,
 }
 
-/// A job as an operator sees it.
-#[derive(Debug, FromRow)]
-pub struct Listed {
-    /// The job's id.
-    pub id: Uuid,
-    /// What to do.
-    pub kind: String,
-    /// The photo, edit or album.
-    pub subject: Uuid,
-    /// Whether it waits for an operator.
-    pub dead: bool,
-    /// Tries so far.
-    pub attempts: u32,
-    /// Why the last one failed.
-    pub last_error: Option<String>,
-    /// When it was made.
-    pub created_at: chrono::DateTime<chrono::Utc>,
+from_row! {
+    /// A job as an operator sees it.
+    #[derive(Debug)]
+    pub struct Listed {
+        /// The job's id.
+        pub id: Uuid,
+        /// What to do.
+        pub kind: String,
+        /// The photo, edit or album.
+        pub subject: Uuid,
+        /// Whether it waits for an operator.
+        pub dead: bool,
+        /// Tries so far.
+        pub attempts: u32,
+        /// Why the last one failed.
+        pub last_error: Option<String>,
+        /// When it was made.
+        pub created_at: chrono::DateTime<chrono::Utc>,
+    }
 }
 
 /// Adds a job unless the same one is there. One that is there stays as it is, at work, waiting for its next try or
@@ -184,22 +186,22 @@ pub async fn claim_this(session: &mut Session, kind: Kind, subject: Uuid, lease_
     }
 }
 
-/// A job that was asked for by name.
-#[derive(FromRow)]
-struct Addressed {
-    free: bool,
-    #[sqlx(flatten)]
-    job: Waiting,
+from_row! {
+    /// A job that was asked for by name.
+    struct Addressed {
+        free: bool,
+    } flatten job: Waiting
 }
 
-/// A job that may be claimed.
-#[derive(FromRow)]
-struct Waiting {
-    id: Uuid,
-    kind: String,
-    subject: Uuid,
-    attempts: u32,
-    traceparent: Option<String>,
+from_row! {
+    /// A job that may be claimed.
+    struct Waiting {
+        id: Uuid,
+        kind: String,
+        subject: Uuid,
+        attempts: u32,
+        traceparent: Option<String>,
+    }
 }
 
 async fn take(session: &mut Session, row: Waiting, lease_for: Duration) -> Result<Claim> {

@@ -1,15 +1,49 @@
 //! The schema: `migrations/`, in the binary.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::LazyLock};
 
 use sqlx::{
-    MySqlConnection,
-    migrate::{Migrate, MigrateError, Migrator},
+    MySqlConnection, SqlSafeStr,
+    migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
 };
 
 use super::{Db, Result};
 
-static MIGRATOR: Migrator = sqlx::migrate!();
+/// A file of `migrations/` by its name without `.sql`: `VERSION_DESCRIPTION`.
+macro_rules! migration {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../../migrations/", $name, ".sql")))
+    };
+}
+
+/// Every migration, oldest first. Listed rather than collected by `sqlx::migrate!`, see `from_row!`.
+const MIGRATIONS: &[(&str, &str)] = &[
+    migration!("20261122000001_albums"),
+    migration!("20261122000002_invites"),
+    migration!("20261122000003_photos"),
+    migration!("20261122000004_events"),
+    migration!("20261122000005_jobs"),
+    migration!("20261122000006_idempotency"),
+    migration!("20261122000007_invites_wrote_at"),
+    migration!("20261122000008_jobs_traceparent"),
+    migration!("20261122000009_events_traceparent"),
+    migration!("20261123000010_jobs_sends"),
+    migration!("20261123000011_edits"),
+    migration!("20261123000012_events_edit_id"),
+    migration!("20261123000013_projection"),
+    migration!("20261123000014_invites_projected"),
+    migration!("20261123000015_jobs_lane_project"),
+    migration!("20261123000016_edits_task_token"),
+];
+
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let migrations = MIGRATIONS.iter().map(|(name, sql)| {
+        let (version, description) = name.split_once('_').expect("VERSION_DESCRIPTION");
+        let version = version.parse().expect("a number");
+        Migration::new(version, description.replace('_', " ").into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    Migrator::with_migrations(migrations.collect())
+});
 
 /// Seconds to wait for another process that migrates.
 const LOCK_SECONDS: i64 = 60;
@@ -68,4 +102,19 @@ pub async fn level(connection: &mut MySqlConnection) -> Result<Level> {
     let pending =
         MIGRATOR.iter().map(|migration| migration.version).filter(|version| !applied.contains(version)).collect();
     Ok(Level { applied: applied.len(), pending })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_every_file_of_the_folder() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+        let names = std::fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").file_name());
+        let mut files: Vec<String> =
+            names.filter_map(|name| name.to_str()?.strip_suffix(".sql").map(str::to_owned)).collect();
+        files.sort();
+        assert_eq!(MIGRATIONS.iter().map(|(name, _)| *name).collect::<Vec<_>>(), files);
+    }
 }

@@ -1,7 +1,7 @@
 //! Photos: the statements behind lists, single reads and each step of a photo's way.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, MySql, MySqlExecutor, QueryBuilder};
+use sqlx::{MySql, MySqlExecutor, QueryBuilder};
 use uuid::Uuid;
 
 use super::{Error, Result, Session};
@@ -13,28 +13,29 @@ pub(super) const SELECT: &str = "SELECT p.id, p.album_id, p.invite_id, p.uploade
  p.sha256, p.width, p.height, p.taken_at, p.camera, p.placeholder, p.renditions, p.reject_reason, p.version, p.created_at, p.ready_at
  FROM photos p";
 
-#[derive(FromRow)]
-pub(super) struct Row {
-    id: Uuid,
-    album_id: Uuid,
-    invite_id: Option<Uuid>,
-    uploader_name: Option<String>,
-    state: String,
-    visibility: String,
-    caption: Option<String>,
-    content_type: String,
-    bytes: u64,
-    sha256: Option<Vec<u8>>,
-    width: Option<u32>,
-    height: Option<u32>,
-    taken_at: Option<DateTime<Utc>>,
-    camera: Option<String>,
-    placeholder: Option<Vec<u8>>,
-    renditions: Option<String>,
-    reject_reason: Option<String>,
-    version: u32,
-    created_at: DateTime<Utc>,
-    ready_at: Option<DateTime<Utc>>,
+from_row! {
+    pub(super) struct Row {
+        id: Uuid,
+        album_id: Uuid,
+        invite_id: Option<Uuid>,
+        uploader_name: Option<String>,
+        state: String,
+        visibility: String,
+        caption: Option<String>,
+        content_type: String,
+        bytes: u64,
+        sha256: Option<Vec<u8>>,
+        width: Option<u32>,
+        height: Option<u32>,
+        taken_at: Option<DateTime<Utc>>,
+        camera: Option<String>,
+        placeholder: Option<Vec<u8>>,
+        renditions: Option<String>,
+        reject_reason: Option<String>,
+        version: u32,
+        created_at: DateTime<Utc>,
+        ready_at: Option<DateTime<Utc>>,
+    }
 }
 
 impl TryFrom<Row> for Photo {

@@ -4,7 +4,7 @@
 //! then; what is read here carries that number. No event tells of invites: they have two versions, made and revoked.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, MySql, MySqlExecutor, QueryBuilder};
+use sqlx::{MySql, MySqlExecutor, QueryBuilder};
 use uuid::Uuid;
 
 use super::{Error, Result, Session, albums, photos};
@@ -32,12 +32,11 @@ impl Standing {
     }
 }
 
-#[derive(FromRow)]
-struct StandingRow {
-    projected_seq: u64,
-    deleted_at: Option<DateTime<Utc>>,
-    #[sqlx(flatten)]
-    album: albums::Row,
+from_row! {
+    struct StandingRow {
+        projected_seq: u64,
+        deleted_at: Option<DateTime<Utc>>,
+    } flatten album: albums::Row
 }
 
 impl From<StandingRow> for Standing {
@@ -96,11 +95,10 @@ pub async fn set_projected(executor: impl MySqlExecutor<'_>, id: AlbumId, seq: u
 /// A photo as of an event's number; none when it has no row any more.
 pub type Numbered = (PhotoId, u64, Option<Photo>);
 
-#[derive(FromRow)]
-struct NumberedRow {
-    seq: u64,
-    #[sqlx(flatten)]
-    photo: photos::Row,
+from_row! {
+    struct NumberedRow {
+        seq: u64,
+    } flatten photo: photos::Row
 }
 
 impl TryFrom<NumberedRow> for Numbered {
@@ -187,14 +185,15 @@ impl Invite {
     }
 }
 
-#[derive(FromRow)]
-struct InviteRow {
-    id: Uuid,
-    album_id: Uuid,
-    role: String,
-    token_hash: Vec<u8>,
-    expires_at: Option<DateTime<Utc>>,
-    revoked_at: Option<DateTime<Utc>>,
+from_row! {
+    struct InviteRow {
+        id: Uuid,
+        album_id: Uuid,
+        role: String,
+        token_hash: Vec<u8>,
+        expires_at: Option<DateTime<Utc>>,
+        revoked_at: Option<DateTime<Utc>>,
+    }
 }
 
 impl TryFrom<InviteRow> for Invite {

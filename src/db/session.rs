@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
 use sqlx::{
-    Describe, Execute, Executor, MySql, MySqlConnection, SqlStr,
+    Execute, Executor, MySql, MySqlConnection, SqlStr,
     mysql::{MySqlQueryResult, MySqlRow, MySqlStatement, MySqlTypeInfo},
 };
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -222,13 +222,5 @@ impl<'c> Executor<'c> for &'c mut Session {
     {
         let (connection, watch) = self.begin();
         watch.over(connection.prepare_with(sql, parameters)).boxed()
-    }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<MySql>, sqlx::Error>>
-    where
-        'c: 'e,
-    {
-        let (connection, watch) = self.begin();
-        watch.over(connection.describe(sql)).boxed()
     }
 }

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use imaging::Filter;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AlbumId, EditId, Filter, PhotoId, Rendition, photo::words};
+use super::{AlbumId, EditId, PhotoId, Rendition, photo::words};
 
 /// The most edits of one photo that have not failed.
 pub const MOST_EDITS: u64 = 50;

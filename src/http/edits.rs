@@ -6,6 +6,7 @@ use axum::{
     response::Response,
 };
 use chrono::{DateTime, Utc};
+use imaging::Filter;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     app::AppState,
     db::{self, Done, Tx, jobs::Kind},
-    domain::{Access, Caller, Edit, EditId, EditState, EditStep, Filter, Photo, PhotoState, edit, filter},
+    domain::{Access, Caller, Edit, EditId, EditState, EditStep, Photo, PhotoState, edit},
     storage::Links,
     telemetry::metrics,
     worker::edit::{Decision, decide},
@@ -105,8 +106,8 @@ pub async fn create(
         return Err(HttpError::Forbidden("only the uploader and the host may edit a photo"));
     }
     let filters = &request.body.filters;
-    filter::check(filters).map_err(|mistakes| {
-        let errors = mistakes.into_iter().map(|mistake| FieldError::new(mistake.path, mistake.why));
+    imaging::validate_filters(filters).map_err(|errors| {
+        let errors = errors.into_iter().map(|error| FieldError::new(error.path, error.reason));
         HttpError::Unprocessable(errors.collect())
     })?;
     let (photo, links) = (&photo, &links(&app).await?);

@@ -14,6 +14,7 @@ use axum::{
 };
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
+use imaging::MediaType;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tower_http::services::ServeFile;
@@ -26,7 +27,6 @@ use crate::{
     app::{App, AppState},
     db::{self, jobs::Kind},
     domain::{EditId, PhotoId, PhotoState, Sha256},
-    imaging::MediaType,
     net::TooSlow,
     storage::{self, Files, Received, UrlError},
 };

@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
+use imaging::{Filter, Rendered, TakenAt};
 
 use super::{End, complete, sandbox::SandboxError};
 use crate::{
     app::{App, AppState},
     db::{self, Tx, photo_event},
-    domain::{EventKind, Filter, Photo, PhotoId, PhotoState, Rendition, Sha256},
-    imaging::{self, Developed, TakenAt},
+    domain::{EventKind, Photo, PhotoId, PhotoState, Rendition, Sha256},
     queue::Claim,
     telemetry::metrics,
 };
@@ -20,7 +20,7 @@ pub(super) const CRASHES: u32 = 3;
 
 /// What the decoder made of a photo.
 pub(super) enum Verdict {
-    Developed(Developed),
+    Rendered(Rendered),
     Rejected { code: String, reason: String },
 }
 
@@ -35,21 +35,21 @@ pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
         PhotoState::Ready => return repair(app, claim, &photo).await,
         PhotoState::AwaitingUpload | PhotoState::Rejected | PhotoState::Expired => return complete(app, claim).await,
     }
-    let mut developed = photo;
-    let (verdict, digest) = judge(app, &developed, &[], last(claim)).await?;
+    let mut rendered = photo;
+    let (verdict, digest) = judge(app, &rendered, &[], last(claim)).await?;
     match verdict {
-        Verdict::Developed(result) => {
+        Verdict::Rendered(result) => {
             store(app, id, &result).await?;
-            ready(&mut developed, result);
+            ready(&mut rendered, result);
         }
         Verdict::Rejected { code, reason } => {
             tracing::info!(code, reason, "rejected");
             metrics::PHOTOS_REJECTED.with(&[("reason", code)]).increment(1);
-            developed.state = PhotoState::Rejected;
-            developed.reject_reason = Some(reason);
+            rendered.state = PhotoState::Rejected;
+            rendered.reject_reason = Some(reason);
         }
     }
-    finish(app, claim, developed, digest).await
+    finish(app, claim, rendered, digest).await
 }
 
 /// Whether one more crash is held against the picture.
@@ -78,7 +78,7 @@ pub(super) async fn judge(
     let outcome = app.sandbox.develop(original.file, declared, filters).await;
     metrics::IMAGING_SECONDS.with(&[]).record(started.elapsed().as_secs_f64());
     let verdict = match outcome {
-        Ok(developed) => Verdict::Developed(developed),
+        Ok(rendered) => Verdict::Rendered(rendered),
         Err(SandboxError::Rejected(rejection)) => rejected(rejection.code(), &rejection.to_string()),
         Err(SandboxError::TimedOut) => rejected("too_costly", "the picture takes too long to decode"),
         Err(SandboxError::OutOfMemory) => rejected("too_costly", "the picture takes too much memory to decode"),
@@ -91,13 +91,13 @@ pub(super) async fn judge(
     Ok((verdict, original.sha256))
 }
 
-async fn store(app: &App, id: PhotoId, developed: &Developed) -> anyhow::Result<()> {
-    let files = developed.renditions.iter().map(|r| (describe(r).file_name(), r.bytes.clone())).collect();
+async fn store(app: &App, id: PhotoId, rendered: &Rendered) -> anyhow::Result<()> {
+    let files = rendered.renditions.iter().map(|r| (describe(r).file_name(), r.bytes.clone())).collect();
     app.storage.put_renditions(id, files).await.context("the renditions can't be stored")
 }
 
 /// What is kept of a rendition beside its bytes.
-pub(super) fn describe(made: &crate::imaging::Rendition) -> Rendition {
+pub(super) fn describe(made: &imaging::Rendition) -> Rendition {
     Rendition {
         name: made.size.clone(),
         content_type: made.format.media_type().as_str().to_owned(),
@@ -107,14 +107,14 @@ pub(super) fn describe(made: &crate::imaging::Rendition) -> Rendition {
     }
 }
 
-fn ready(photo: &mut Photo, developed: Developed) {
+fn ready(photo: &mut Photo, rendered: Rendered) {
     photo.state = PhotoState::Ready;
-    photo.width = Some(developed.width);
-    photo.height = Some(developed.height);
-    photo.taken_at = developed.taken_at.map(in_utc);
-    photo.camera = developed.camera;
-    photo.renditions = developed.renditions.iter().map(describe).collect();
-    photo.placeholder = Some(developed.placeholder);
+    photo.width = Some(rendered.width);
+    photo.height = Some(rendered.height);
+    photo.taken_at = rendered.taken_at.map(in_utc);
+    photo.camera = rendered.camera;
+    photo.renditions = rendered.renditions.iter().map(describe).collect();
+    photo.placeholder = Some(rendered.placeholder);
     photo.ready_at = Some(db::now());
 }
 
@@ -196,7 +196,7 @@ pub(super) async fn abandon(tx: &mut Tx, id: PhotoId) -> db::Result<()> {
 /// Makes the renditions of a ready photo once more, because storage has lost some. Nobody is told.
 async fn repair(app: &App, claim: &Claim, photo: &Photo) -> anyhow::Result<End> {
     match judge(app, photo, &[], last(claim)).await?.0 {
-        Verdict::Developed(developed) => store(app, photo.id, &developed).await?,
+        Verdict::Rendered(rendered) => store(app, photo.id, &rendered).await?,
         Verdict::Rejected { reason, .. } => {
             anyhow::bail!("a ready photo's renditions are lost and can't be made again: {reason}")
         }

@@ -20,9 +20,8 @@ mod tests;
 
 pub use child::child;
 
-use crate::domain::Filter;
-use crate::imaging::{Developed, Limits, MediaType, Recipe, Rejection, Stages};
 use crate::telemetry::metrics;
+use imaging::{Filter, Limits, MediaType, Recipe, Rejection, Rendered, StageTimes};
 use process::{Broken, Process};
 use protocol::{Job, Verdict};
 use std::ffi::OsString;
@@ -142,7 +141,7 @@ impl Sandbox {
         original: fs::File,
         declared: MediaType,
         filters: &[Filter],
-    ) -> Result<Developed, SandboxError> {
+    ) -> Result<Rendered, SandboxError> {
         let _slot = self.slots.acquire().await.map_err(io::Error::other)?;
         let job = Arc::new(Job {
             declared,
@@ -157,8 +156,8 @@ impl Sandbox {
             Verdict::Probed { weight } => self.admit(weight).await?,
             other => return self.settle(process, other),
         };
-        let developed = tokio::time::timeout(self.config.wall, process.develop()).await;
-        match developed {
+        let rendered = tokio::time::timeout(self.config.wall, process.develop()).await;
+        match rendered {
             Ok(Ok(verdict)) => self.settle(process, verdict),
             Ok(Err(broken)) => Err(process.autopsy(broken).await),
             Err(_) => Err(SandboxError::TimedOut),
@@ -208,11 +207,11 @@ impl Sandbox {
     }
 
     /// Turns a verdict into a result, and keeps the child for the next photo.
-    fn settle(&self, process: Process, verdict: Verdict) -> Result<Developed, SandboxError> {
+    fn settle(&self, process: Process, verdict: Verdict) -> Result<Rendered, SandboxError> {
         let result = match verdict {
-            Verdict::Developed(developed, stages) => {
-                measure(&developed, stages);
-                Ok(developed)
+            Verdict::Rendered(rendered, stages) => {
+                measure(&rendered, stages);
+                Ok(rendered)
             }
             Verdict::Rejected(rejection) => Err(rejection.into()),
             Verdict::Probed { .. } => Err(SandboxError::Crashed("it spoke out of turn".to_owned())),
@@ -226,7 +225,7 @@ impl Sandbox {
     }
 }
 
-fn measure(developed: &Developed, stages: Stages) {
+fn measure(rendered: &Rendered, stages: StageTimes) {
     for (metric, time) in [
         (&metrics::IMAGING_DECODE_SECONDS, stages.decode),
         (&metrics::IMAGING_RESIZE_SECONDS, stages.resize),
@@ -234,7 +233,7 @@ fn measure(developed: &Developed, stages: Stages) {
     ] {
         metric.with(&[]).record(time.as_secs_f64());
     }
-    metrics::IMAGING_PIXELS.increment(u64::from(developed.width) * u64::from(developed.height));
+    metrics::IMAGING_PIXELS.increment(u64::from(rendered.width) * u64::from(rendered.height));
 }
 
 /// Permits for so many pixels: at least one.

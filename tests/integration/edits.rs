@@ -42,8 +42,8 @@ fn two_colours(width: u32, height: u32) -> Vec<u8> {
 /// The mean colour of a JPEG, 0 to 255, to some 4 levels: that of its placeholder.
 #[expect(clippy::cast_possible_truncation, reason = "levels")]
 fn mean_colour(jpeg: &[u8]) -> [i32; 3] {
-    let developed = imaging::develop(jpeg, MediaType::Jpeg, &Recipe::default(), &Limits::default()).expect("a JPEG");
-    let (red, green, blue, _) = thumbhash::thumb_hash_to_average_rgba(&developed.placeholder).expect("a placeholder");
+    let rendered = imaging::render(jpeg, MediaType::Jpeg, &Recipe::default(), &Limits::default()).expect("a JPEG");
+    let (red, green, blue, _) = thumbhash::thumb_hash_to_average_rgba(&rendered.placeholder).expect("a placeholder");
     [red, green, blue].map(|part| (part * 255.0).round() as i32)
 }
 

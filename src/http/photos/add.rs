@@ -2,6 +2,7 @@
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use chrono::{DateTime, TimeDelta, Utc};
+use imaging::{MediaType, UnknownMediaType};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -16,7 +17,6 @@ use crate::{
         identity::InAlbum,
         problem::{FieldError, HttpError, Problem, Result},
     },
-    imaging::{MediaType, UnknownMediaType},
     storage::{Links, OriginalLinks, Upload},
 };
 

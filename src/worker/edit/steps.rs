@@ -7,7 +7,6 @@ use crate::{
     app::App,
     db,
     domain::{Edit, EditId, EditState, EditStep, EventKind, Photo, PhotoState, Rendition, TaskToken},
-    imaging,
     queue::Kind,
     worker::develop::{self, Verdict},
 };
@@ -45,7 +44,7 @@ async fn validate(app: &App, id: EditId) -> anyhow::Result<StepOutcome> {
     let (PhotoState::Ready, Some(width), Some(height)) = (photo.state, photo.width, photo.height) else {
         return Ok(hopeless("the photo is not ready"));
     };
-    if imaging::edited_size(&edit.filters, (width, height)).is_none() {
+    if imaging::size_after_filters(&edit.filters, (width, height)).is_none() {
         return Ok(hopeless("the filters leave nothing of the photo"));
     }
     advance(app, id, EditStep::Validate, |edit| edit.step = Some(EditStep::Apply)).await
@@ -74,13 +73,13 @@ async fn apply(app: &App, id: EditId) -> anyhow::Result<StepOutcome> {
     if standing(&edit) != (StepOutcome::Next { next: Step::Apply {} }) {
         return Ok(standing(&edit));
     }
-    let developed = match develop::judge(app, &photo, &edit.filters, false).await?.0 {
-        Verdict::Developed(developed) => developed,
+    let rendered = match develop::judge(app, &photo, &edit.filters, false).await?.0 {
+        Verdict::Rendered(rendered) => rendered,
         Verdict::Rejected { reason, .. } => return Ok(hopeless(reason)),
     };
-    let renditions: Vec<Rendition> = developed.renditions.iter().map(develop::describe).collect();
+    let renditions: Vec<Rendition> = rendered.renditions.iter().map(develop::describe).collect();
     let names = renditions.iter().map(|rendition| edit.rendition_name(rendition));
-    let files = names.zip(developed.renditions).map(|(name, made)| (name, made.bytes)).collect();
+    let files = names.zip(rendered.renditions).map(|(name, made)| (name, made.bytes)).collect();
     app.storage.put_renditions(photo.id, files).await.context("the renditions can't be stored")?;
     let outcome = advance(app, id, EditStep::Apply, |edit| {
         edit.renditions.clone_from(&renditions);

@@ -2,7 +2,7 @@
 
 use super::confine::{allow_cpu, confine};
 use super::protocol::{GO, Job, MAX_MESSAGE_BYTES, Reply, Verdict, frame};
-use crate::imaging::{Developed, Developer, Failure, Rejection, Stages, weigh};
+use imaging::{Error, MappedFile, Rejection, Rendered, Renderer, StageTimes, decode_weight};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use std::io::{self, IoSliceMut, Write};
@@ -11,22 +11,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 /// What makes a photo's renditions; a test puts a villain in its place.
-pub(super) type Work<'a> = &'a mut dyn FnMut(&[u8], &Job) -> Result<(Developed, Stages), Failure>;
+pub(super) type Work<'a> = &'a mut dyn FnMut(&[u8], &Job) -> Result<(Rendered, StageTimes), Error>;
 
 /// Works for the parent at the other end of standard input until it hangs up. Call it before anything else of the program
 /// is set up: no runtime, no threads, no log.
 #[must_use]
 pub fn child() -> ExitCode {
-    let mut developer = match Developer::new() {
-        Ok(developer) => developer,
+    let mut renderer = match Renderer::new() {
+        Ok(renderer) => renderer,
         Err(failure) => {
             eprintln!("decoder not started: {failure}");
             return ExitCode::FAILURE;
         }
     };
     serve(&mut |bytes, job| {
-        let result = developer.develop(bytes, job.declared, &job.recipe, &job.limits)?;
-        Ok((result, developer.stages()))
+        let result = renderer.render(bytes, job.declared, &job.recipe, &job.limits)?;
+        Ok((result, renderer.stage_times()))
     })
 }
 
@@ -105,7 +105,7 @@ fn handle(socket: BorrowedFd<'_>, original: &OwnedFd, job: &Job, work: Work) -> 
         Ok(None) => return Ok(Some(Verdict::Rejected(Rejection::Empty))),
         Err(error) => return Ok(Some(Verdict::Failed(format!("the original can't be mapped: {error}")))),
     };
-    match weigh(&bytes, job.declared, &job.recipe, &job.limits) {
+    match decode_weight(&bytes, job.declared, &job.recipe, &job.limits) {
         Ok(weight) => reply(socket, Verdict::Probed { weight })?,
         Err(rejection) => return Ok(Some(Verdict::Rejected(rejection))),
     }
@@ -114,34 +114,27 @@ fn handle(socket: BorrowedFd<'_>, original: &OwnedFd, job: &Job, work: Work) -> 
         return Ok(None);
     }
     Ok(Some(match work(&bytes, job) {
-        Ok((developed, stages)) => Verdict::Developed(developed, stages),
-        Err(Failure::Rejected(rejection)) => Verdict::Rejected(rejection),
-        Err(Failure::Internal(reason)) => Verdict::Failed(reason),
+        Ok((rendered, stages)) => Verdict::Rendered(rendered, stages),
+        Err(Error::Rejected(rejection)) => Verdict::Rejected(rejection),
+        Err(Error::Internal(reason)) => Verdict::Failed(reason),
     }))
 }
 
-/// The photo's bytes, straight from the page cache; `None` for an empty file.
-#[expect(unsafe_code, reason = "mapping a file: someone might change it meanwhile")]
-fn map(original: &OwnedFd) -> io::Result<Option<memmap2::Mmap>> {
-    // Told rather than left to the crate, which would ask by a system call that is not allowed here.
+/// The photo's bytes; `None` for an empty file.
+fn map(original: &OwnedFd) -> io::Result<Option<MappedFile>> {
     let length = usize::try_from(rustix::fs::fstat(original)?.st_size).map_err(io::Error::other)?;
-    if length == 0 {
-        return Ok(None);
-    }
-    // SAFETY: originals are written once and then only deleted. If one is altered all the same, the decoder reads other
-    // bytes in the middle, or dies by SIGBUS where one was cut: that is what this process is for.
-    unsafe { memmap2::MmapOptions::new().len(length).populate().map(original) }.map(Some)
+    if length == 0 { Ok(None) } else { MappedFile::new(original, length).map(Some) }
 }
 
 fn reply(socket: BorrowedFd<'_>, verdict: Verdict) -> io::Result<()> {
     let bodies = match &verdict {
-        Verdict::Developed(developed, _) => developed.renditions.iter().map(|it| it.bytes.len()).collect(),
+        Verdict::Rendered(rendered, _) => rendered.renditions.iter().map(|it| it.bytes.len()).collect(),
         _ => Vec::new(),
     };
     let reply = Reply { verdict, lengths: bodies };
     send_all(socket, &frame(&reply)?)?;
-    if let Verdict::Developed(developed, _) = &reply.verdict {
-        developed.renditions.iter().try_for_each(|rendition| send_all(socket, &rendition.bytes))?;
+    if let Verdict::Rendered(rendered, _) = &reply.verdict {
+        rendered.renditions.iter().try_for_each(|rendition| send_all(socket, &rendition.bytes))?;
     }
     Ok(())
 }

@@ -94,12 +94,12 @@ impl Process {
         self.socket.read_exact(&mut message).await?;
         let reply: Reply = serde_json::from_slice(&message).map_err(io::Error::other)?;
         let mut verdict = reply.verdict;
-        if let Verdict::Developed(developed, _) = &mut verdict {
+        if let Verdict::Rendered(rendered, _) = &mut verdict {
             let total = reply.lengths.iter().try_fold(0_usize, |sum, length| sum.checked_add(*length));
-            if reply.lengths.len() != developed.renditions.len() || total.is_none_or(|sum| sum > MAX_RENDITION_BYTES) {
+            if reply.lengths.len() != rendered.renditions.len() || total.is_none_or(|sum| sum > MAX_RENDITION_BYTES) {
                 return Err(nonsense("renditions of another size").into());
             }
-            for (rendition, length) in developed.renditions.iter_mut().zip(reply.lengths) {
+            for (rendition, length) in rendered.renditions.iter_mut().zip(reply.lengths) {
                 rendition.bytes = Vec::with_capacity(length);
                 let read = (&mut self.socket).take(length as u64).read_to_end(&mut rendition.bytes).await?;
                 if read < length {

@@ -1,10 +1,10 @@
-//! What parent and child say to each other: a length (4 bytes, little endian), then JSON; after [`Verdict::Developed`] the
+//! What parent and child say to each other: a length (4 bytes, little endian), then JSON; after [`Verdict::Rendered`] the
 //! renditions' bytes, one behind the other.
 //!
 //! The original's open file travels beside a job's first byte. Renditions take the socket rather than shared memory: all of
 //! the sandbox costs about 2 ms a photo that way, and a child that can't make files needs no exception from its limits.
 
-use crate::imaging::{Developed, Limits, MediaType, Recipe, Rejection, Stages};
+use imaging::{Limits, MediaType, Recipe, Rejection, Rendered, StageTimes};
 use serde::{Deserialize, Serialize};
 
 /// The most bytes of one message; a child that says more is broken.
@@ -33,7 +33,7 @@ pub enum Verdict {
     /// The photo looks sound; the child waits for [`GO`].
     Probed { weight: u64 },
     /// Here it is, and where the time went. The bytes of each rendition follow, as many as `lengths` says in the message.
-    Developed(Developed, Stages),
+    Rendered(Rendered, StageTimes),
     /// The photo's fault.
     Rejected(Rejection),
     /// Not the photo's fault.

@@ -3,7 +3,7 @@
 
 use super::child::serve;
 use super::{Sandbox, SandboxConfig, SandboxError};
-use crate::imaging::{Developer, MediaType, OutputFormat, Recipe, Rejection};
+use imaging::{MediaType, OutputFormat, Recipe, Rejection, Renderer};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -32,7 +32,7 @@ fn tempfile() -> File {
     rustix::fs::memfd_create("photo", flags).expect("a file in memory").into()
 }
 
-async fn develop(pool: &Sandbox, order: &str) -> Result<crate::imaging::Developed, SandboxError> {
+async fn develop(pool: &Sandbox, order: &str) -> Result<imaging::Rendered, SandboxError> {
     pool.develop(photo(order), MediaType::Jpeg, &[]).await
 }
 
@@ -44,12 +44,12 @@ fn villain() {
     if rustix::fs::FileType::from_raw_mode(stdin.st_mode) != rustix::fs::FileType::Socket {
         return;
     }
-    let mut developer = Developer::new().expect("a developer");
+    let mut renderer = Renderer::new().expect("a renderer");
     let code = serve(&mut |bytes, job| {
         let end = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xD9]).map_or(0, |at| at + 2);
         misbehave(&String::from_utf8_lossy(&bytes[end..]));
-        let result = developer.develop(bytes, job.declared, &job.recipe, &job.limits)?;
-        Ok((result, developer.stages()))
+        let result = renderer.render(bytes, job.declared, &job.recipe, &job.limits)?;
+        Ok((result, renderer.stage_times()))
     });
     std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
 }
@@ -87,14 +87,13 @@ async fn develops_as_in_process_and_keeps_the_child_warm() {
     let pool = pool(|config| {
         config.recipe = Recipe { formats: vec![OutputFormat::Jpeg, OutputFormat::Webp], ..Recipe::default() }
     });
-    let first = develop(&pool, "").await.expect("developed");
+    let first = develop(&pool, "").await.expect("rendered");
     let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/orientation-6.jpg"))
         .expect("a fixture");
-    let direct =
-        crate::imaging::develop(&bytes, MediaType::Jpeg, &pool.config.recipe, &pool.config.limits).expect("developed");
+    let direct = imaging::render(&bytes, MediaType::Jpeg, &pool.config.recipe, &pool.config.limits).expect("rendered");
     assert_eq!(first, direct);
     for _ in 0..5 {
-        assert_eq!(develop(&pool, "").await.expect("developed"), direct);
+        assert_eq!(develop(&pool, "").await.expect("rendered"), direct);
     }
     let idle = pool.idle.lock().expect("the idle ones");
     assert_eq!(idle.iter().map(|(process, _)| process.photos()).collect::<Vec<_>>(), [6]);
@@ -118,7 +117,7 @@ async fn rejections_come_through_and_cost_no_child() {
 
 #[tokio::test]
 async fn the_child_reaches_nothing_outside() {
-    develop(&pool(|_| {}), "escape").await.expect("every attempt was refused, and the photo developed");
+    develop(&pool(|_| {}), "escape").await.expect("every attempt was refused, and the photo rendered");
     assert!(!Path::new("/tmp/darkroom-escape").exists());
 }
 
@@ -158,7 +157,7 @@ fn children_with(argument: &str) -> Vec<rustix::process::Pid> {
     let all = std::fs::read_dir("/proc").expect("processes").flatten();
     let ours = all.filter(|entry| {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        memchr::memmem::find(&line, argument.as_bytes()).is_some()
+        line.windows(argument.len()).any(|window| window == argument.as_bytes())
     });
     ours.filter_map(|entry| rustix::process::Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
@@ -201,10 +200,10 @@ async fn giving_up_ends_the_child() {
 #[tokio::test]
 async fn children_are_replaced_after_enough_photos_and_after_a_death_in_idleness() {
     let pool = pool(|config| config.recycle_after = 2);
-    develop(&pool, "").await.expect("developed");
+    develop(&pool, "").await.expect("rendered");
     pool.idle.lock().expect("the idle ones")[0].0.kill_for_test();
-    develop(&pool, "").await.expect("developed in a fresh child");
-    develop(&pool, "").await.expect("developed");
+    develop(&pool, "").await.expect("rendered in a fresh child");
+    develop(&pool, "").await.expect("rendered");
     assert!(pool.idle.lock().expect("the idle ones").is_empty(), "the second photo was its last");
 }
 
