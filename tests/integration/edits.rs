@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use darkroom::{
     domain::EditId,
-    imaging::{self, Limits, MediaType, Recipe},
     queue::Next,
     worker::{
         self, Outcome,
@@ -12,6 +11,7 @@ use darkroom::{
         sweep,
     },
 };
+use imaging::{Limits, MediaType, Recipe};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection};

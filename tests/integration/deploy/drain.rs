@@ -60,7 +60,7 @@ impl Bed {
         let folder = tempfile::tempdir().unwrap();
         let systemctl = folder.path().join("systemctl");
         write_program(&systemctl, "#!/bin/sh\necho \"$@\" >>\"$0.told\"\n");
-        let aws = checkers::program("aws");
+        let aws = checkers::aws_client();
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/package/drain"));
         let path = format!("{}:{}:/usr/bin:/bin", folder.path().display(), aws.parent().unwrap().display());
         command.env_clear().env("PATH", path).envs(imds.environment()).env("AUTO_SCALING_GROUP", GROUP);

@@ -45,7 +45,7 @@ impl Account {
         let this = Self {
             emulator: Emulator::start().await,
             folder: tempfile::tempdir().expect("a folder"),
-            client: checkers::program("aws"),
+            client: checkers::aws_client(),
         };
         std::fs::create_dir(this.folder.path().join("artifacts")).expect("a folder");
         for (name, text) in templates {

@@ -3,8 +3,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
 };
+
+use darkroom::dev::database::DirLock;
+
+use super::{DEADLINE, bed::lock_folder};
 
 /// Where a program is: what `DARKROOM_` and its name say (`DARKROOM_CFN_LINT`), or where `make test` has put it; put there
 /// now if it was not.
@@ -29,6 +35,31 @@ pub fn program(name: &str) -> PathBuf {
     let folder = cache.join(environment);
     fetch("get-python.sh", &[environment.as_ref(), folder.as_ref()]);
     folder.join("venv/bin").join(name)
+}
+
+/// AWS's command-line client, loaded once for all calls: see `tests/bed/aws-server`.
+pub fn aws_client() -> PathBuf {
+    // The server ends when its standard input is closed: with this process.
+    static SERVER: OnceLock<(DirLock, Child)> = OnceLock::new();
+    let (folder, _) = SERVER.get_or_init(|| {
+        let folder = lock_folder("aws-client");
+        let client = folder.dir().join("aws");
+        // One of an earlier run, whose server has ended.
+        let _ = std::fs::remove_file(&client);
+        let python = program("aws").with_file_name("python");
+        let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed/aws-server");
+        let mut command = Command::new(python);
+        command.arg(server).arg(folder.dir()).env_clear().env("HOME", folder.dir()).env("PATH", "/usr/bin:/bin");
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("the server of AWS's client starts");
+        let started = Instant::now();
+        while !client.exists() {
+            let ended = child.try_wait().expect("a child");
+            assert!(ended.is_none() && started.elapsed() < DEADLINE, "AWS's client is not loaded: {ended:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (folder, child)
+    });
+    folder.dir().join("aws")
 }
 
 /// What AWS says of each action in policies, service by service, as checkov brings it along.
