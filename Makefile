@@ -11,46 +11,45 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: help run test check bench package clean packages
-.SILENT: help run test packages
+.PHONY: help run test test-full check hooks bench package clean
+.SILENT: help run test test-full hooks
 
 help:
-	echo "make run     build and start everything on this machine (LISTEN=$(LISTEN) DATA=$(DATA))"
-	echo "make test    all tests, on the database server that is found (TEST_DB=mysql or mariadb: on that one; TEST_ARGS=...)"
-	echo "make check   format, lints, documentation, licences"
-	echo "make bench   the benches, as tables (BENCH_ARGS=...)"
-	echo "make package a .deb and an .rpm, in $(TARGET)/package"
-	echo "make clean   remove what was built; photos and databases stay"
+	echo "make run       build and start everything on this machine (LISTEN=$(LISTEN) DATA=$(DATA))"
+	echo "make test      all tests, on the database server that is found (TEST_DB=mysql or mariadb: on that one; TEST_ARGS=FILTER)"
+	echo "make test-full the same with long load and failure cases, and deploy/ even where it has not changed"
+	echo "make check     format, lints, documentation, licences"
+	echo "make hooks     check the format, the lints and the subject line at each commit"
+	echo "make bench     the benches, as tables (BENCH_ARGS=...)"
+	echo "make package   a .deb and an .rpm, in $(TARGET)/package"
+	echo "make clean     remove what was built; photos and databases stay"
 
-# The shell becomes darkroom, so that a Ctrl-C reaches nobody else; make waits for its clean end and says nothing.
-run: packages
-	cargo build --release
-	exec $(TARGET)/release/darkroom dev --listen "$(LISTEN)" --data "$(DATA)"
+# The shell becomes darkroom, so that a Ctrl-C reaches nothing else; make waits for its clean end and says nothing.
+run:
+	[ -x $(TARGET)/debug/darkroom ] || echo "First build: about 5 minutes on 2 cores (60 MB of crates to download, 1.5 GB in $(TARGET)/). Later ones take seconds." >&2
+	tests/bed/install-packages
+	cargo build
+	exec $(TARGET)/debug/darkroom dev --listen "$(LISTEN)" --data "$(DATA)"
 
 test:
-	TEST_DB="$(TEST_DB)" tests/bed/install-packages test
-	set -e; \
-	if [ "$(TEST_DB)" != mysql ]; then \
-	  tests/bed/get-auth-pam.sh >/dev/null; \
-	else \
-	  case $$("$${DARKROOM_MYSQLD:-mysqld}" --no-defaults --version 2>/dev/null) in \
-	    *MariaDB* | "") \
-	      tests/bed/get-mysql.sh "$(CACHE)/mysql"; \
-	      export DARKROOM_MYSQLD="$(CACHE)/mysql/mysqld" ;; \
-	  esac; \
-	fi; \
-	for tools in ministack checkers checkov; do tests/bed/get-python.sh $$tools "$(CACHE)/$$tools"; done; \
-	tests/bed/get-asl-validator.sh "$(CACHE)/asl-validator"; \
-	export TEST_DB="$(TEST_DB)"; \
-	cargo test $(TEST_ARGS)
+	TEST_DB="$(TEST_DB)" TEST_ARGS="$(TEST_ARGS)" tests/bed/run-tests
 
-check: packages $(DENY)
-	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+test-full:
+	TEST_DB="$(TEST_DB)" TEST_FULL=1 tests/bed/run-tests
+
+hooks:
+	git config core.hooksPath .ci/hooks
+	echo "commits are checked by .ci/hooks: the format, the lints and the subject line"
+
+check: $(DENY)
+	tests/bed/install-packages
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 	$(DENY) check licenses bans sources
 
-bench: packages
+bench:
+	tests/bed/install-packages
 	cargo bench $(BENCH_ARGS)
 
 # rpmbuild comes with what the tests need.
@@ -61,9 +60,6 @@ package:
 
 clean:
 	cargo clean
-
-packages:
-	TEST_DB="$(TEST_DB)" tests/bed/install-packages
 
 # Some 4 minutes of one core, once.
 $(DENY):

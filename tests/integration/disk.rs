@@ -5,7 +5,7 @@ use std::{io::Write, path::Path, process::Command};
 use darkroom::worker::{self, Outcome};
 use tempfile::TempDir;
 
-use crate::support::{TestServer, bed::Database, client::id, large_photo, numbered, whole};
+use crate::support::{TestServer, bed::Database, client::id, large_photo, numbered, skip, whole};
 
 /// Room for the large photo, but not twice.
 const SIZE: &str = "size=32m";
@@ -26,11 +26,11 @@ impl SmallDisk {
         match mounted {
             Ok(output) if output.status.success() => Some(Self { folder }),
             Ok(output) => {
-                eprintln!("skipped, for a small disk can't be mounted: {}", String::from_utf8_lossy(&output.stderr));
+                skip(&format!("a tmpfs can't be mounted: {}", String::from_utf8_lossy(&output.stderr)));
                 None
             }
             Err(error) => {
-                eprintln!("skipped, for `mount` can't be run: {error}");
+                skip(&format!("`mount` can't be run: {error}"));
                 None
             }
         }

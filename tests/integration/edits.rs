@@ -20,9 +20,10 @@ use crate::support::{
     Client, DEADLINE, TestServer,
     bed::literal,
     client::{id, time},
-    eventually, large_photo, numbered,
+    eventually, numbered,
     pictures::jpeg_size,
     process::{Process, darkroom, run, runs},
+    slow_photo,
 };
 
 /// Nothing happens but by the test's own steps.
@@ -427,7 +428,7 @@ async fn an_edit_whose_worker_is_killed_is_made_by_the_next() {
     let server = TestServer::start_with(BY_HAND.replace("60s", "1s").as_str()).await;
     let host = server.user("alice");
     let album = host.album("killed").await;
-    let photo = host.upload(&album, "image/png", &large_photo()).await;
+    let photo = host.upload(&album, "image/png", &slow_photo()).await;
     drain(&server).await;
     let path = ask(&host, &photo, &json!([{ "name": "blur", "radius": 20.0 }, { "name": "auto" }])).await;
     let first = Process::start(&server, "work", &[]).await;

@@ -26,7 +26,7 @@ use crate::support::{
     mirrors::Mirrors,
     numbered,
     process::{Process, runs, send},
-    tiny,
+    slow_photo, tiny,
     webhook::{Reply, Webhook},
     whole,
 };
@@ -231,7 +231,7 @@ async fn a_worker_killed_while_it_decodes_takes_its_decoder_along_and_another_do
     in_both(async |bed| {
         let host = bed.server.user("alice");
         let album = host.album("decode").await;
-        let photo = host.upload(&album, "image/png", &large_photo()).await;
+        let photo = host.upload(&album, "image/png", &slow_photo()).await;
         let worker = bed.work(&[]).await;
         let decoder = worker.halt_decoder().await;
         assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "processing");
@@ -249,7 +249,7 @@ async fn a_decoder_killed_while_it_decodes_costs_one_try() {
         let host = bed.server.user("alice");
         let album = host.album("decoder").await;
         let worker = bed.work(&[]).await;
-        let large = host.upload(&album, "image/png", &large_photo()).await;
+        let large = host.upload(&album, "image/png", &slow_photo()).await;
         let decoder = worker.halt_decoder().await;
         let small = host.upload(&album, "image/jpeg", &fixture("grey.jpg")).await;
         assert_eq!(host.settled(&small).await["state"], "ready", "the others go on meanwhile");

@@ -21,9 +21,9 @@ use crate::support::{
     cloud::{Cloud, Part, Role},
     eventually,
     fault_proxy::{Fault, FaultProxy},
-    large_photo, numbered,
+    numbered,
     process::{Process, darkroom, run},
-    whole,
+    slow_photo, whole,
 };
 
 const PARTS: &[Part] = &[Part::Storage, Part::Queue];
@@ -239,7 +239,7 @@ async fn a_message_stays_hidden_while_its_photo_is_developed() {
     let mut work = variables(&cloud, Role::Work, &cloud.emulator.url);
     work.push(("DARKROOM_WORKER_LEASE".to_owned(), "6s".to_owned()));
     let worker = start(&server, "work", &work).await;
-    let photo = host.upload(&album, "image/png", &large_photo()).await;
+    let photo = host.upload(&album, "image/png", &slow_photo()).await;
     let decoder = worker.halt_decoder().await;
     let held = |what: &'static str| {
         let query = format!("SELECT CAST(visible_at AS CHAR) FROM jobs WHERE subject = {}", literal(&photo));

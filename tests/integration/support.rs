@@ -31,7 +31,7 @@ pub mod template;
 pub mod webhook;
 pub mod whole;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
 pub use client::{Answer, Client};
 pub use server::TestServer;
@@ -70,20 +70,46 @@ fn png_of(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A PNG of noise, which takes a decoder a while.
+/// A PNG of noise with 7.7 MB.
 pub fn large_photo() -> Vec<u8> {
     const SIDE: u32 = 1600;
+    png_of(SIDE, SIDE, &noise((SIDE * SIDE * 3) as usize))
+}
+
+/// A PNG that keeps a decoder busy for some 0.3 s of processor time: 16 megapixels of noise in black and white.
+pub fn slow_photo() -> Vec<u8> {
+    const SIDE: u32 = 4000;
+    /// Rows of noise that repeat; together they are longer than what a PNG's compression looks back to.
+    const ROWS: u32 = 16;
+    static PHOTO: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut rows = noise((SIDE * ROWS * 3) as usize);
+        rows.iter_mut().for_each(|sample| *sample = if *sample < 128 { 0 } else { 255 });
+        png_of(SIDE, SIDE, &rows.repeat((SIDE / ROWS) as usize))
+    });
+    PHOTO.clone()
+}
+
+/// Noise that is the same in each run, by xorshift.
+fn noise(length: usize) -> Vec<u8> {
     let mut state = 1_u32;
-    let pixels: Vec<u8> = std::iter::repeat_with(|| {
-        // Xorshift: noise that is the same in each run.
+    std::iter::repeat_with(|| {
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;
         state.to_le_bytes()[0]
     })
-    .take((SIDE * SIDE * 3) as usize)
-    .collect();
-    png_of(SIDE, SIDE, &pixels)
+    .take(length)
+    .collect()
+}
+
+/// Notes that this machine can't run a test, and why. With `REQUIRE_ALL=1`, as in CI, that is a failure.
+///
+/// # Panics
+/// If all tests are required.
+pub fn skip(reason: &str) {
+    let required = std::env::var("REQUIRE_ALL").is_ok_and(|value| value == "1");
+    assert!(!required, "skipped although all tests are required: {reason}");
+    eprintln!("skipped: {reason}");
 }
 
 /// Asks again and again until there is an answer, or panics at the deadline.

@@ -17,9 +17,9 @@ use crate::{
         Client, TestServer,
         bed::literal,
         client::id,
-        eventually, fixture, large_photo, numbered,
+        eventually, fixture, numbered,
         process::{Process, darkroom, run, send},
-        tiny, whole,
+        slow_photo, tiny, whole,
     },
 };
 
@@ -222,7 +222,7 @@ async fn a_photo_deleted_while_it_is_decoded_leaves_no_file() {
     let server = TestServer::start_with("worker.enabled = false\nsweep.orphan_grace = \"24h\"\n").await;
     let host = server.user("alice");
     let album = host.album("deleted").await;
-    let photo = host.upload(&album, "image/png", &large_photo()).await;
+    let photo = host.upload(&album, "image/png", &slow_photo()).await;
     let worker = Process::start(&server, "work", &[("DARKROOM_WORKER_LEASE", "1m")]).await;
     let decoder = worker.halt_decoder().await;
     assert_eq!(host.delete(&format!("/v1/photos/{photo}")).await.status, 204);
@@ -270,7 +270,7 @@ async fn a_photo_whose_decoder_always_dies_is_rejected_and_the_next_one_is_fine(
     let album = host.album("killer").await;
     let more = [("DARKROOM_WORKER_CONCURRENCY", "1"), ("DARKROOM_IMAGING_PROCESSES", "1")];
     let worker = Process::start(&server, "work", &more).await;
-    let killer = host.upload(&album, "image/png", &large_photo()).await;
+    let killer = host.upload(&album, "image/png", &slow_photo()).await;
     for _ in 0..3 {
         worker.kill_decoder().await;
     }

@@ -1,7 +1,11 @@
 //! Holds answers against the OpenAPI document that the service publishes.
 
-use std::sync::LazyLock;
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+};
 
+use jsonschema::Validator;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -39,12 +43,23 @@ pub fn check(method: &Method, path: &str, answer: &Answer) {
     if schema.is_null() {
         return;
     }
-    let mut schema = schema.clone();
-    schema["components"] = DOCUMENT["components"].clone();
-    let validator = jsonschema::draft202012::new(&schema).expect("a JSON schema");
-    let errors: Vec<String> =
-        validator.iter_errors(&answer.json()).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    let errors: Vec<String> = validator(schema)
+        .iter_errors(&answer.json())
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
     assert!(errors.is_empty(), "{errors:?}: {}", context());
+}
+
+/// The validator of a schema of the document. Kept, because making one takes longer than the request that it is for.
+fn validator(schema: &'static Value) -> Arc<Validator> {
+    static VALIDATORS: LazyLock<Mutex<HashMap<usize, Arc<Validator>>>> = LazyLock::new(Mutex::default);
+    let mut validators = VALIDATORS.lock().unwrap_or_else(PoisonError::into_inner);
+    let make = || {
+        let mut schema = schema.clone();
+        schema["components"] = DOCUMENT["components"].clone();
+        Arc::new(jsonschema::draft202012::new(&schema).expect("a JSON schema"))
+    };
+    validators.entry(std::ptr::from_ref(schema).addr()).or_insert_with(make).clone()
 }
 
 fn operation(method: &Method, path: &str) -> Option<&'static Value> {

@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use super::process::children;
+use super::{process::children, skip};
 
 /// `EX_TEMPFAIL`: the machine does not allow it.
 const NOT_HERE: i32 = 75;
@@ -23,7 +23,7 @@ pub fn run(folder: &Path, script: &str) -> Option<String> {
     let output = spare_root().arg(folder).args(["sh", "-euxc", script]).stdin(Stdio::null()).output().expect("a shell");
     let said = text(&output);
     if output.status.code() == Some(NOT_HERE) {
-        println!("skipped: {said}");
+        skip(&said);
         return None;
     }
     assert!(output.status.success(), "{said}");
