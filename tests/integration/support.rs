@@ -102,6 +102,11 @@ fn noise(length: usize) -> Vec<u8> {
     .collect()
 }
 
+/// Whether load and failure cases run at full length: `make test-full`.
+pub fn is_full_run() -> bool {
+    std::env::var("TEST_FULL").is_ok_and(|value| value == "1")
+}
+
 /// Notes that this machine can't run a test, and why. With `REQUIRE_ALL=1`, as in CI, that is a failure.
 ///
 /// # Panics
