@@ -128,8 +128,8 @@ impl Resampler {
         let padded = (left + right + pad_top + pad_bottom > 0).then(|| from.padded([left, right, pad_top, pad_bottom]));
         let from = padded.as_ref().unwrap_or(from);
         let origin = (origin.0 + f64::from(left), origin.1 + f64::from(pad_top));
-        // Vertically, then vertically once more on the transposed image: whole rows of samples are summed at a time, which
-        // outweighs the two transpositions.
+        // Vertically, then vertically once more on the transposed image: whole rows of samples are summed at a time,
+        // which outweighs the two transpositions.
         let narrow = resample_height(from, origin.1, rect_size.1, size.1).transposed();
         let resampled = resample_height(&narrow, origin.0, rect_size.0, size.0).transposed();
         self.elapsed += started.elapsed();

@@ -1,7 +1,7 @@
 //! TCP keepalive for sockets that a library opened and does not lend.
 //!
-//! sqlx opens its own sockets and offers neither a socket option nor access to the descriptor. The sockets are therefore
-//! found in `/proc/self/fd` by the port of their peer. Linux only.
+//! sqlx opens its own sockets and offers neither a socket option nor access to the descriptor. The sockets are
+//! therefore found in `/proc/self/fd` by the port of their peer. Linux only.
 
 use rustix::net::{AddressFamily, SocketAddrAny, getpeername, sockopt};
 use std::io;
@@ -18,7 +18,8 @@ pub struct Keepalive {
     pub interval: Duration,
     /// Unanswered probes before the connection is closed (`TCP_KEEPCNT`).
     pub probes: u32,
-    /// How long sent data may stay unacknowledged, which keepalive does not cover (`TCP_USER_TIMEOUT`); whole milliseconds.
+    /// How long sent data may stay unacknowledged, which keepalive does not cover (`TCP_USER_TIMEOUT`); whole
+    /// milliseconds.
     pub user_timeout: Duration,
 }
 
@@ -31,9 +32,9 @@ impl Keepalive {
         for entry in std::fs::read_dir("/proc/self/fd")? {
             let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             #[expect(unsafe_code, reason = "a descriptor by its number")]
-            // SAFETY: the number may have been closed, or given to another file, since it was listed. Then the calls below
-            // fail, or see a socket with another peer, or at worst switch keepalive on for one that was just opened: none
-            // reads, writes or closes it.
+            // SAFETY: the number may have been closed, or given to another file, since it was listed. Then the calls
+            // below fail, or see a socket with another peer, or at worst switch keepalive on for one that was just
+            // opened: none reads, writes or closes it.
             let socket = unsafe { BorrowedFd::borrow_raw(number) };
             if getpeername(socket).ok().flatten().and_then(|peer| tcp_port(&peer)) == Some(port) {
                 // Fails only for a socket that was closed in the meantime.

@@ -1,13 +1,14 @@
 //! Vertical resampling of 8-bit samples: each output row is a weighted sum of input rows.
 //!
-//! Fixed-point arithmetic as in Pillow-SIMD: 16-bit weights, 32-bit sums, one rounding. On x86-64 the sums use AVX2 where the
-//! processor has it; elsewhere the compiler vectorises the portable loop. Both give the same bytes.
+//! Fixed-point arithmetic as in Pillow-SIMD: 16-bit weights, 32-bit sums, one rounding. On x86-64 the sums use AVX2
+//! where the processor has it; elsewhere the compiler vectorises the portable loop. Both give the same bytes.
 
 use std::f64::consts::{FRAC_PI_2, PI};
 
 /// Support radius of the Lanczos3 kernel, in output samples.
 const LANCZOS_RADIUS: f64 = 3.0;
-/// The most fractional bits of a sum: 8 bits are the sample, 2 are for weights that are negative or add up to more than 1.
+/// The most fractional bits of a sum: 8 bits are the sample, 2 are for weights that are negative or add up to more
+/// than 1.
 const MAX_FRACTION_BITS: u32 = 32 - 8 - 2;
 /// Samples of a row that are summed at a time.
 const BLOCK: usize = 64;
@@ -18,8 +19,8 @@ struct Taps {
     weights: Vec<i16>,
 }
 
-/// Resamples `span` rows from `origin` on to `out_rows` rows by the Lanczos3 kernel. All rows have `row_bytes` bytes; samples
-/// of all channels are treated alike. The rows from `origin` to `origin + span` must exist.
+/// Resamples `span` rows from `origin` on to `out_rows` rows by the Lanczos3 kernel. All rows have `row_bytes` bytes;
+/// samples of all channels are treated alike. The rows from `origin` to `origin + span` must exist.
 pub fn resample_rows(data: &[u8], row_bytes: usize, origin: f64, span: f64, out_rows: u32) -> Vec<u8> {
     let rows = data.len() / row_bytes;
     let mut out = vec![0; row_bytes * out_rows as usize];
@@ -48,7 +49,8 @@ fn lanczos3(x: f64) -> f64 {
     sine * sine * (3.0 - 4.0 * sine * sine) / (LANCZOS_RADIUS * angle * angle)
 }
 
-/// Returns the weights for each output row, and the number of their fractional bits: as many as the largest weight leaves.
+/// Returns the weights for each output row, and the number of their fractional bits: as many as the largest weight
+/// leaves.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
