@@ -88,7 +88,7 @@ fn median(mut times: Vec<f64>) -> Option<f64> {
 
 fn in_process(renderer: &mut Renderer, bytes: &[u8]) -> f64 {
     let before = run_ms(std::process::id());
-    let result = renderer.develop(bytes, MediaType::Jpeg, &Recipe::default(), &Limits::default());
+    let result = renderer.render(bytes, MediaType::Jpeg, &Recipe::default(), &Limits::default());
     result.expect("a sound photo");
     run_ms(std::process::id()) - before
 }

@@ -89,7 +89,7 @@ fn photos() -> Vec<PathBuf> {
 
 fn develop(renderer: &mut Renderer, bytes: &[u8]) -> anyhow::Result<Duration> {
     let started = Instant::now();
-    renderer.develop(bytes, MediaType::Jpeg, &Recipe::default(), &Limits::default())?;
+    renderer.render(bytes, MediaType::Jpeg, &Recipe::default(), &Limits::default())?;
     Ok(started.elapsed())
 }
 

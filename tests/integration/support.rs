@@ -83,7 +83,9 @@ pub fn slow_photo() -> Vec<u8> {
     const ROWS: u32 = 16;
     static PHOTO: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let mut rows = noise((SIDE * ROWS * 3) as usize);
-        rows.iter_mut().for_each(|sample| *sample = if *sample < 128 { 0 } else { 255 });
+        for sample in &mut rows {
+            *sample = if *sample < 128 { 0 } else { 255 };
+        }
         png_of(SIDE, SIDE, &rows.repeat((SIDE / ROWS) as usize))
     });
     PHOTO.clone()

@@ -71,7 +71,7 @@ mod tests {
         idle: Duration::from_secs(5),
         interval: Duration::from_secs(3),
         probes: 4,
-        user_timeout: Duration::from_millis(14_000),
+        user_timeout: Duration::from_secs(14),
     };
 
     #[test]
