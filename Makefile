@@ -26,7 +26,7 @@ help:
 
 # The shell becomes darkroom, so that a Ctrl-C reaches nothing else; make waits for its clean end and says nothing.
 run:
-	[ -x $(TARGET)/debug/darkroom ] || echo "First build: about 5 minutes on 2 cores (90 MB of crates to download, 1.5 GB in $(TARGET)/). Later ones take seconds." >&2
+	[ -x $(TARGET)/debug/darkroom ] || echo "First build: 5 to 8 minutes on 2 cores (90 MB of crates to download, 1.5 GB in $(TARGET)/). Later ones take seconds." >&2
 	tests/bed/install-packages
 	cargo build
 	exec $(TARGET)/debug/darkroom dev --listen "$(LISTEN)" --data "$(DATA)"
