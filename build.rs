@@ -5,7 +5,6 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-changed=.git/HEAD");
     println!("cargo::rerun-if-changed=.git/refs/heads");
-    println!("cargo::rerun-if-changed=migrations");
     println!("cargo::rustc-env=DARKROOM_COMMIT={}", git(&["describe", "--always", "--tags"]));
     println!("cargo::rustc-env=DARKROOM_COMMITTED_AT={}", git(&["log", "-1", "--format=%cI"]));
 }
