@@ -4,7 +4,7 @@
 //! figures are medians of CPU time (user and system), not of time on the clock.
 #![expect(clippy::cast_precision_loss, reason = "counts of bytes and pixels, for a table")]
 
-use darkroom::worker::sandbox::{Sandbox, SandboxConfig, child};
+use darkroom::sandbox::{Sandbox, SandboxConfig, child};
 use imaging::{Limits, MediaType, Recipe, Renderer, Size};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};

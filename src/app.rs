@@ -13,21 +13,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    announce::Announcer,
-    aws,
+    aws::{self, step_functions::Machine},
     config::{Config, Limits},
     db::Db,
-    http::{admission::Admission, dependencies::Dependencies, objects::Receiving, rates::Rates},
+    health::Dependencies,
+    http::routes::objects::Receiving,
     identity::Verifier,
-    net::Tls,
-    queue::Sqs,
+    jobs::sqs::client::Sqs,
+    notifications::Announcer,
+    overload::{admission::Admission, rate_limits::Rates},
     read_model::ReadModel,
+    sandbox::{Sandbox, SandboxConfig},
+    server::Tls,
     storage::Storage,
     telemetry::{self, LogLevel, Slow},
-    worker::{
-        edit::Machine,
-        sandbox::{Sandbox, SandboxConfig},
-    },
 };
 
 /// How many photos one decoding process works on before a fresh one takes its place.

@@ -8,6 +8,7 @@ mod advice;
 pub mod credentials;
 pub mod region;
 pub mod secrets;
+pub mod step_functions;
 
 use std::time::Duration;
 

@@ -13,25 +13,25 @@ mod from_row;
 pub mod albums;
 pub mod certificates;
 mod connect;
+pub mod credentials;
 pub mod edits;
 mod error;
 pub mod events;
 pub mod idempotency;
 pub mod invites;
 pub mod jobs;
-pub mod login;
 pub mod migrations;
 pub mod photos;
 pub mod pool;
 pub mod probe;
-pub mod projection;
+pub mod read_model;
 pub mod reads;
+pub mod reconciler;
 pub mod session;
-pub mod signals;
-pub mod sweep;
 pub mod tls;
 pub mod transaction;
 pub mod users;
+pub mod wakeups;
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,10 +46,10 @@ pub use transaction::{Done, Tx};
 use crate::{config::database as config, domain::EventKind, telemetry::metrics};
 use certificates::{CertificateState, Certificates};
 use connect::Connector;
-use login::{LeaseState, Login};
+use credentials::{LeaseState, Login};
 use pool::{Pool, PoolState};
 use reads::Replica;
-use signals::Signals;
+use wakeups::Signals;
 
 /// How often the writer is asked whether it takes writes: after a failover one that only reads is not noticed otherwise.
 const ROLE: Duration = Duration::from_secs(5);

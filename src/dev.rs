@@ -15,10 +15,10 @@ use sqlx::mysql::MySqlConnectOptions;
 
 use crate::{
     app::App,
-    aws, command,
+    aws, commands,
     config::{Config, Source, database::Place},
-    db,
-    net::{self, Socket},
+    db, runtime,
+    server::{self, Socket},
     telemetry,
 };
 use database::{DirLock, PrivateServer, ServerChoice};
@@ -43,10 +43,10 @@ pub struct Options {
 /// # Errors
 /// Says what is in the way: the port, the folder, or that no database server is found.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let stop = command::stop_signal()?;
+    let stop = runtime::stop_signal()?;
     // What is most likely to be in the way comes first, before anything takes time.
-    let listener = net::bind(options.listen).await?;
-    let operations = net::bind(SocketAddr::new(options.listen.ip(), 0)).await?;
+    let listener = server::bind(options.listen).await?;
+    let operations = server::bind(SocketAddr::new(options.listen.ip(), 0)).await?;
     let lock = DirLock::acquire(&options.data)?;
     let identity = Identity::open(&lock.dir().join("identity"))?;
     let mut config = configure(lock.dir(), &listener, &operations, &identity).await?;
@@ -78,12 +78,12 @@ async fn serve(
     stop: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<()> {
     db::create_database(&server, DATABASE).await?;
-    command::bring_up(&config.database).await?;
+    commands::bring_up(&config.database).await?;
     let app = App::build(config, Some(level)).await?;
     let address = listener.local_addr()?;
     let looking = operations.local_addr()?;
     let welcome = welcome::prepare(&app, identity, lock.dir()).await?;
-    let running = tokio::spawn(command::run(app, Some(listener), operations, true, stop));
+    let running = tokio::spawn(runtime::run(app, Some(listener), operations, true, stop));
     eprintln!("{welcome}\noperations: http://{looking}/health");
     println!("ready http://{address}");
     running.await?

@@ -2,25 +2,16 @@
 #![expect(clippy::missing_errors_doc, reason = "a handler's errors are the problems that the OpenAPI document lists")]
 
 mod actuator;
-pub mod admission;
-pub mod albums;
-pub mod dependencies;
-pub mod edits;
+pub mod auth;
+pub mod error;
 mod etag;
-pub mod events;
 pub mod extract;
 pub mod gateway;
-pub mod health;
 pub mod idempotency;
-pub mod identity;
-pub mod invites;
-pub mod objects;
 pub mod operations;
-pub mod page;
-pub mod photos;
-pub mod problem;
-pub mod rates;
-mod reply;
+pub mod pagination;
+mod response;
+pub mod routes;
 
 use std::{any::Any, time::Duration};
 
@@ -40,8 +31,9 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{app::AppState, config, deadline, telemetry};
-use problem::HttpError;
+use crate::{app::AppState, config, overload, resilience::deadline, telemetry};
+use error::HttpError;
+use routes::{albums, edits, events, health, invites, objects, photos};
 
 /// How long a browser may keep the answer of a CORS preflight.
 const PREFLIGHT_AGE: Duration = Duration::from_hours(1);
@@ -139,16 +131,16 @@ fn docs() -> Router<AppState> {
 pub fn router(app: AppState) -> Router {
     let shared = || app.clone();
     let (routes, _) = contract()
-        .layer(from_fn_with_state(shared(), admission::admit))
+        .layer(from_fn_with_state(shared(), overload::admission::admit))
         .layer(from_fn_with_state(app.config.http.request_timeout, within_time))
         .merge(
             waiting()
-                .layer(from_fn_with_state(shared(), admission::admit_look))
+                .layer(from_fn_with_state(shared(), overload::admission::admit_look))
                 .layer(from_fn_with_state(GATEWAY, within_time)),
         )
         .merge(
             uploading()
-                .layer(from_fn_with_state(shared(), admission::admit_upload))
+                .layer(from_fn_with_state(shared(), overload::admission::admit_upload))
                 .layer(from_fn_with_state(UPLOAD, within_time)),
         )
         .merge(checked())
@@ -160,9 +152,9 @@ pub fn router(app: AppState) -> Router {
         .route("/", get(|| async { Redirect::temporary("/docs/") }))
         .fallback(answer(|| HttpError::NotFound))
         .method_not_allowed_fallback(answer(|| HttpError::MethodNotAllowed))
-        .layer(from_fn_with_state(shared(), rates::by_address))
+        .layer(from_fn_with_state(shared(), overload::rate_limits::by_address))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(problem::finish))
+        .layer(from_fn(error::finish))
         .layer(cors(&app.config.http))
         .layer(from_fn_with_state(app.slow.clone(), telemetry::observe))
         .with_state(shared())

@@ -15,13 +15,13 @@
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html>
 
-mod announce;
 mod api;
-mod develop;
 mod event;
 mod migrate;
+mod notifications;
 mod start;
 mod step;
+mod worker;
 
 use std::time::{Duration, SystemTime};
 
@@ -36,8 +36,10 @@ pub use start::{Function, UnknownHandler, is_bootstrap};
 
 use crate::{
     app::AppState,
-    command::{stop_signal, tell_metrics, tend},
-    deadline, http, telemetry,
+    http,
+    resilience::deadline,
+    runtime::{stop_signal, tell_metrics, tend},
+    telemetry,
 };
 
 /// What is left of an invocation's time for metrics and the answer.
@@ -129,9 +131,9 @@ async fn act(
 ) -> anyhow::Result<Value> {
     match function {
         Function::Api => api::answer(app, router, payload, &context).await,
-        Function::Develop => develop::act(app, payload).await,
+        Function::Develop => worker::act(app, payload).await,
         Function::Step => step::take(app, payload).await,
-        Function::Announce => announce::relay(app).await,
+        Function::Announce => notifications::relay(app).await,
         Function::Migrate => migrate::bring_up(&app.config.database).await,
     }
 }

@@ -33,23 +33,26 @@
 
 #![forbid(unsafe_code)]
 
-pub mod announce;
 pub mod app;
 pub mod aws;
-mod breaker;
 pub mod client;
-pub mod command;
+pub mod commands;
 pub mod config;
 pub mod db;
-mod deadline;
 pub mod dev;
 pub mod domain;
+pub mod health;
 pub mod http;
 pub mod identity;
+pub mod jobs;
 pub mod lambda;
-pub mod net;
-pub mod queue;
+pub mod notifications;
+pub mod overload;
 pub mod read_model;
+mod resilience;
+pub mod runtime;
+pub mod sandbox;
+pub mod server;
+pub mod services;
 pub mod storage;
 pub mod telemetry;
-pub mod worker;

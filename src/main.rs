@@ -7,10 +7,9 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::{CommandFactory, Parser, Subcommand};
 use darkroom::{
     aws, client,
-    command::{self, JobsCommand},
+    commands::{self, JobsCommand},
     dev::{self, database::ServerChoice, identity::Identity},
-    lambda,
-    worker::sandbox,
+    lambda, sandbox,
 };
 use secrecy::SecretString;
 
@@ -153,7 +152,7 @@ fn end_of(work: impl Future<Output = anyhow::Result<bool>>) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("darkroom: {}", aws::advised(&error));
-            if command::is_usage(&error) || error.is::<lambda::UnknownHandler>() {
+            if commands::is_usage(&error) || error.is::<lambda::UnknownHandler>() {
                 ExitCode::from(EX_USAGE)
             } else {
                 ExitCode::FAILURE
@@ -166,18 +165,18 @@ fn end_of(work: impl Future<Output = anyhow::Result<bool>>) -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<bool> {
     let file = cli.config.as_deref();
     match cli.command {
-        Command::Serve => command::serve(file).await.map(|()| true),
-        Command::Work => command::work(file).await.map(|()| true),
+        Command::Serve => commands::serve(file).await.map(|()| true),
+        Command::Work => commands::work(file).await.map(|()| true),
         Command::Dev { listen, data, server } => dev::run(dev::Options { listen, data, server }).await.map(|()| true),
-        Command::Migrate { check } => command::migrate(file, check).await,
+        Command::Migrate { check } => commands::migrate(file, check).await,
         // Boxed: what looks at everything is a large future.
-        Command::Check => Box::pin(command::check(file)).await,
-        Command::Openapi { gateway } => print(&command::openapi(gateway)?),
+        Command::Check => Box::pin(commands::check(file)).await,
+        Command::Openapi { gateway } => print(&commands::openapi(gateway)?),
         Command::Upload(upload) => client::upload(upload.into()).await,
         Command::Token { data, subject } => print(&Identity::read(&data.join("identity"))?.token(&subject)?),
-        Command::Jobs { command } => command::jobs(file, command).await,
-        Command::Project { rebuild } => command::project(file, rebuild).await.map(|()| true),
-        Command::Manual { folder } => Ok(command::manual(Cli::command(), &folder).map(|()| true)?),
+        Command::Jobs { command } => commands::jobs(file, command).await,
+        Command::Project { rebuild } => commands::project(file, rebuild).await.map(|()| true),
+        Command::Manual { folder } => Ok(commands::manual(Cli::command(), &folder).map(|()| true)?),
         Command::Develop => unreachable!("handled before the runtime starts"),
     }
 }

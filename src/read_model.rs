@@ -20,10 +20,10 @@ pub use dynamodb::Over;
 
 use crate::{
     aws::Failure,
-    breaker::Breaker,
     config,
     db::photos::Page,
     domain::{Album, AlbumId, Guest, InviteRole, InviteToken, Photo},
+    resilience::breaker::Breaker,
     telemetry::metrics,
 };
 use dynamodb::Table;

@@ -22,11 +22,11 @@ use std::{
 
 use darkroom::{
     app::{App, AppState},
-    command,
+    commands,
     config::{Config, Source},
     db::photos::Page,
     domain::{Access, PhotoId},
-    net,
+    runtime, server,
 };
 use sqlx::{Connection, MySqlConnection};
 use tokio_util::sync::CancellationToken;
@@ -63,8 +63,8 @@ fn main() -> ExitCode {
 /// Answers what should not be.
 async fn bench() -> anyhow::Result<Vec<String>> {
     let bed = Bed::start("api").await?;
-    let listener = net::bind(([127, 0, 0, 1], 0).into()).await?;
-    let operations = net::bind(([127, 0, 0, 1], 0).into()).await?;
+    let listener = server::bind(([127, 0, 0, 1], 0).into()).await?;
+    let operations = server::bind(([127, 0, 0, 1], 0).into()).await?;
     let client = Client {
         http: reqwest::Client::builder().no_proxy().build()?,
         url: format!("http://{}", listener.local_addr()?),
@@ -74,7 +74,7 @@ async fn bench() -> anyhow::Result<Vec<String>> {
     let app = App::with(config, PathBuf::from("nothing is decoded here"), None, None)?;
     seed::fill(&bed, &app.db).await?;
     let stop = CancellationToken::new();
-    let running = tokio::spawn(command::run(app.clone(), Some(listener), operations, false, stop.clone()));
+    let running = tokio::spawn(runtime::run(app.clone(), Some(listener), operations, false, stop.clone()));
     let cases = cases::all(&app, &bed).await?;
     let mut root = bed.root().await?;
     let mut faults = latency(&client, &cases).await?;

@@ -45,7 +45,7 @@ pub struct Topic {
 }
 
 impl Announce {
-    pub(super) fn read(s: &mut Source, aws: &Aws) -> Self {
+    pub(crate) fn read(s: &mut Source, aws: &Aws) -> Self {
         let topic = match s.get("announce.kind", Kind::Log) {
             Kind::Log => None,
             Kind::Sns => {

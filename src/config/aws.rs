@@ -17,12 +17,12 @@ pub struct Aws {
 }
 
 impl Aws {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         Self { region: s.optional("aws.region").or_else(|| s.region()) }
     }
 
     /// Notes that a service is on: without a region it would be looked for in the wrong place.
-    pub(super) fn needed(&self, s: &mut Source, by: &str) {
+    pub(crate) fn needed(&self, s: &mut Source, by: &str) {
         s.check(self.region.is_some(), "aws.region", format!("must be given (or AWS_REGION) for {by}"));
     }
 }
@@ -54,7 +54,7 @@ pub struct Sqs {
 }
 
 impl Queue {
-    pub(super) fn read(s: &mut Source, aws: &Aws) -> Self {
+    pub(crate) fn read(s: &mut Source, aws: &Aws) -> Self {
         if s.get("queue.kind", QueueKind::Table) == QueueKind::Table {
             return Self { sqs: None };
         }
@@ -96,7 +96,7 @@ pub struct ReadModel {
 }
 
 impl ReadModel {
-    pub(super) fn read(s: &mut Source, aws: &Aws) -> Self {
+    pub(crate) fn read(s: &mut Source, aws: &Aws) -> Self {
         if s.get("read_model.kind", ReadModelKind::None) == ReadModelKind::None {
             return Self { table: None };
         }
@@ -121,7 +121,7 @@ pub struct Workflow {
 }
 
 impl Workflow {
-    pub(super) fn read(s: &mut Source, aws: &Aws) -> Self {
+    pub(crate) fn read(s: &mut Source, aws: &Aws) -> Self {
         if s.get("workflow.kind", WorkflowKind::Local) == WorkflowKind::Local {
             return Self { state_machine: None };
         }

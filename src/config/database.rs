@@ -199,7 +199,7 @@ impl Database {
         )
     }
 
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         let socket: Option<PathBuf> = s.optional("database.socket");
         let (host, port) = (s.get("database.host", "127.0.0.1".to_owned()), s.get("database.port", 3306));
         let place = socket.map_or(Place::Tcp(host, port), Place::Socket);

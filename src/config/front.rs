@@ -69,7 +69,7 @@ enum Word {
 }
 
 impl Front {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         let proxy = match s.get("http.proxy_protocol", Given::Word(Word::Off)) {
             Given::Word(Word::Off) => Proxy::Off,
             Given::Word(Word::Required) => Proxy::Required,

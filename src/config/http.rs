@@ -38,7 +38,7 @@ pub struct Http {
 }
 
 impl Http {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         let stand_in = Url::parse("http://localhost").expect("a constant");
         let public_url: Url = s.require("http.public_url", stand_in);
         let plain = matches!(public_url.scheme(), "http" | "https")

@@ -51,7 +51,7 @@ impl Rate {
 }
 
 impl Limits {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         let this = Self {
             connections: s.get("limits.connections", 10_000),
             // Longer than the 350 s after which a Network Load Balancer forgets a connection: who closes first makes the

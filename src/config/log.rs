@@ -31,7 +31,7 @@ pub struct Log {
 }
 
 impl Log {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         let level = s.get("log.level", "info".to_owned());
         if let Err(error) = Self::filter(&level) {
             s.check(false, "log.level", error);

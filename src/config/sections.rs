@@ -18,7 +18,7 @@ pub struct Operations {
 }
 
 impl Operations {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         Self { listen: s.get("operations.listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))) }
     }
 }
@@ -52,7 +52,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         use jsonwebtoken::Algorithm::{ES256, RS256};
         let place = s.require("identity.jwks", String::new());
         let jwks = match Url::parse(&place) {
@@ -108,7 +108,7 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         Self {
             max_bytes: s.get("uploads.max_bytes", 52_428_800),
             url_ttl: s.duration("uploads.url_ttl", "15m"),
@@ -141,7 +141,7 @@ pub struct Imaging {
 }
 
 impl Imaging {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let this = Self {
             formats: s.get("imaging.formats", vec![imaging::OutputFormat::Jpeg]),
@@ -188,7 +188,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         let this = Self {
             enabled: s.get("worker.enabled", true),
             concurrency: s.get("worker.concurrency", 4),
@@ -218,7 +218,7 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    pub(super) fn read(s: &mut Source, place: &Place) -> Self {
+    pub(crate) fn read(s: &mut Source, place: &Place) -> Self {
         // A list of all keys of a large bucket costs money.
         let scrub = if matches!(place, Place::S3(_)) { "24h" } else { "1h" };
         let this = Self {
@@ -243,7 +243,7 @@ pub struct Compat {
 }
 
 impl Compat {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         Self { actuator: s.get("compat.actuator", false) }
     }
 }

@@ -181,13 +181,13 @@ impl Source {
     }
 
     /// The secrets that were told.
-    pub(super) fn told(&self) -> Vec<Told> {
+    pub(crate) fn told(&self) -> Vec<Told> {
         let text = |(named, text): &(Named, Result<SecretString, String>)| Some((named.clone(), text.clone().ok()?));
         self.told.iter().filter_map(text).collect()
     }
 
     /// The secrets that were asked for, are named, and were not told.
-    pub(super) fn into_named(self) -> Vec<Named> {
+    pub(crate) fn into_named(self) -> Vec<Named> {
         self.named
     }
 

@@ -9,7 +9,7 @@ use url::Url;
 use super::{aws::Aws, source::Source};
 
 /// The smallest signing secret: 128 bits, as RFC 2104 advises for keys of HMAC at the least.
-pub(super) const LEAST_SECRET_CHARS: usize = 32;
+pub(crate) const LEAST_SECRET_CHARS: usize = 32;
 /// S3 takes no presigned URL that lives for more than seven days, and ours live for up to two windows.
 const LONGEST_WINDOW: Duration = Duration::from_hours(84);
 
@@ -76,7 +76,7 @@ pub struct CloudFront {
 }
 
 impl Storage {
-    pub(super) fn read(s: &mut Source, aws: &Aws) -> Self {
+    pub(crate) fn read(s: &mut Source, aws: &Aws) -> Self {
         let place = match s.get("storage.kind", Kind::Files) {
             Kind::Files => {
                 let lasts = !s.in_lambda();

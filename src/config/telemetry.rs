@@ -38,7 +38,7 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    pub(super) fn read(s: &mut Source) -> Self {
+    pub(crate) fn read(s: &mut Source) -> Self {
         let endpoint: Option<Url> = s.optional("telemetry.otlp_endpoint");
         let headers = s.secrets("telemetry.otlp_headers");
         let parsed: Option<Vec<_>> = headers.iter().map(header).collect();

@@ -9,7 +9,7 @@ use crate::domain::{Album, AlbumId, Title};
 
 from_row! {
     /// The columns of an album, for queries of this area.
-    pub(super) struct Row {
+    pub(crate) struct Row {
         id: Uuid,
         title: String,
         review: bool,

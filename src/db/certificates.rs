@@ -24,7 +24,7 @@ const STEP: Duration = Duration::from_secs(5);
 pub const WARN_DAYS: i64 = 14;
 
 /// The watch over one server's certificates.
-pub(super) struct Certificates {
+pub(crate) struct Certificates {
     host: String,
     port: u16,
     ca: Option<PathBuf>,
@@ -51,7 +51,7 @@ pub struct CertificateState {
 
 impl Certificates {
     /// None where no certificate is verified.
-    pub(super) fn new(place: &Place, config: &Tls) -> Option<Self> {
+    pub(crate) fn new(place: &Place, config: &Tls) -> Option<Self> {
         let Place::Tcp(host, port) = place else { return None };
         (config.mode == TlsMode::VerifyIdentity).then(|| Self {
             host: host.clone(),
@@ -62,7 +62,7 @@ impl Certificates {
     }
 
     /// Looks now and then, for ever. `pool` is the name in metrics.
-    pub(super) async fn keep(&self, pool: &'static str) -> ! {
+    pub(crate) async fn keep(&self, pool: &'static str) -> ! {
         loop {
             let found = self.look().await;
             let pause = if found.is_ok() { EACH } else { SOONER };
@@ -80,7 +80,7 @@ impl Certificates {
     }
 
     /// What the last look has found; none before the first.
-    pub(super) fn state(&self) -> Option<CertificateState> {
+    pub(crate) fn state(&self) -> Option<CertificateState> {
         let (at, found) = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         let outcome = found.and_then(|Days { server, bundle }| {
             let of_bundle = bundle.map_or_else(String::new, |days| format!(", the first of the CA file in {days}"));

@@ -10,12 +10,9 @@ use sqlx::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    Error, Result,
-    certificates::Certificates,
-    login::{Credential, Login},
-};
+use super::{Error, Result, certificates::Certificates};
 use crate::config::database::{self as config, Place, TlsMode};
+use crate::db::credentials::{Credential, Login};
 
 /// A database host that vanished is noticed after 5 s + 3 × 3 s.
 const KEEPALIVE: Keepalive = Keepalive {
@@ -30,7 +27,7 @@ const FORGOTTEN: u64 = 30;
 const LOCKS: u64 = 30;
 
 /// Opens connections to one server.
-pub(super) struct Connector {
+pub(crate) struct Connector {
     place: Place,
     name: String,
     tls: config::Tls,
@@ -41,7 +38,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(config: &config::Database, place: &Place, login: Login) -> Self {
+    pub(crate) fn new(config: &config::Database, place: &Place, login: Login) -> Self {
         Self {
             place: place.clone(),
             name: config.name.clone(),
@@ -54,12 +51,12 @@ impl Connector {
     }
 
     /// Who signs in.
-    pub(super) fn login(&self) -> &Login {
+    pub(crate) fn login(&self) -> &Login {
         &self.login
     }
 
     /// The watch over the server's certificates, where they are verified.
-    pub(super) fn certificates(&self) -> Option<&Certificates> {
+    pub(crate) fn certificates(&self) -> Option<&Certificates> {
         self.certificates.as_ref()
     }
 
@@ -68,7 +65,7 @@ impl Connector {
     ///
     /// # Errors
     /// No credentials, no server, no verified certificate, a refused login, or no time left for all that.
-    pub(super) async fn connect(&self) -> Result<MySqlConnection> {
+    pub(crate) async fn connect(&self) -> Result<MySqlConnection> {
         let until = Instant::now() + self.connect_timeout;
         let late = || Error::Unavailable(Error::timed_out(format!("no connection within {:?}", self.connect_timeout)));
         let opening = async {

@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{MySql, MySqlExecutor, QueryBuilder};
 use uuid::Uuid;
 
-use super::{Error, Result, Session, sweep::LOOK_AGAIN};
+use super::{Error, Result, Session};
+use crate::db::reconciler::LOOK_AGAIN;
 use crate::domain::{Access, Edit, EditId, EditState, EditStep, Photo, PhotoId, TaskToken, edit::REVIEW_TIME};
 
 const SELECT: &str =
@@ -204,7 +205,7 @@ pub async fn forget_task_token(executor: impl MySqlExecutor<'_>, id: EditId, tol
 }
 
 /// Removes all edits of a photo.
-pub(super) async fn delete_of(session: &mut Session, photo_id: PhotoId) -> Result<()> {
+pub(crate) async fn delete_of(session: &mut Session, photo_id: PhotoId) -> Result<()> {
     sqlx::query("DELETE FROM edits WHERE photo_id = ?").bind(photo_id.as_uuid()).execute(session).await?;
     Ok(())
 }

@@ -26,7 +26,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What an error says about the connection that it came over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// It is fine: the statement was not.
     Sound,
     /// It is gone, or nobody knows what comes next on it.
@@ -60,7 +60,7 @@ impl From<sqlx::Error> for Error {
 
 impl Error {
     /// The server, or we, had no more patience.
-    pub(super) fn timed_out(what: String) -> sqlx::Error {
+    pub(crate) fn timed_out(what: String) -> sqlx::Error {
         sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what))
     }
 
@@ -72,19 +72,19 @@ impl Error {
     }
 
     /// The statement or transaction lost against another one, and may win the next time.
-    pub(super) fn is_contention(&self) -> bool {
+    pub(crate) fn is_contention(&self) -> bool {
         self.inner().and_then(number).is_some_and(|number| matches!(number, 1205 | 1213))
     }
 
     /// The connection failed, not the statement: on another one it may go well. Not so when time was up.
-    pub(super) fn is_of_connection(&self) -> bool {
+    pub(crate) fn is_of_connection(&self) -> bool {
         let timed_out =
             |error: &sqlx::Error| matches!(error, sqlx::Error::Io(e) if e.kind() == io::ErrorKind::TimedOut);
         self.inner().is_some_and(|error| verdict(error) != Verdict::Sound && !timed_out(error))
     }
 
     /// The server takes no writes.
-    pub(super) fn is_of_read_only(&self) -> bool {
+    pub(crate) fn is_of_read_only(&self) -> bool {
         self.inner().is_some_and(|error| verdict(error) == Verdict::Demoted)
     }
 
@@ -102,12 +102,12 @@ impl Error {
 }
 
 /// The server's own number of an error: <https://dev.mysql.com/doc/mysql-errors/en/server-error-reference.html>.
-pub(super) fn number(error: &sqlx::Error) -> Option<u16> {
+pub(crate) fn number(error: &sqlx::Error) -> Option<u16> {
     error.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
 }
 
 /// What an error says about its connection.
-pub(super) fn verdict(error: &sqlx::Error) -> Verdict {
+pub(crate) fn verdict(error: &sqlx::Error) -> Verdict {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
             Verdict::Lost

@@ -58,7 +58,7 @@ impl TryFrom<Row> for Event {
 
 /// Numbers and writes an event. The album's row is locked by the update, so that numbers have no gaps: a
 /// transaction that fails takes its number back with it.
-pub(super) async fn append(session: &mut Session, album_id: AlbumId, event: &NewEvent) -> Result<u64> {
+pub(crate) async fn append(session: &mut Session, album_id: AlbumId, event: &NewEvent) -> Result<u64> {
     sqlx::query("UPDATE albums SET last_seq = last_seq + 1 WHERE id = ?")
         .bind(album_id.as_uuid())
         .execute(&mut *session)

@@ -211,7 +211,7 @@ pub async fn role(executor: impl MySqlExecutor<'_>, id: InviteId) -> Result<Opti
 ///
 /// # Errors
 /// The database's.
-pub(super) async fn note_change(session: &mut Session, id: InviteId) -> Result<()> {
+pub(crate) async fn note_change(session: &mut Session, id: InviteId) -> Result<()> {
     sqlx::query("UPDATE invites SET wrote_at = UTC_TIMESTAMP(6) WHERE id = ?")
         .bind(id.as_uuid())
         .execute(session)

@@ -121,7 +121,7 @@ from_row! {
 
 /// Adds a job unless the same one is there. One that is there stays as it is, at work, waiting for its next try or
 /// dead: what it will do covers the new wish too.
-pub(super) async fn insert(session: &mut Session, kind: Kind, subject: Uuid) -> Result<()> {
+pub(crate) async fn insert(session: &mut Session, kind: Kind, subject: Uuid) -> Result<()> {
     sqlx::query(
         "INSERT INTO jobs (id, kind, subject, traceparent, visible_at, created_at) VALUES (?, ?, ?, ?, UTC_TIMESTAMP(3), UTC_TIMESTAMP(3))
          ON DUPLICATE KEY UPDATE subject = subject",

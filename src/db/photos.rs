@@ -9,12 +9,12 @@ use crate::domain::{
     Access, AlbumId, AlbumRole, Caller, InviteId, Photo, PhotoId, PhotoState, Sha256, Uploader, Visibility,
 };
 
-pub(super) const SELECT: &str = "SELECT p.id, p.album_id, p.invite_id, p.uploader_name, p.state, p.visibility, p.caption, p.content_type, p.bytes,
+pub(crate) const SELECT: &str = "SELECT p.id, p.album_id, p.invite_id, p.uploader_name, p.state, p.visibility, p.caption, p.content_type, p.bytes,
  p.sha256, p.width, p.height, p.taken_at, p.camera, p.placeholder, p.renditions, p.reject_reason, p.version, p.created_at, p.ready_at
  FROM photos p";
 
 from_row! {
-    pub(super) struct Row {
+    pub(crate) struct Row {
         id: Uuid,
         album_id: Uuid,
         invite_id: Option<Uuid>,
@@ -289,7 +289,7 @@ fn push_range(query: &mut QueryBuilder<MySql>, range: &Range, page: &Page) {
 pub async fn set_uploaded(session: &mut Session, photo: &Photo, digest: Option<&Sha256>) -> Result<()> {
     sqlx::query("UPDATE photos SET state = ?, version = version + 1, sweep_at = ? WHERE id = ?")
         .bind(PhotoState::Processing.as_str())
-        .bind(super::now() + super::sweep::LOOK_AGAIN)
+        .bind(super::now() + crate::db::reconciler::LOOK_AGAIN)
         .bind(photo.id.as_uuid())
         .execute(&mut *session)
         .await?;

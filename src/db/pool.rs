@@ -6,7 +6,7 @@
 //! a server that takes no writes any more. A login that takes longer than anybody waits for it is not lost: the
 //! connection is there for the next one who asks.
 
-mod meters;
+mod metrics;
 
 use std::{
     ops::{Deref, DerefMut},
@@ -31,9 +31,9 @@ use super::{
     rand_below,
     session::{Session, State},
 };
-use crate::{config::database as config, deadline, telemetry::scope};
-pub use meters::PoolState;
-use meters::{Meters, Timer};
+use crate::{config::database as config, resilience::deadline, telemetry::scope};
+pub use metrics::PoolState;
+use metrics::{Meters, Timer};
 
 /// A connection that was idle for longer is tried before use; a younger one is used at once, which saves a round trip
 /// for each request under load.
@@ -48,9 +48,9 @@ const STILL_TRUE: Duration = Duration::from_secs(10);
 const CONNECT_PAUSE: (u64, u64) = (50, 150);
 
 /// An open connection with its history.
-pub(super) struct Live {
-    pub(super) connection: MySqlConnection,
-    pub(super) state: State,
+pub(crate) struct Live {
+    pub(crate) connection: MySqlConnection,
+    pub(crate) state: State,
     opened: Instant,
     expires: Instant,
     released: Instant,
@@ -88,7 +88,7 @@ struct Doubts {
 }
 
 /// A connection on loan; gives itself back, or closes itself when it can't be used again.
-pub(super) struct Lent {
+pub(crate) struct Lent {
     object: Option<Object<Manager>>,
     since: Instant,
     usage: Timer,
@@ -109,7 +109,7 @@ const NOBODY: u64 = u64::MAX;
 
 impl Pool {
     /// A pool that connects when it is first used.
-    pub(super) fn new(name: &'static str, connector: Connector, limits: config::Pool) -> Self {
+    pub(crate) fn new(name: &'static str, connector: Connector, limits: config::Pool) -> Self {
         let (size, meters) = (limits.max_connections, Meters::new(name));
         let manager = Manager(Arc::new(Shared {
             connector,
@@ -132,7 +132,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when there is none in time, with what stood in the way.
-    pub(super) async fn session(&self) -> Result<Session> {
+    pub(crate) async fn session(&self) -> Result<Session> {
         let begun = Instant::now();
         let until = deadline::ends().into_iter().fold(begun + self.limits.acquire_timeout, Instant::min);
         let mut last = None;
@@ -169,7 +169,7 @@ impl Pool {
     }
 
     /// The shortest wait for a session since the last call; none when nobody has had one to wait for.
-    pub(super) fn shortest_wait(&self) -> Option<Duration> {
+    pub(crate) fn shortest_wait(&self) -> Option<Duration> {
         match self.shortest.swap(NOBODY, Ordering::Relaxed) {
             NOBODY => None,
             micros => Some(Duration::from_micros(micros)),
@@ -177,13 +177,13 @@ impl Pool {
     }
 
     /// How long ago the server answered a statement.
-    pub(super) fn heard(&self) -> Option<Duration> {
+    pub(crate) fn heard(&self) -> Option<Duration> {
         let heard = *self.shared().heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.map(|at| at.elapsed())
     }
 
     /// What opens its connections.
-    pub(super) fn connector(&self) -> &Connector {
+    pub(crate) fn connector(&self) -> &Connector {
         &self.shared().connector
     }
 
@@ -192,12 +192,12 @@ impl Pool {
     }
 
     /// Its name in metrics: `writer` or `reader`.
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.name
     }
 
     /// Its numbers now.
-    pub(super) fn state(&self) -> PoolState {
+    pub(crate) fn state(&self) -> PoolState {
         let status = self.inner.status();
         let active = status.size.saturating_sub(status.available);
         let idle = status.available + self.shared().spares().len();
@@ -205,13 +205,13 @@ impl Pool {
     }
 
     /// Sets the metrics that are levels.
-    pub(super) fn measure(&self) {
-        meters::levels(self.name, self.state());
+    pub(crate) fn measure(&self) {
+        metrics::levels(self.name, self.state());
     }
 
     /// Has older connections closed if the server takes no writes (any more): one that only reads would not notice. For
     /// a pool whose server is to take them.
-    pub(super) async fn doubt_if_read_only(&self) {
+    pub(crate) async fn doubt_if_read_only(&self) {
         let asked = Instant::now();
         let look = async {
             let mut session = self.session().await?;
@@ -225,7 +225,7 @@ impl Pool {
     }
 
     /// Closes what nobody uses, for ever.
-    pub(super) async fn reap(&self) -> ! {
+    pub(crate) async fn reap(&self) -> ! {
         loop {
             tokio::time::sleep(REAP).await;
             let now = Instant::now();
@@ -238,7 +238,7 @@ impl Pool {
     }
 
     /// Closes the pool: what is idle at once, what is in use when it is given back.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let idle = self.inner.retain(|_, _| false).removed;
         self.inner.close();
         let spares = std::mem::take(&mut *self.shared().spares());

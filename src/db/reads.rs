@@ -15,7 +15,11 @@ use chrono::{DateTime, Utc};
 use tokio::time::{Instant, timeout};
 
 use super::{AsDbError, Db, Error, Result, invites, pool::Pool, session::Session};
-use crate::{breaker::Breaker, deadline, domain::InviteId, telemetry::metrics};
+use crate::{
+    domain::InviteId,
+    resilience::{breaker::Breaker, deadline},
+    telemetry::metrics,
+};
 
 /// A replica that failed is left alone for so long.
 const REST: Duration = Duration::from_secs(5);
@@ -34,13 +38,13 @@ pub struct Freshness {
 }
 
 /// A server that may be behind.
-pub(super) struct Replica {
-    pub(super) pool: Arc<Pool>,
+pub(crate) struct Replica {
+    pub(crate) pool: Arc<Pool>,
     breaker: Breaker,
 }
 
 impl Replica {
-    pub(super) fn new(pool: Pool) -> Self {
+    pub(crate) fn new(pool: Pool) -> Self {
         Self { pool: Arc::new(pool), breaker: Breaker::new(REST) }
     }
 

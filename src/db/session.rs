@@ -23,7 +23,7 @@ use super::{
     error::{Error, Verdict, verdict},
     pool::{Lent, Live},
 };
-use crate::deadline;
+use crate::resilience::deadline;
 
 /// A step of a statement's answer, as sqlx has it.
 type Step = Result<sqlx::Either<MySqlQueryResult, MySqlRow>, sqlx::Error>;
@@ -38,7 +38,7 @@ pub struct Session {
 
 /// How a connection fares.
 #[derive(Debug)]
-pub(super) struct State {
+pub(crate) struct State {
     /// A statement is under way.
     busy: bool,
     /// A statement has been answered since the connection was lent.
@@ -47,54 +47,54 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) const fn fresh() -> Self {
+    pub(crate) const fn fresh() -> Self {
         Self { busy: false, answered: false, verdict: Verdict::Sound }
     }
 
     /// What is to be done with the connection; one that is given back in the middle of a statement is lost.
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self) -> Verdict {
         if self.busy && self.verdict == Verdict::Sound { Verdict::Lost } else { self.verdict }
     }
 
     /// Begins anew with the next borrower.
-    pub(super) fn lend(&mut self) {
+    pub(crate) fn lend(&mut self) {
         self.answered = false;
     }
 
     /// Whether the server has been heard of since then.
-    pub(super) fn was_answered(&self) -> bool {
+    pub(crate) fn was_answered(&self) -> bool {
         self.answered
     }
 
     /// Whether the connection was dropped under way rather than failed.
-    pub(super) fn was_interrupted(&self) -> bool {
+    pub(crate) fn was_interrupted(&self) -> bool {
         self.busy && self.verdict == Verdict::Sound
     }
 }
 
 impl Session {
-    pub(super) fn new(mut lent: Lent, query_timeout: Duration) -> Self {
+    pub(crate) fn new(mut lent: Lent, query_timeout: Duration) -> Self {
         lent.state.lend();
         Self { lent, query_timeout, ends: None }
     }
 
     /// No statement goes on beyond this moment.
-    pub(super) fn ends_at(&mut self, moment: Instant) {
+    pub(crate) fn ends_at(&mut self, moment: Instant) {
         self.ends = Some(moment);
     }
 
     /// Whether it can take another statement.
-    pub(super) fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         self.lent.state.verdict() == Verdict::Sound
     }
 
     /// The connection is closed when this is dropped.
-    pub(super) fn condemn(&mut self) {
+    pub(crate) fn condemn(&mut self) {
         self.lent.state.busy = true;
     }
 
     /// The bare connection, without deadlines, for what sqlx won't do over an executor.
-    pub(super) fn connection(&mut self) -> &mut MySqlConnection {
+    pub(crate) fn connection(&mut self) -> &mut MySqlConnection {
         &mut self.lent.connection
     }
 

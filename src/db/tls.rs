@@ -109,7 +109,7 @@ pub fn bundle(path: &Path) -> Result<Vec<Certificate>, BundleError> {
 }
 
 /// The same, with the certificates as trust anchors: what sqlx makes of the file for each connection.
-pub(super) fn read(path: &Path) -> Result<(Vec<Certificate>, RootCertStore), BundleError> {
+pub(crate) fn read(path: &Path) -> Result<(Vec<Certificate>, RootCertStore), BundleError> {
     let pem = fs::read(path).map_err(|error| BundleError::Unreadable { path: path.to_owned(), error })?;
     let (mut certificates, mut anchors) = (Vec::new(), RootCertStore::empty());
     for (index, der) in CertificateDer::pem_slice_iter(&pem).enumerate() {

@@ -4,12 +4,9 @@ use std::time::Duration;
 
 use tokio::{runtime::Handle, time::Instant};
 
-use super::{
-    AsDbError, Db, Error, Result, events, jobs, rand_below,
-    session::Session,
-    signals::{self, Signals},
-};
-use crate::{deadline, domain::AlbumId};
+use super::{AsDbError, Db, Error, Result, events, jobs, rand_below, session::Session};
+use crate::db::wakeups::{self, Signals};
+use crate::{domain::AlbumId, resilience::deadline};
 
 /// The longest pause before a first second try, in milliseconds; it doubles with each one up to the cap.
 const PAUSE: u64 = 20;
@@ -18,7 +15,7 @@ const PAUSE_CAP: u64 = 500;
 /// An open transaction, which also remembers whom to wake once it has committed. Dropped before that, it rolls back.
 pub struct Tx {
     session: Option<Session>,
-    rings: Vec<signals::Ring>,
+    rings: Vec<wakeups::Ring>,
     projects: bool,
 }
 
@@ -81,7 +78,7 @@ impl Tx {
     /// The database's.
     pub async fn record(&mut self, album_id: AlbumId, event: events::NewEvent) -> Result<()> {
         let seq = events::append(self.session(), album_id, &event).await?;
-        self.rings.push(signals::Ring::Event(album_id, seq));
+        self.rings.push(wakeups::Ring::Event(album_id, seq));
         self.enqueue(jobs::Kind::Announce, album_id.as_uuid()).await?;
         self.project(album_id).await
     }
@@ -101,7 +98,7 @@ impl Tx {
     /// The database's.
     pub async fn enqueue(&mut self, kind: jobs::Kind, subject: uuid::Uuid) -> Result<()> {
         jobs::insert(self.session(), kind, subject).await?;
-        self.rings.push(signals::Ring::Job(kind.lane()));
+        self.rings.push(wakeups::Ring::Job(kind.lane()));
         Ok(())
     }
 }

@@ -100,7 +100,7 @@ fn make(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Writes a file that only its owner can read; it appears whole or not at all.
-pub(super) fn write_private(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let partial = path.with_extension("partial");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
     file.write_all(bytes)?;

@@ -16,7 +16,7 @@ const HOST: &str = "host";
 const SAMPLE: &[u8] = include_bytes!("../../tests/fixtures/camera.jpg");
 
 /// Sees to it that there is an album with an invite and a photo to send, and words the welcome.
-pub(super) async fn prepare(app: &AppState, identity: &Identity, dir: &Path) -> anyhow::Result<String> {
+pub(crate) async fn prepare(app: &AppState, identity: &Identity, dir: &Path) -> anyhow::Result<String> {
     let sample = dir.join("sample.jpg");
     if !sample.exists() {
         write_private(&sample, SAMPLE)?;
@@ -25,7 +25,7 @@ pub(super) async fn prepare(app: &AppState, identity: &Identity, dir: &Path) -> 
     let token = identity.token(HOST)?;
     let (server, sample) = (app.config.http.public(""), quoted(&sample));
     let (photos, guest) = (format!("{server}/v1/albums/{}/photos", album.id), invite.reveal());
-    let link = http::invites::link(app, album.id, &invite);
+    let link = http::routes::invites::link(app, album.id, &invite);
     Ok(format!(
         r#"
 token of the user "{HOST}", good for 30 days (`darkroom token` makes others):

@@ -33,7 +33,7 @@ macro_rules! words {
         }
     };
 }
-pub(super) use words;
+pub(crate) use words;
 
 words!(
     /// Where a photo is on its way.

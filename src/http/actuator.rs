@@ -15,8 +15,12 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{dependencies::Dependency, health::Status, operations, reply::Reply};
+use super::operations;
 use crate::app::AppState;
+use crate::{
+    health::Dependency,
+    http::{response::Reply, routes::health::Status},
+};
 
 /// A health, as Spring tells it.
 #[derive(Serialize)]

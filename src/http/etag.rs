@@ -5,7 +5,7 @@
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-use super::problem::{HttpError, Result};
+use crate::http::error::{HttpError, Result};
 
 /// The tag of a version as one caller sees it at one time.
 pub fn tag(version: u32, view: impl std::fmt::Display) -> HeaderValue {

@@ -8,8 +8,8 @@ use axum::{
 };
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::problem::{HttpError, Result};
-use crate::{app::AppState, net::TooSlow};
+use crate::http::error::{HttpError, Result};
+use crate::{app::AppState, server::TooSlow};
 
 /// The largest accepted `Idempotency-Key`, in bytes.
 const MAX_KEY_BYTES: usize = 255;
@@ -48,7 +48,7 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
 }
 
 /// The same request with all of its body: what waits for a client's bytes should hold up nobody else.
-pub(super) async fn whole(request: Request, limit: usize) -> Result<Request> {
+pub(crate) async fn whole(request: Request, limit: usize) -> Result<Request> {
     if request.body().is_end_stream() {
         return Ok(request);
     }

@@ -13,7 +13,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::problem::HttpError;
+use crate::http::error::HttpError;
 
 /// For how long the gateway waits for an answer, in milliseconds.
 const PATIENCE: u64 = 29_000;
@@ -189,7 +189,7 @@ fn response(error: &HttpError) -> Value {
     header("Content-Type", "'application/problem+json'");
     header("x-request-id", "context.requestId");
     match problem.status {
-        401 => header("WWW-Authenticate", &format!("'{}'", super::problem::CHALLENGE)),
+        401 => header("WWW-Authenticate", &format!("'{}'", crate::http::error::CHALLENGE)),
         429 | 503 => header("Retry-After", "'2'"),
         _ => None,
     };

@@ -16,10 +16,8 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{
-    extract::Json,
-    problem::{HttpError, Result},
-};
+use super::extract::Json;
+use crate::http::error::{HttpError, Result};
 use crate::{
     app::App,
     db::{self, Done, Tx, idempotency as table},

@@ -13,16 +13,18 @@ use axum::{
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{
-    actuator,
-    dependencies::Dependency,
-    health,
-    problem::{self, HttpError, Result},
-    reply::Reply,
-};
+use super::actuator;
 use crate::{
     app::AppState,
     telemetry::{self, SlowRequest, metrics},
+};
+use crate::{
+    health::Dependency,
+    http::{
+        error::{self, HttpError, Result},
+        response::Reply,
+        routes::health,
+    },
 };
 
 /// What Prometheus expects.
@@ -42,7 +44,7 @@ pub fn router(app: AppState) -> Router {
         .route("/info", get(info))
         .fallback(|| async { HttpError::NotFound })
         .method_not_allowed_fallback(|| async { HttpError::MethodNotAllowed })
-        .layer(from_fn(problem::finish))
+        .layer(from_fn(error::finish))
         .layer(from_fn_with_state(app.slow.clone(), telemetry::observe))
         .with_state(app)
 }
@@ -64,7 +66,7 @@ async fn details(State(app): State<AppState>) -> impl IntoResponse {
     )
 }
 
-pub(super) async fn metrics_text(State(app): State<AppState>) -> impl IntoResponse {
+pub(crate) async fn metrics_text(State(app): State<AppState>) -> impl IntoResponse {
     app.measure();
     ([(header::CONTENT_TYPE, HeaderValue::from_static(TEXT))], metrics::install().render())
 }

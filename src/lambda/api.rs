@@ -15,10 +15,10 @@ use serde_json::{Map, Value, json};
 use tower::ServiceExt;
 
 use super::event::{Asked, Payload};
-use crate::{app::App, net::Peer};
+use crate::{app::App, server::Peer};
 
 /// Answers a request that comes as an event, in the event's own format.
-pub(super) async fn answer(app: &App, router: &Router, event: Value, context: &Context) -> anyhow::Result<Value> {
+pub(crate) async fn answer(app: &App, router: &Router, event: Value, context: &Context) -> anyhow::Result<Value> {
     let asked = Asked::read(event, app.config.http.public_url.path())?;
     let payload = asked.payload;
     let request = request(app, asked, context)?;

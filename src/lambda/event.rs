@@ -17,7 +17,7 @@ use url::{Position, Url, form_urlencoded};
 
 /// The format of an event, which its answer has too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Payload {
+pub(crate) enum Payload {
     /// Of REST APIs, 1.0: headers with lists of values.
     Rest,
     /// Of HTTP APIs and function URLs, 2.0: headers with commas.
@@ -26,7 +26,7 @@ pub(super) enum Payload {
 
 /// What was asked.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     /// The event's format.
     pub payload: Payload,
     /// The method.
@@ -105,7 +105,7 @@ impl Asked {
     ///
     /// # Errors
     /// It is no request.
-    pub(super) fn read(event: Value, base: &str) -> anyhow::Result<Self> {
+    pub(crate) fn read(event: Value, base: &str) -> anyhow::Result<Self> {
         match (event["version"].as_str(), event["httpMethod"].is_string()) {
             (Some("2.0"), _) => {
                 Self::of_http(serde_json::from_value(event).context("a request in payload format 2.0")?)

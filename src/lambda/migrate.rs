@@ -5,10 +5,10 @@
 
 use serde_json::{Value, json};
 
-use crate::{command, config::Database};
+use crate::{commands, config::Database};
 
 /// Does what `darkroom migrate` does; answers how many migrations the schema has now.
-pub(super) async fn bring_up(database: &Database) -> anyhow::Result<Value> {
-    let level = command::bring_up(database).await?;
+pub(crate) async fn bring_up(database: &Database) -> anyhow::Result<Value> {
+    let level = commands::bring_up(database).await?;
     Ok(json!({ "applied": level.applied, "pending": level.pending.len() }))
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     app::{App, AppState},
-    command,
+    commands,
     config::{self, Database},
     telemetry::Stream,
 };
@@ -65,7 +65,7 @@ pub fn is_bootstrap() -> bool {
 }
 
 /// What a function stands on.
-pub(super) enum Started {
+pub(crate) enum Started {
     /// All of the service.
     Serve(Function, AppState),
     /// The server of the database alone: its role may sign in nowhere else, and there may be no database yet.
@@ -73,10 +73,10 @@ pub(super) enum Started {
 }
 
 /// Reads the configuration, from variables and the file that `DARKROOM_CONFIG` names, and builds what the function needs.
-pub(super) async fn start() -> anyhow::Result<Started> {
+pub(crate) async fn start() -> anyhow::Result<Started> {
     let function = Function::of_handler(&env::var(HANDLER).unwrap_or_default())?;
     let file = env::var_os("DARKROOM_CONFIG");
-    let (config, level) = command::configure(file.as_deref().map(Path::new), Stream::Function).await?;
+    let (config, level) = commands::configure(file.as_deref().map(Path::new), Stream::Function).await?;
     Ok(match function {
         Function::Migrate => Started::Migrate(Box::new(config.database)),
         _ => Started::Serve(function, App::build(config, Some(level)).await?),
@@ -84,7 +84,7 @@ pub(super) async fn start() -> anyhow::Result<Started> {
 }
 
 /// Tells Lambda why there is no start: `POST /runtime/init/error`. Whoever deploys sees it at once, not only in the log.
-pub(super) async fn report(error: &anyhow::Error) {
+pub(crate) async fn report(error: &anyhow::Error) {
     let Ok(api) = env::var(RUNTIME_API) else { return };
     let body = json!({ "errorMessage": format!("{error:#}"), "errorType": "Darkroom.Start", "stackTrace": [] });
     let url = format!("http://{api}/2018-06-01/runtime/init/error");

@@ -9,11 +9,11 @@ use serde_json::Value;
 use crate::{
     app::App,
     domain::EditId,
-    worker::edit::{self, Step},
+    jobs::kinds::edit::{self, Step},
 };
 
 /// Does the step that an event asks for.
-pub(super) async fn take(app: &App, event: Value) -> anyhow::Result<Value> {
+pub(crate) async fn take(app: &App, event: Value) -> anyhow::Result<Value> {
     let (id, step) = read(event).context("the event is no step of an edit")?;
     let outcome = edit::step(app, id, step).await?;
     Ok(serde_json::to_value(outcome)?)

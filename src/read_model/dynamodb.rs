@@ -39,7 +39,7 @@ pub enum Over {
 }
 
 /// The table.
-pub(super) struct Table {
+pub(crate) struct Table {
     name: String,
     /// With a short budget.
     reader: Client,
@@ -47,19 +47,19 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(name: &str, sdk: &SdkConfig) -> Self {
+    pub(crate) fn new(name: &str, sdk: &SdkConfig) -> Self {
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(READ_ATTEMPT).operation_timeout(READ).build();
         let retries = RetryConfig::standard().with_max_attempts(READ_TRIES).with_initial_backoff(READ_PAUSE);
         let hurried = sdk.to_builder().timeout_config(timeouts).retry_config(retries).build();
         Self { name: name.to_owned(), reader: Client::new(&hurried), writer: Client::new(sdk) }
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The item of a key, if it is there.
-    pub(super) async fn get(&self, key: &Key) -> Result<Option<Item>, Failure> {
+    pub(crate) async fn get(&self, key: &Key) -> Result<Option<Item>, Failure> {
         let call = self.reader.get_item().table_name(&self.name).set_key(Some(attributes_of_key(key)));
         // Boxed, as in all calls of requests: the SDK's future is a large one.
         Ok(Box::pin(call.consistent_read(true).send()).await?.item.as_ref().and_then(read))
@@ -67,7 +67,7 @@ impl Table {
 
     /// The items of a range that are no tombstones, in its order; none when there are too many tombstones among them, which is
     /// no trouble of the table's.
-    pub(super) async fn list(
+    pub(crate) async fn list(
         &self,
         partition: &str,
         (low, high): &(String, String),
@@ -103,13 +103,13 @@ impl Table {
 
     /// A look that changes nothing and needs a right that pages need. It has more time than they have: its connection and
     /// credentials may be the first ones.
-    pub(super) async fn look(&self) -> Result<(), Failure> {
+    pub(crate) async fn look(&self) -> Result<(), Failure> {
         self.keys("none", None).await?;
         Ok(())
     }
 
     /// Writes an item unless a newer one is there; whether it did.
-    pub(super) async fn put(&self, item: &Item, over: Over) -> Result<bool, Failure> {
+    pub(crate) async fn put(&self, item: &Item, over: Over) -> Result<bool, Failure> {
         let condition = match over {
             Over::Older => "attribute_not_exists(seq) OR seq < :seq",
             Over::OlderOrSame => "attribute_not_exists(seq) OR seq <= :seq",
@@ -132,7 +132,7 @@ impl Table {
     }
 
     /// A page of the keys of a partition, tombstones too.
-    pub(super) async fn keys(&self, partition: &str, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), Failure> {
+    pub(crate) async fn keys(&self, partition: &str, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), Failure> {
         let answer = self
             .writer
             .query()
@@ -148,7 +148,7 @@ impl Table {
     }
 
     /// A page of the keys of the whole table.
-    pub(super) async fn all_keys(&self, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), Failure> {
+    pub(crate) async fn all_keys(&self, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), Failure> {
         let answer = self
             .writer
             .scan()
@@ -162,7 +162,7 @@ impl Table {
     }
 
     /// Removes items, whatever their numbers.
-    pub(super) async fn delete(&self, keys: &[Key]) -> Result<(), Failure> {
+    pub(crate) async fn delete(&self, keys: &[Key]) -> Result<(), Failure> {
         for some in keys.chunks(BATCH) {
             let requests: Result<Vec<_>, _> = some
                 .iter()

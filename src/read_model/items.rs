@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    db::projection::{DELETED, Invite},
+    db::read_model::{DELETED, Invite},
     domain::{
         Album, AlbumId, Guest, InviteId, InviteRole, Photo, PhotoId, PhotoState, Rendition, Sha256, Uploader,
         Visibility,

@@ -27,7 +27,7 @@ use crate::config;
 const KEPT: usize = 20_000;
 
 /// Signs for one distribution.
-pub(super) struct CloudFront {
+pub(crate) struct CloudFront {
     /// The distribution's address, without a `/` at its end.
     base: String,
     key_id: String,

@@ -68,13 +68,13 @@ impl Files {
     }
 
     /// Opens an original for reading.
-    pub(super) async fn open_original(&self, id: PhotoId) -> io::Result<File> {
+    pub(crate) async fn open_original(&self, id: PhotoId) -> io::Result<File> {
         let path = self.original_path(id);
         tokio::task::spawn_blocking(move || File::open(path)).await?
     }
 
     /// Size and digest of an original, or none when it is not there.
-    pub(super) async fn measure_original(&self, id: PhotoId) -> io::Result<Option<(u64, Sha256)>> {
+    pub(crate) async fn measure_original(&self, id: PhotoId) -> io::Result<Option<(u64, Sha256)>> {
         let path = self.original_path(id);
         let read = move || match File::open(path) {
             Ok(mut file) => {
@@ -101,7 +101,7 @@ impl Files {
     }
 
     /// Writes renditions: each appears whole or not at all. The disk may be full.
-    pub(super) async fn put_renditions(&self, id: PhotoId, renditions: Vec<(String, Vec<u8>)>) -> io::Result<()> {
+    pub(crate) async fn put_renditions(&self, id: PhotoId, renditions: Vec<(String, Vec<u8>)>) -> io::Result<()> {
         let (folder, incoming) = (self.renditions_of(id), self.root.join(INCOMING));
         let write = move || {
             for (file_name, bytes) in renditions {
@@ -134,7 +134,7 @@ impl Files {
     }
 
     /// Removes all objects of a photo; that they are gone already is fine.
-    pub(super) async fn remove(&self, id: PhotoId) -> io::Result<()> {
+    pub(crate) async fn remove(&self, id: PhotoId) -> io::Result<()> {
         let there = |outcome: io::Result<()>| match outcome {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other,
@@ -144,7 +144,7 @@ impl Files {
     }
 
     /// The photos that have objects older than `cutoff` in one of the 256 shards.
-    pub(super) async fn photos_in_shard(&self, shard: u8, cutoff: SystemTime) -> io::Result<Vec<PhotoId>> {
+    pub(crate) async fn photos_in_shard(&self, shard: u8, cutoff: SystemTime) -> io::Result<Vec<PhotoId>> {
         let files = self.clone();
         tokio::task::spawn_blocking(move || files.list_shard(shard, cutoff)).await?
     }
@@ -161,7 +161,7 @@ impl Files {
     }
 
     /// Removes what uploads that were cut off left behind before `cutoff`; answers how many files.
-    pub(super) async fn remove_partials(&self, cutoff: SystemTime) -> io::Result<usize> {
+    pub(crate) async fn remove_partials(&self, cutoff: SystemTime) -> io::Result<usize> {
         let files = self.clone();
         tokio::task::spawn_blocking(move || files.remove_incoming(cutoff)).await?
     }
@@ -297,7 +297,7 @@ impl io::Write for Hash {
     }
 }
 
-pub(super) fn finish(context: digest::Context) -> Sha256 {
+pub(crate) fn finish(context: digest::Context) -> Sha256 {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(context.finish().as_ref());
     Sha256(bytes)

@@ -19,7 +19,7 @@ use url::Url;
 
 /// What URLs of one bucket are made of.
 #[derive(Debug, Clone)]
-pub(super) struct Presigner {
+pub(crate) struct Presigner {
     /// The bucket's address, with a `/` at its end.
     pub base: Url,
     pub region: String,

@@ -74,7 +74,7 @@ impl S3 {
     ///
     /// # Errors
     /// There are no credentials.
-    pub(super) async fn presigner(&self) -> io::Result<Presigner> {
+    pub(crate) async fn presigner(&self) -> io::Result<Presigner> {
         let credentials = self.keys.current().await.map_err(io::Error::other)?;
         let base = self.base.get_or_try_init(|| self.find_base()).await?.clone();
         Ok(Presigner { base, region: self.region.clone(), credentials })
@@ -90,7 +90,7 @@ impl S3 {
     }
 
     /// The headers that an upload has to send besides its type, and that its URL is bound to.
-    pub(super) fn upload_headers(&self, sha256: Option<&Sha256>) -> Vec<(&'static str, String)> {
+    pub(crate) fn upload_headers(&self, sha256: Option<&Sha256>) -> Vec<(&'static str, String)> {
         let mut headers = vec![("if-none-match", "*".to_owned())];
         headers.extend(sha256.map(|digest| ("x-amz-checksum-sha256", STANDARD.encode(digest.0))));
         if let Some(key) = &self.kms_key {
@@ -111,7 +111,7 @@ impl S3 {
     }
 
     /// Size of an original, and its digest where its uploader gave one.
-    pub(super) async fn measure_original(&self, id: PhotoId) -> io::Result<Option<(u64, Option<Sha256>)>> {
+    pub(crate) async fn measure_original(&self, id: PhotoId) -> io::Result<Option<(u64, Option<Sha256>)>> {
         let ask = self.client.head_object().bucket(&self.bucket).key(original_key(id));
         match ask.checksum_mode(ChecksumMode::Enabled).send().await {
             Ok(told) => {
@@ -127,7 +127,7 @@ impl S3 {
 
     /// Fetches an original into a file without a name. Its head comes first; when `goes_on` says no to it, the rest is left
     /// where it is.
-    pub(super) async fn fetch_original<E>(
+    pub(crate) async fn fetch_original<E>(
         &self,
         id: PhotoId,
         goes_on: impl Fn(&[u8]) -> Result<(), E>,
@@ -169,7 +169,7 @@ impl S3 {
     }
 
     /// Writes renditions; each appears whole or not at all.
-    pub(super) async fn put_renditions(&self, id: PhotoId, renditions: Vec<(String, Vec<u8>)>) -> io::Result<()> {
+    pub(crate) async fn put_renditions(&self, id: PhotoId, renditions: Vec<(String, Vec<u8>)>) -> io::Result<()> {
         let folder = renditions_key(id);
         let puts = renditions.into_iter().map(|(name, bytes)| {
             let mut put = self
@@ -189,7 +189,7 @@ impl S3 {
     }
 
     /// Removes all objects of a photo.
-    pub(super) async fn remove(&self, id: PhotoId) -> io::Result<()> {
+    pub(crate) async fn remove(&self, id: PhotoId) -> io::Result<()> {
         let mut keys = vec![original_key(id)];
         self.list(&format!("{}/", renditions_key(id)), |key, _| keys.push(key.to_owned())).await?;
         // As many as one call takes.
@@ -207,7 +207,7 @@ impl S3 {
     }
 
     /// The photos that have objects older than `cutoff` in one of the 256 shards.
-    pub(super) async fn photos_in_shard(&self, shard: u8, cutoff: SystemTime) -> io::Result<Vec<PhotoId>> {
+    pub(crate) async fn photos_in_shard(&self, shard: u8, cutoff: SystemTime) -> io::Result<Vec<PhotoId>> {
         let mut found = Vec::new();
         for area in [ORIGINALS, RENDITIONS] {
             let prefix = format!("{area}/{shard:02x}/");
@@ -224,7 +224,7 @@ impl S3 {
 
     /// Ends uploads in parts that were begun before `cutoff`. We begin none, but what somebody leaves there costs all the
     /// same, and no list of objects shows it.
-    pub(super) async fn remove_partials(&self, cutoff: SystemTime) -> io::Result<usize> {
+    pub(crate) async fn remove_partials(&self, cutoff: SystemTime) -> io::Result<usize> {
         let mut removed = 0;
         // Ours alone: the bucket may have other tenants.
         for area in [ORIGINALS, RENDITIONS] {

@@ -49,7 +49,7 @@ struct Collected {
 struct Collector(Arc<Registry<Key, Series>>);
 
 /// Begins to collect: what this answers has to become a recorder of the process.
-pub(super) fn collector() -> impl Recorder + Send + Sync + 'static {
+pub(crate) fn collector() -> impl Recorder + Send + Sync + 'static {
     let collected = COLLECTED.get_or_init(Collected::new);
     Collector(collected.series.clone())
 }

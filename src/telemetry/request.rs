@@ -18,7 +18,7 @@ use super::{
     spans::{self, Span, SpanKind},
     trace::amzn_root,
 };
-use crate::net::Peer;
+use crate::server::Peer;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Where the gateway's own id of a request may stand. API Gateway sends none by itself: a mapping of its integration puts

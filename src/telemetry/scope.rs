@@ -57,12 +57,12 @@ impl Scope {
     }
 
     /// Why it failed, in words that anybody may read.
-    pub(super) fn failure(&self) -> Option<&'static str> {
+    pub(crate) fn failure(&self) -> Option<&'static str> {
         self.0.failure.get().copied()
     }
 
     /// How long it waited for database connections, all together.
-    pub(super) fn database_wait(&self) -> Duration {
+    pub(crate) fn database_wait(&self) -> Duration {
         Duration::from_micros(self.0.database_wait_us.load(Ordering::Relaxed))
     }
 }

@@ -54,7 +54,7 @@ impl Slow {
     }
 
     /// Keeps a request if it was slow or failed.
-    pub(super) fn note(&self, time: Duration, request: impl FnOnce() -> SlowRequest, failed: bool) {
+    pub(crate) fn note(&self, time: Duration, request: impl FnOnce() -> SlowRequest, failed: bool) {
         if time < self.threshold && !failed {
             return;
         }

@@ -94,7 +94,7 @@ impl fmt::Display for Trace {
 }
 
 /// The value of `X-Amzn-Trace-Id` as logs show it: what follows `Root=`, which X-Ray and the gateway's logs are searched by.
-pub(super) fn amzn_root(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn amzn_root(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(AMZN).filter(|value| value.len() <= MOST_BYTES)?.to_str().ok()?;
     Trace::from_amzn(text).map(|trace| {
         let id = trace.id();

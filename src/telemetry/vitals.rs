@@ -36,7 +36,7 @@ pub fn measure() {
 }
 
 /// Notes that the process starts now: it does nothing worth mentioning before it measures.
-pub(super) fn started() {
+pub(crate) fn started() {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     metrics::PROCESS_START.set(since.as_secs_f64());
 }

@@ -2,7 +2,7 @@
 
 use std::{io::Write, path::Path, process::Command};
 
-use darkroom::worker::{self, Outcome};
+use darkroom::jobs::{self, Outcome};
 use tempfile::TempDir;
 
 use crate::support::{TestServer, bed::Database, client::id, large_photo, numbered, skip, whole};
@@ -83,7 +83,7 @@ async fn an_upload_that_the_disk_has_no_room_for_is_refused_and_comes_again_late
 
     std::fs::remove_file(filler).unwrap();
     host.put(&declared["upload"], bytes).await.expect(200);
-    while worker::step(&server.app).await.unwrap() != Outcome::Idle {}
+    while jobs::step(&server.app).await.unwrap() != Outcome::Idle {}
     whole::check(&server, &host, &album, &[photo]).await;
 }
 
@@ -95,7 +95,7 @@ async fn renditions_that_the_disk_has_no_room_for_are_made_when_there_is() {
     let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
     let filler = fill(&server.photos(), 12 * 1024);
     for _ in 0..2 {
-        let outcome = worker::step(&server.app).await.unwrap();
+        let outcome = jobs::step(&server.app).await.unwrap();
         assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
         server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3)").await;
     }
@@ -104,7 +104,7 @@ async fn renditions_that_the_disk_has_no_room_for_are_made_when_there_is() {
     assert!(!whole::files(&server.photos()).iter().any(|path| path.starts_with("incoming")), "no part of a rendition");
 
     std::fs::remove_file(filler).unwrap();
-    while worker::step(&server.app).await.unwrap() != Outcome::Idle {}
+    while jobs::step(&server.app).await.unwrap() != Outcome::Idle {}
     assert_eq!(host.settled(&photo).await["state"], "ready");
     whole::check(&server, &host, &album, &[photo]).await;
 }

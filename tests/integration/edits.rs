@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use darkroom::{
     domain::EditId,
-    queue::Next,
-    worker::{
+    jobs::{
         self, Outcome,
-        edit::{Step, StepOutcome, step},
-        sweep,
+        kinds::edit::{Step, StepOutcome, step},
+        queue::Next,
+        reconciler,
     },
 };
 use imaging::{Limits, MediaType, Recipe};
@@ -109,7 +109,7 @@ async fn ready_by_hand(server: &TestServer, host: &Client) -> (String, String) {
 
 /// Does all that is due.
 async fn drain(server: &TestServer) {
-    while worker::step(&server.app).await.expect("the database answers") != Outcome::Idle {}
+    while jobs::step(&server.app).await.expect("the database answers") != Outcome::Idle {}
 }
 
 fn edit_id(path: &str) -> EditId {
@@ -495,10 +495,10 @@ async fn an_edit_without_its_job_is_found_and_one_that_is_given_up_fails() {
     let path = ask(&host, &photo, &json!([{ "name": "auto" }])).await;
     server.database.change("DELETE FROM jobs WHERE kind = 'edit'").await;
     server.database.change("UPDATE edits SET sweep_at = '2020-01-01'").await;
-    assert_eq!(sweep::run(&server.app, false).await.expect("a sweep").enqueued, 1);
+    assert_eq!(reconciler::run(&server.app, false).await.expect("a sweep").enqueued, 1);
     let original = server.photos().join("originals").join(&photo[34..]).join(&photo);
     std::fs::rename(&original, original.with_extension("away")).unwrap();
-    assert!(matches!(worker::step(&server.app).await.unwrap(), Outcome::Failed(Next::Again(_))));
+    assert!(matches!(jobs::step(&server.app).await.unwrap(), Outcome::Failed(Next::Again(_))));
     // Of an older release: this one gives an edit up by itself.
     server.database.change("UPDATE jobs SET dead = TRUE").await;
     assert_eq!(host.get(&path).await.expect(200)["state"], "processing");
@@ -547,7 +547,7 @@ async fn an_edit_that_cannot_even_be_given_up_is_a_dead_job() {
     server.database.change("ALTER TABLE edits ADD CONSTRAINT refused CHECK (state <> 'failed')").await;
     let crop = json!({ "name": "crop", "x": 0.0, "y": 0.0, "width": 0.01, "height": 0.01 });
     let path = ask(&host, &photo, &json!(vec![crop; 5])).await;
-    let tried = tokio::time::timeout(DEADLINE, worker::step(&server.app)).await.expect("it ends");
+    let tried = tokio::time::timeout(DEADLINE, jobs::step(&server.app)).await.expect("it ends");
     assert_eq!(tried.expect("the database answers"), Outcome::Failed(Next::Dead));
     assert_eq!(host.get(&path).await.expect(200)["state"], "processing");
     server.database.change("ALTER TABLE edits DROP CONSTRAINT refused").await;
@@ -569,7 +569,7 @@ async fn an_edit_that_nobody_looks_at_fails_after_a_week() {
     let path = ask(&guest, &own, &json!([{ "name": "auto" }])).await;
     drain(&server).await;
     let sweep = async || {
-        sweep::run(&server.app, false).await.expect("a sweep");
+        reconciler::run(&server.app, false).await.expect("a sweep");
         drain(&server).await;
         guest.get(&path).await.expect(200)
     };

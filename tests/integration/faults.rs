@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use darkroom::worker::sweep;
+use darkroom::jobs::reconciler;
 use futures_util::{StreamExt, stream};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -201,7 +201,7 @@ async fn a_server_killed_between_the_file_and_its_row_loses_nothing() {
     // Nobody sends this one again, and its sender got no answer: the sweep finds that all of it is there.
     let left = id(&killed_between(&server, &host, &album, &numbered(2)).await["photo"]);
     server.database.change(format!("UPDATE photos SET sweep_at = '2020-01-01' WHERE id = {}", literal(&left))).await;
-    assert_eq!(sweep::run(&server.app, false).await.expect("a sweep").accepted, 1);
+    assert_eq!(reconciler::run(&server.app, false).await.expect("a sweep").accepted, 1);
     let _worker = Process::start(&server, "work", &[]).await;
     whole::check(&server, &host, &album, &[id(&sent_again["photo"]), left]).await;
 }

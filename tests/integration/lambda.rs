@@ -5,10 +5,7 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_sqs::Client as Sqs;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use darkroom::{
-    queue::{Kind, message},
-    worker::sweep,
-};
+use darkroom::jobs::{queue::Kind, reconciler, sqs::message};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -326,7 +323,7 @@ async fn who_waits_for_a_decoder_spends_no_try_and_is_shown_to_others_at_once() 
         host.upload(&album, "image/jpeg", &numbered(number)).await;
     }
     parts.server.database.change("UPDATE photos SET sweep_at = '2020-01-01'").await;
-    assert_eq!(sweep::run(&parts.server.app, false).await.expect("a sweep").accepted, 3);
+    assert_eq!(reconciler::run(&parts.server.app, false).await.expect("a sweep").accepted, 3);
     let proxy = FaultProxy::start(&parts.cloud.emulator.url).await;
     let more = [("AWS_ENDPOINT_URL", proxy.url.clone()), ("DARKROOM_IMAGING_PROCESSES", "1".to_owned())];
     let develop = parts.function("develop", Role::LambdaDevelop, &more).await;

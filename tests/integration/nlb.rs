@@ -11,7 +11,7 @@ use std::{
 use axum::{Router, routing::get};
 use darkroom::{
     config::Front,
-    net::{self, Drain, Listener},
+    server::{self, Drain, Listener},
 };
 use reqwest::{Method, RequestBuilder, StatusCode};
 use rustix::process::Signal;
@@ -429,7 +429,7 @@ async fn in_the_lame_duck_time_all_are_served_and_asked_to_go_elsewhere() {
 async fn who_is_connected_and_has_asked_is_answered_when_the_listener_closes() {
     const ASK: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
     let server = TestServer::start_with("worker.enabled = false").await;
-    let socket = net::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let socket = server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = socket.local_addr().unwrap();
     let closing = CancellationToken::new();
     let drain = Drain { draining: closing.clone(), closing: closing.clone(), deadline: DEADLINE };

@@ -182,8 +182,8 @@ async fn what_comes_late_twice_or_out_of_order_changes_nothing() {
     let model = two.read_model();
     let (album_id, photo_id) = (album.parse::<AlbumId>().unwrap(), gone.parse::<PhotoId>().unwrap());
     let mut session = two.server.app.db.session().await.unwrap();
-    let standing = darkroom::db::projection::standing(&mut session, album_id).await.unwrap().unwrap();
-    let photos = darkroom::db::projection::photos(&mut session, album_id, &[photo_id]).await.unwrap();
+    let standing = darkroom::db::read_model::standing(&mut session, album_id).await.unwrap().unwrap();
+    let photos = darkroom::db::read_model::photos(&mut session, album_id, &[photo_id]).await.unwrap();
     drop(session);
     let now = chrono::Utc::now();
     let late: Vec<Item> =
@@ -197,7 +197,7 @@ async fn what_comes_late_twice_or_out_of_order_changes_nothing() {
     let after = whole_pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await;
     for _ in 0..3 {
         model.write(&late, Over::Older).await.unwrap();
-        darkroom::worker::project::album(&two.server.app.db, model, album_id).await.unwrap();
+        darkroom::jobs::kinds::read_model::album(&two.server.app.db, model, album_id).await.unwrap();
     }
     assert_eq!(whole_pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await, after);
     two.mirrors.same("still one", &viewer, &album).await;
@@ -302,9 +302,9 @@ async fn what_is_due_is_worked_off_by_the_command_and_found_by_the_sweep() {
     // A job that was lost.
     host.patch(&format!("/v1/albums/{}", albums[1]), &json!({ "title": "renamed" })).await.expect(200);
     two.server.database.change("DELETE FROM jobs").await;
-    let report = darkroom::worker::sweep::run(&two.server.app, false).await.unwrap();
+    let report = darkroom::jobs::reconciler::run(&two.server.app, false).await.unwrap();
     assert_eq!(report.enqueued, 2, "its announcement and its projection");
-    while darkroom::worker::step(&two.server.app).await.unwrap() != darkroom::worker::Outcome::Idle {}
+    while darkroom::jobs::step(&two.server.app).await.unwrap() != darkroom::jobs::Outcome::Idle {}
     two.mirrors.same("by the sweep", &viewers[1], &albums[1]).await;
 
     let mut off = two.server.environment();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::{Client as S3, primitives::ByteStream};
 use chrono::{TimeDelta, Utc};
-use darkroom::{domain::PhotoId, storage::Storage, worker::sweep};
+use darkroom::{domain::PhotoId, jobs::reconciler, storage::Storage};
 use reqwest::Url;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -190,7 +190,7 @@ async fn the_sweep_finds_uploads_that_nobody_told_of_and_what_was_left() {
     let parts = s3.create_multipart_upload().bucket(&cloud.bucket).key(&left[0]).send().await.expect("begun");
     assert!(parts.upload_id().is_some());
     let accepted = eventually("accepted", async || {
-        let report = sweep::run(&server.app, true).await.expect("a sweep");
+        let report = reconciler::run(&server.app, true).await.expect("a sweep");
         (report.accepted == 1).then_some(report)
     })
     .await;

@@ -5,7 +5,7 @@ use aws_sdk_sqs::{
     Client as Sqs,
     types::{Message, MessageSystemAttributeName},
 };
-use darkroom::queue::Kind;
+use darkroom::jobs::queue::Kind;
 use serde_json::{Value, json};
 
 use crate::support::{

@@ -5,10 +5,12 @@ use std::time::Duration;
 use aws_sdk_sqs::Client as Sqs;
 use darkroom::{
     db::jobs::{self, Found, Kind},
-    queue::{self, message},
-    worker::{
-        messages::{self, Fate},
-        sweep,
+    jobs::{
+        queue, reconciler,
+        sqs::{
+            consumer::{self, Fate},
+            message,
+        },
     },
 };
 use rustix::process::Signal;
@@ -113,21 +115,21 @@ async fn a_message_that_comes_twice_or_out_of_order_changes_nothing() {
     let declared = host.declare(&album, "image/jpeg", &numbered(1)).await;
     let first = id(&declared["photo"]);
     let early = notification(&cloud, &first);
-    assert_eq!(messages::handle(&server.app, &early, 1).await, Fate::Done);
+    assert_eq!(consumer::handle(&server.app, &early, 1).await, Fate::Done);
     assert_eq!(
-        messages::handle(&server.app, &notification(&cloud, &uuid::Uuid::now_v7().to_string()), 1).await,
+        consumer::handle(&server.app, &notification(&cloud, &uuid::Uuid::now_v7().to_string()), 1).await,
         Fate::Done
     );
     assert_eq!(host.get(&format!("/v1/photos/{first}")).await.expect(200)["state"], "awaiting_upload");
     host.put(&declared["upload"], numbered(1)).await.expect(200);
     let job = message::write(uuid::Uuid::now_v7(), Kind::Develop, first.parse().unwrap());
     // At the same moment, to two who act on it: one does it, and to the other it comes again if it is not done yet.
-    let (one, other) = tokio::join!(messages::handle(&server.app, &early, 1), messages::handle(&server.app, &early, 2));
+    let (one, other) = tokio::join!(consumer::handle(&server.app, &early, 1), consumer::handle(&server.app, &early, 2));
     let again = Fate::Again(server.app.config.worker.lease);
     assert!([&one, &other].iter().all(|fate| [&Fate::Done, &again].contains(fate)), "{one:?}, {other:?}");
     assert!([one, other].contains(&Fate::Done));
     for body in [&job, &early, &job] {
-        assert_eq!(messages::handle(&server.app, body, 3).await, Fate::Done);
+        assert_eq!(consumer::handle(&server.app, body, 3).await, Fate::Done);
     }
     assert_eq!(host.events(&album).await, [(1, "photo.ready".to_owned())]);
 
@@ -165,14 +167,14 @@ async fn a_message_whose_job_is_another_workers_comes_again() {
     let Found::Claimed(others) = found else { panic!("{found:?}") };
     let job = message::write(others.id, Kind::Develop, photo.parse().unwrap());
     for body in [&notification(&cloud, &photo), &job] {
-        assert_eq!(messages::handle(&server.app, body, 1).await, Fate::Again(rules.lease));
+        assert_eq!(consumer::handle(&server.app, body, 1).await, Fate::Again(rules.lease));
     }
     assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "processing");
     // The other's try is over, and nobody sends the job anew for the time being.
     queue::give_back(&server.app.db, &others, Duration::from_mins(10), true).await.expect("given back");
-    assert_eq!(messages::handle(&server.app, &job, 2).await, Fate::Done);
+    assert_eq!(consumer::handle(&server.app, &job, 2).await, Fate::Done);
     assert_eq!(host.events(&album).await, [(1, "photo.ready".to_owned())]);
-    assert_eq!(messages::handle(&server.app, &job, 3).await, Fate::Done);
+    assert_eq!(consumer::handle(&server.app, &job, 3).await, Fate::Done);
 }
 
 #[tokio::test]
@@ -332,8 +334,8 @@ async fn a_job_that_fails_for_good_is_dead_in_both_places_and_retried_from_eithe
         .await
         .expect("a job");
     bucket.client.delete_object().bucket(&bucket.name).key(&object).send().await.expect("it is gone");
-    assert!(matches!(messages::handle(&server.app, &told, 1).await, Fate::Again(_)));
-    let Fate::Dead(reason) = messages::handle(&server.app, &told, 2).await else { panic!("it is not dead") };
+    assert!(matches!(consumer::handle(&server.app, &told, 1).await, Fate::Again(_)));
+    let Fate::Dead(reason) = consumer::handle(&server.app, &told, 2).await else { panic!("it is not dead") };
     server.app.queue.as_ref().expect("a queue").bury(&told, &reason).await.expect("it is buried");
     let (_, said) = jobs(&server, &cloud, &["list", "--dead"]).await;
     assert!(said.contains("develop") && said.contains("the original can't be opened"), "{said}");
@@ -358,10 +360,10 @@ async fn an_upload_that_ends_late_is_taken_in_all_the_same() {
     let declared = guest.declare(&album, "image/jpeg", &numbered(1)).await;
     let photo = id(&declared["photo"]);
     server.database.change(format!("UPDATE photos SET sweep_at = '2020-01-01' WHERE id = {}", literal(&photo))).await;
-    assert_eq!(sweep::run(&server.app, false).await.expect("a sweep").expired, 1);
+    assert_eq!(reconciler::run(&server.app, false).await.expect("a sweep").expired, 1);
     assert_eq!(guest.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "expired");
     guest.put(&declared["upload"], numbered(1)).await.expect(200);
-    assert_eq!(messages::handle(&server.app, &notification(&cloud, &photo), 1).await, Fate::Done);
+    assert_eq!(consumer::handle(&server.app, &notification(&cloud, &photo), 1).await, Fate::Done);
     assert_eq!(guest.settled(&photo).await["state"], "ready");
     assert_eq!(server.database.count("SELECT CAST(photos_used AS SIGNED) FROM invites").await, 1);
     // The same bytes are that photo again.
@@ -382,12 +384,12 @@ async fn an_upload_that_ends_late_and_silently_is_taken_in_by_the_scrub() {
     let [photo, other] =
         [id(&declared["photo"]), id(&guest.declare(&album, "image/jpeg", &numbered(2)).await["photo"])];
     server.database.change("UPDATE photos SET sweep_at = '2020-01-01'").await;
-    assert_eq!(sweep::run(&server.app, false).await.expect("a sweep").expired, 2);
+    assert_eq!(reconciler::run(&server.app, false).await.expect("a sweep").expired, 2);
     guest.put(&declared["upload"], numbered(1)).await.expect(200);
     // Not what was declared, by whoever may write to the bucket.
     let (bucket, key) = (cloud.objects(), |photo: &str| format!("originals/{}/{photo}", &photo[34..]));
     bucket.client.put_object().bucket(&bucket.name).key(key(&other)).send().await.expect("put");
-    let report = sweep::run(&server.app, true).await.expect("a sweep");
+    let report = reconciler::run(&server.app, true).await.expect("a sweep");
     assert_eq!((report.accepted, report.removed), (1, 1), "{report:?}");
     assert_eq!(server.stored().await.into_iter().collect::<Vec<_>>(), [key(&photo)]);
     assert_eq!(server.database.count("SELECT CAST(photos_used AS SIGNED) FROM invites").await, 1);

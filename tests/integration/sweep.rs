@@ -1,8 +1,8 @@
 //! The sweep, line by line: what was left behind is found, and a second look finds nothing more.
 
-use darkroom::worker::{
+use darkroom::jobs::{
     self, Outcome,
-    sweep::{self, Report},
+    reconciler::{self, Report},
 };
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -15,12 +15,12 @@ const BY_HAND: &str = "worker.enabled = false\n";
 const NO_GRACE: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\n";
 
 async fn sweep(server: &TestServer) -> Report {
-    sweep::run(&server.app, true).await.expect("a whole sweep")
+    reconciler::run(&server.app, true).await.expect("a whole sweep")
 }
 
 async fn work(server: &TestServer) {
     loop {
-        match worker::step(&server.app).await.expect("the database answers") {
+        match jobs::step(&server.app).await.expect("the database answers") {
             Outcome::Idle => return,
             Outcome::Done => {}
             other => panic!("{other:?}"),
@@ -104,7 +104,7 @@ async fn events_and_deleted_albums_without_a_job_get_one() {
     let (told, deleted) = (host.album("told").await, host.album("deleted").await);
     let photo = host.upload(&told, "image/png", &tiny(1)).await;
     host.upload(&deleted, "image/png", &tiny(1)).await;
-    assert_eq!(worker::step(&server.app).await.unwrap(), Outcome::Done);
+    assert_eq!(jobs::step(&server.app).await.unwrap(), Outcome::Done);
     assert_eq!(state(&host, &photo).await, "ready");
     assert_eq!(host.delete(&format!("/v1/albums/{deleted}")).await.status, 204);
     server.database.change("DELETE FROM jobs").await;
@@ -204,7 +204,7 @@ async fn sweeps_at_the_same_time_do_it_all_once_and_do_not_get_in_each_others_wa
     }
     let reports = futures_util::future::join_all((0..4).map(|_| {
         let app = server.app.clone();
-        async move { tokio::spawn(async move { sweep::run(&app, true).await }).await.unwrap() }
+        async move { tokio::spawn(async move { reconciler::run(&app, true).await }).await.unwrap() }
     }))
     .await;
     let reports: Vec<Report> = reports.into_iter().map(|report| report.expect("a whole sweep")).collect();

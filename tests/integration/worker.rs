@@ -2,10 +2,7 @@
 
 use std::{process::Command, sync::Arc};
 
-use darkroom::{
-    queue::Next,
-    worker::{self, Outcome},
-};
+use darkroom::jobs::{self, Outcome, queue::Next};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection};
@@ -27,12 +24,12 @@ use crate::{
 const BY_HAND: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\nworker.lease = \"60s\"\n";
 
 async fn step(server: &TestServer) -> Outcome {
-    worker::step(&server.app).await.expect("the database answers")
+    jobs::step(&server.app).await.expect("the database answers")
 }
 
 fn begin_step(server: &TestServer) -> JoinHandle<Outcome> {
     let app = Arc::clone(&server.app);
-    tokio::spawn(async move { worker::step(&app).await.expect("the database answers") })
+    tokio::spawn(async move { jobs::step(&app).await.expect("the database answers") })
 }
 
 async fn state(host: &Client, photo: &str) -> Value {

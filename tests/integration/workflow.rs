@@ -369,7 +369,7 @@ async fn an_edit_whose_execution_was_ended_fails() {
         bed.step_functions().stop_execution().execution_arn(execution).send().await.expect("it is ended");
         let edit_id = literal(&id(&edit));
         bed.server.database.change(format!("UPDATE edits SET {row}sweep_at = '2020-01-01' WHERE id = {edit_id}")).await;
-        darkroom::worker::sweep::run(&bed.server.app, false).await.expect("a sweep");
+        darkroom::jobs::reconciler::run(&bed.server.app, false).await.expect("a sweep");
         let failed = settled(&guest, &photo, &edit).await;
         assert_eq!((&failed["state"], &failed["fail_reason"]), (&json!("failed"), &json!(reason)), "{row}");
     }
@@ -469,7 +469,7 @@ async fn an_edit_that_could_not_even_be_given_up_is_found_by_the_sweep() {
     assert_eq!(host.get(&path).await.expect(200)["state"], "processing");
     bed.takes_all().await;
     bed.server.database.change("UPDATE edits SET sweep_at = '2020-01-01'").await;
-    assert_eq!(darkroom::worker::sweep::run(&bed.server.app, false).await.expect("a sweep").enqueued, 1);
+    assert_eq!(darkroom::jobs::reconciler::run(&bed.server.app, false).await.expect("a sweep").enqueued, 1);
     assert_eq!(settled(&host, &photo, &edit).await["fail_reason"], "the edit could not be made");
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.failed"]));
 }

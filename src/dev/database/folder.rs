@@ -28,14 +28,14 @@ const REFUSED: [&str; 5] = ["Permission denied", "Errcode: 13", "errno: 13", "er
 
 /// Where everything of one database is.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     log: PathBuf,
     socket: PathBuf,
 }
 
 /// `name=path` as one word of a command line, whatever bytes the path has.
-pub(super) fn option(name: &str, path: &Path) -> OsString {
+pub(crate) fn option(name: &str, path: &Path) -> OsString {
     let mut word = OsString::from(name);
     word.push("=");
     word.push(path);
@@ -44,39 +44,39 @@ pub(super) fn option(name: &str, path: &Path) -> OsString {
 
 impl Folder {
     /// The database of a locked data folder; nothing is made yet but, for a long path, the folder of the socket.
-    pub(super) fn new(dir: &DirLock) -> Result<Self, StartError> {
+    pub(crate) fn new(dir: &DirLock) -> Result<Self, StartError> {
         let path = dir.dir().join("db");
         let socket = socket_path(&path)?;
         Ok(Self { path, log: dir.dir().join("db.log"), socket })
     }
 
     /// The server's data folder.
-    pub(super) fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.path.join("data")
     }
 
     /// The server's temporary files.
-    pub(super) fn tmp(&self) -> PathBuf {
+    pub(crate) fn tmp(&self) -> PathBuf {
         self.path.join("tmp")
     }
 
     /// Where the server writes its number, for people; we find it without.
-    pub(super) fn pid_file(&self) -> PathBuf {
+    pub(crate) fn pid_file(&self) -> PathBuf {
         self.path.join("server.pid")
     }
 
     /// The unix socket.
-    pub(super) fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
     /// Whether the database was made (and, as it is moved here when whole, made entirely).
-    pub(super) fn exists(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.path.exists()
     }
 
     /// An error about this folder; a full disk is told as such.
-    pub(super) fn error(&self, source: io::Error) -> StartError {
+    pub(crate) fn error(&self, source: io::Error) -> StartError {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 // By the name that it will have, also while it is being made.
@@ -87,7 +87,7 @@ impl Folder {
     }
 
     /// Finds the server for this folder: of the flavour that made it, and not of an older release.
-    pub(super) async fn choose_program(&self, choice: ServerChoice) -> Result<Program, StartError> {
+    pub(crate) async fn choose_program(&self, choice: ServerChoice) -> Result<Program, StartError> {
         let made_by = if self.exists() { Some(self.maker()?) } else { None };
         let chosen = match choice {
             ServerChoice::Auto => None,
@@ -119,12 +119,12 @@ impl Folder {
     }
 
     /// The folder beside this one in which a new database is made.
-    pub(super) fn draft(&self) -> Self {
+    pub(crate) fn draft(&self) -> Self {
         Self { path: self.path.with_extension("new"), log: self.log.clone(), socket: self.socket.clone() }
     }
 
     /// Makes the folder and its parts, for our own user only: whoever reaches the socket is root in the database.
-    pub(super) fn prepare(&self) -> Result<(), StartError> {
+    pub(crate) fn prepare(&self) -> Result<(), StartError> {
         // A killed server leaves both, and may take the number in the second for a living owner.
         self.remove_socket_files();
         let make = |path: &Path| DirBuilder::new().mode(0o700).recursive(true).create(path);
@@ -132,12 +132,12 @@ impl Folder {
     }
 
     /// Moves a finished database to its place.
-    pub(super) fn adopt(&self, new: &Self) -> Result<(), StartError> {
+    pub(crate) fn adopt(&self, new: &Self) -> Result<(), StartError> {
         fs::rename(&new.path, &self.path).map_err(|e| self.error(e))
     }
 
     /// Removes the folder, if there is one.
-    pub(super) fn remove(&self) -> Result<(), StartError> {
+    pub(crate) fn remove(&self) -> Result<(), StartError> {
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.error(error)),
             _ => Ok(()),
@@ -145,7 +145,7 @@ impl Folder {
     }
 
     /// Notes which server opened the database, for the next start.
-    pub(super) fn note_maker(&self, program: &Program) -> Result<(), StartError> {
+    pub(crate) fn note_maker(&self, program: &Program) -> Result<(), StartError> {
         let flavour = match program.flavour {
             Flavour::MySql => "mysql",
             Flavour::MariaDb => "mariadb",
@@ -176,13 +176,13 @@ impl Folder {
     }
 
     /// Writes the statements that a server is to read, and opens them.
-    pub(super) fn write_statements(&self, statements: &str) -> Result<File, StartError> {
+    pub(crate) fn write_statements(&self, statements: &str) -> Result<File, StartError> {
         let path = self.path.join("bootstrap.sql");
         fs::write(&path, statements).and_then(|()| File::open(&path)).map_err(|e| self.error(e))
     }
 
     /// A fresh log; the one of the run before is kept beside it.
-    pub(super) fn new_log(&self) -> Result<File, StartError> {
+    pub(crate) fn new_log(&self) -> Result<File, StartError> {
         if self.log.exists() {
             fs::rename(&self.log, self.log.with_extension("log.old")).map_err(|e| self.error(e))?;
         }
@@ -190,7 +190,7 @@ impl Folder {
     }
 
     /// What to say of a server that failed: the cause where the log shows one that we know, else its last lines.
-    pub(super) fn failure(&self, what: &str) -> StartError {
+    pub(crate) fn failure(&self, what: &str) -> StartError {
         let tail = tail(&self.log).unwrap_or_else(|error| format!("(unreadable: {error})"));
         let shows = |signs: &[&str]| signs.iter().any(|sign| tail.contains(sign));
         if shows(&DISK_FULL) {
@@ -206,7 +206,7 @@ impl Folder {
     }
 
     /// Removes the socket after a clean end, with its folder if that was made for it alone.
-    pub(super) fn remove_socket(&self) {
+    pub(crate) fn remove_socket(&self) {
         self.remove_socket_files();
         if !self.socket.starts_with(&self.path)
             && let Some(folder) = self.socket.parent()

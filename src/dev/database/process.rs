@@ -23,11 +23,11 @@ const LEFTOVER_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ended(Option<ExitStatus>);
+pub(crate) struct Ended(Option<ExitStatus>);
 
 impl Ended {
     /// Whether it ended with exit code 0.
-    pub(super) fn is_success(self) -> bool {
+    pub(crate) fn is_success(self) -> bool {
         self.0.is_some_and(|status| status.success())
     }
 }
@@ -43,7 +43,7 @@ impl fmt::Display for Ended {
 
 /// A command whose process gets SIGTERM when we die, leads a process group of its own (so that a Ctrl-C on the terminal
 /// doesn't reach it), reads nothing and writes everything to `log`.
-pub(super) fn command(program: &Path, log: &File) -> io::Result<Command> {
+pub(crate) fn command(program: &Path, log: &File) -> io::Result<Command> {
     let mut command = match programs::in_path("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
@@ -64,7 +64,7 @@ pub(super) fn command(program: &Path, log: &File) -> io::Result<Command> {
 
 /// A child process with its process group. Dropping it sends the group a signal and doesn't wait.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     pid: u32,
     child: Arc<Mutex<Child>>,
     ended: watch::Receiver<Option<Ended>>,
@@ -74,7 +74,7 @@ pub(super) struct Process {
 impl Process {
     /// Starts the command from a thread that lives as long as the child: the signal at a parent's death fires at the
     /// death of the THREAD that forked, and a runtime's threads come and go.
-    pub(super) async fn spawn(command: Command, on_drop: Signal) -> io::Result<Self> {
+    pub(crate) async fn spawn(command: Command, on_drop: Signal) -> io::Result<Self> {
         let (tell_started, started) = oneshot::channel();
         let (tell_ended, ended) = watch::channel(None);
         thread::Builder::new().name("private-db".to_owned()).spawn(move || {
@@ -86,22 +86,22 @@ impl Process {
     }
 
     /// The process, and its group.
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// Waits for the end; any number of times.
-    pub(super) async fn ended(&mut self) -> Ended {
+    pub(crate) async fn ended(&mut self) -> Ended {
         self.ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended).unwrap_or(Ended(None))
     }
 
     /// Signals the whole group, unless its leader has ended.
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         signal_group(&mut lock(&self.child), signal);
     }
 
     /// SIGTERM; SIGKILL when `patience` has run out. Returns when the process is gone.
-    pub(super) async fn stop(&mut self, patience: Duration) -> Stopped {
+    pub(crate) async fn stop(&mut self, patience: Duration) -> Stopped {
         self.signal(Signal::TERM);
         if tokio::time::timeout(patience, self.ended()).await.is_ok() {
             return Stopped::Gracefully;
@@ -162,7 +162,7 @@ fn lock(child: &Mutex<Child>) -> std::sync::MutexGuard<'_, Child> {
 
 /// Ends every process that serves the data folder `data`, whoever started it. The caller holds the folder's lock, so
 /// none of them is in use.
-pub(super) async fn end_all_on(data: &Path) -> Result<(), StartError> {
+pub(crate) async fn end_all_on(data: &Path) -> Result<(), StartError> {
     for signal in [Signal::TERM, Signal::KILL] {
         let leftovers = running_on(data);
         if leftovers.is_empty() {

@@ -13,18 +13,18 @@ const MORE_FOLDERS: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/libexec"]
 
 /// A version of a server: major, minor, patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Version(pub(super) u16, pub(super) u16, pub(super) u16);
+pub(crate) struct Version(pub(crate) u16, pub(crate) u16, pub(crate) u16);
 
 impl Version {
     /// Reads the leading `10.11.19` of `10.11.19-MariaDB-deb12u1`.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let numbers = text.split(|c: char| !c.is_ascii_digit() && c != '.').next()?;
         let mut numbers = numbers.split('.').map(str::parse);
         Some(Self(numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
     }
 
     /// Whether a server of this version can't be expected to open what `last` has written.
-    pub(super) fn is_older_release_than(self, last: Self) -> bool {
+    pub(crate) fn is_older_release_than(self, last: Self) -> bool {
         (self.0, self.1) < (last.0, last.1)
     }
 }
@@ -37,10 +37,10 @@ impl fmt::Display for Version {
 
 /// A server program that was found and asked what it is.
 #[derive(Clone, Debug)]
-pub(super) struct Program {
-    pub(super) path: PathBuf,
-    pub(super) flavour: Flavour,
-    pub(super) version: Version,
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    pub(crate) flavour: Flavour,
+    pub(crate) version: Version,
 }
 
 impl Program {
@@ -63,14 +63,14 @@ impl Program {
     }
 
     /// The program can't be run.
-    pub(super) fn unusable(&self, error: &std::io::Error) -> StartError {
+    pub(crate) fn unusable(&self, error: &std::io::Error) -> StartError {
         StartError::Unusable { path: self.path.clone(), detail: error.to_string() }
     }
 
     /// The statements that make MariaDB's system tables, with a root who has no password: what `mariadb-install-db`
     /// feeds to its server. That script isn't used: it needs programs of other packages, looks up the host's name, and
     /// changes the owner of files of the installed server.
-    pub(super) fn system_tables(&self) -> Result<String, StartError> {
+    pub(crate) fn system_tables(&self) -> Result<String, StartError> {
         let unusable = |detail: String| StartError::Unusable { path: self.path.clone(), detail };
         let beside = self.path.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
         let prefixes = beside.into_iter().chain(["/usr".into(), "/usr/local".into()]);
@@ -102,7 +102,7 @@ fn read_version(text: &str) -> Option<(Flavour, Version)> {
 ///
 /// # Errors
 /// [`StartError::Unusable`] when a program named in the environment isn't one, [`StartError::NoServer`].
-pub(super) fn find(wanted: Option<Flavour>) -> Result<Program, StartError> {
+pub(crate) fn find(wanted: Option<Flavour>) -> Result<Program, StartError> {
     for (variable, name) in [("DARKROOM_MYSQLD", "mysqld"), ("DARKROOM_MARIADBD", "mariadbd")] {
         let program = match env::var_os(variable).filter(|value| !value.is_empty()) {
             // Named by hand: a mistake in it must not be passed over.
@@ -117,7 +117,7 @@ pub(super) fn find(wanted: Option<Flavour>) -> Result<Program, StartError> {
 }
 
 /// The first executable of that name in the PATH and the folders of servers.
-pub(super) fn in_path(name: &str) -> Option<PathBuf> {
+pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     first_in(&search_path(), name)
 }
 

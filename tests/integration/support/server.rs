@@ -8,10 +8,10 @@ use std::{
 
 use darkroom::{
     app::{App, AppState},
-    command,
+    commands,
     config::{Config, Source},
     dev::identity::{AUDIENCE, ISSUER, Identity},
-    net,
+    runtime, server,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -67,8 +67,8 @@ impl TestServer {
 
     /// The same on a database and in a folder that the test has prepared.
     pub async fn begin(database: Database, folder: TempDir, more: &str, cloud: Option<(&Cloud, &[Part])>) -> Self {
-        let listener = net::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
-        let operations = net::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+        let listener = server::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+        let operations = server::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
         let (url, operations_url) =
             [&listener, &operations].map(|l| format!("http://{}", l.local_addr().unwrap())).into();
         let identity = Arc::new(Identity::open(&folder.path().join("identity")).expect("an identity"));
@@ -86,9 +86,9 @@ impl TestServer {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_darkroom"));
         let sdk = cloud.map(|(cloud, _)| cloud.sdk(Role::Instance));
         let app = App::with(config, program, sdk.as_ref(), None).expect("an app");
-        command::bring_up(&app.config.database).await.expect("migrations run");
+        commands::bring_up(&app.config.database).await.expect("migrations run");
         let stop = CancellationToken::new();
-        let running = tokio::spawn(command::run(app.clone(), Some(listener), operations, works, stop.clone()));
+        let running = tokio::spawn(runtime::run(app.clone(), Some(listener), operations, works, stop.clone()));
         Self {
             url,
             operations: operations_url,

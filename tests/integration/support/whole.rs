@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use darkroom::worker::sweep::{self, Report};
+use darkroom::jobs::reconciler::{self, Report};
 use sqlx::AssertSqlSafe;
 
 use super::{Client, TestServer, bed::literal, eventually};
@@ -22,10 +22,10 @@ pub async fn check(server: &TestServer, host: &Client, album: &str, accepted: &[
         (server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'develop'").await == 0).then_some(())
     })
     .await;
-    sweep::run(&server.app, true).await.expect("a sweep");
+    reconciler::run(&server.app, true).await.expect("a sweep");
     storage_is_what_the_rows_say(server).await;
     assert_eq!(
-        sweep::run(&server.app, true).await.expect("a sweep"),
+        reconciler::run(&server.app, true).await.expect("a sweep"),
         Report::default(),
         "a second sweep finds nothing"
     );

@@ -1,0 +1,97 @@
+//! The rows of storage and of what AWS does for us: each part that is on, tried with what its process is allowed.
+
+use std::time::{Duration, Instant};
+
+use aws_config::SdkConfig;
+
+use super::{Failure, Outcome, Table};
+use crate::{
+    aws::{self, step_functions::Machine},
+    config::{Config, Place},
+    jobs::sqs::client::Sqs,
+    notifications::Announcer,
+    read_model::ReadModel,
+    storage::Storage,
+};
+
+/// The longest look at one thing.
+const LOOK: Duration = Duration::from_secs(10);
+
+impl From<aws::Failure> for Failure {
+    fn from(failure: aws::Failure) -> Self {
+        Self { advice: failure.advice().map(str::to_owned), told: failure.to_string() }
+    }
+}
+
+/// The rows of the parts that are on.
+pub(crate) async fn check(config: &Config, sdk: Option<&SdkConfig>, table: &mut Table) {
+    let started = Instant::now();
+    let late = match config.storage.place {
+        Place::Files(_) => format!("no answer within {LOOK:?}").into(),
+        Place::S3(_) => aws::Failure::no_answer(LOOK).into(),
+    };
+    let storage = tokio::time::timeout(LOOK, storage(config, sdk)).await;
+    table.row("storage", started, storage.unwrap_or(Err(late)));
+    if let Some((sqs, sdk)) = config.queue.sqs.as_ref().zip(sdk) {
+        let started = Instant::now();
+        table.row("sqs", started, within(queue(&Sqs::new(sqs, sdk))).await);
+    }
+    if let Some((arn, sdk)) = config.workflow.state_machine.as_ref().zip(sdk) {
+        let started = Instant::now();
+        table.row("step_functions", started, within(machine(&Machine::new(arn, sdk))).await);
+    }
+    if config.announce.topic.is_some() {
+        let started = Instant::now();
+        table.row("sns", started, within(topic(config, sdk)).await);
+    }
+    if config.read_model.table.is_some() {
+        let started = Instant::now();
+        table.row("dynamodb", started, within(read_model(config, sdk)).await);
+    }
+}
+
+/// A file is written and removed; a bucket is asked whether it is there, which is all that may be tried without a photo.
+async fn storage(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
+    let place = &config.storage.place;
+    let storage = Storage::open(&config.storage, &config.http, sdk).map_err(|error| format!("{error:#}"))?;
+    match storage.probe().await {
+        Ok(()) => Ok(place.to_string()),
+        Err(error) => Err(aws::Failure::from(error).of(&place.to_string()).into()),
+    }
+}
+
+async fn queue(queue: &Sqs) -> Outcome {
+    let (waiting, dead) = Box::pin(queue.depth()).await?;
+    Ok(format!("about {waiting} messages, {dead} dead"))
+}
+
+async fn machine(machine: &Machine) -> Outcome {
+    Box::pin(machine.look()).await.map_err(|failure| failure.of(machine.arn()))?;
+    Ok(format!("{} is there", machine.arn()))
+}
+
+/// Publishing can't be tried without telling somebody, so the topic is looked at, which takes another right.
+async fn topic(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
+    let announcer = Announcer::new(&config.announce, sdk).map_err(|error| Failure::from(format!("{error:#}")))?;
+    let Some(topic) = announcer.topic() else { return Ok("off".to_owned()) };
+    let arn = topic.arn();
+    match topic.look().await {
+        Ok(()) => Ok(format!("{arn} is there; publishing was not tried, somebody would be told")),
+        Err(failure) if failure.is_of_rights() => Ok(format!(
+            "{arn} was not tried: publishing would tell somebody, and to look at it this role would need sns:GetTopicAttributes"
+        )),
+        Err(failure) => Err(failure.of(arn).into()),
+    }
+}
+
+async fn read_model(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
+    let model = ReadModel::new(&config.read_model, sdk).map_err(|error| Failure::from(format!("{error:#}")))?;
+    let Some(model) = model else { return Ok("off".to_owned()) };
+    model.look().await.map_err(|failure| failure.of(model.table()))?;
+    Ok(format!("{} answers", model.table()))
+}
+
+/// Of what AWS does for us.
+async fn within(look: impl Future<Output = Outcome>) -> Outcome {
+    tokio::time::timeout(LOOK, look).await.unwrap_or_else(|_| Err(aws::Failure::no_answer(LOOK).into()))
+}

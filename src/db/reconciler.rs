@@ -1,0 +1,148 @@
+//! What the sweep asks: rows that were left behind.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::MySqlExecutor;
+use uuid::Uuid;
+
+use super::Result;
+use crate::domain::{AlbumId, EditId, PhotoId, PhotoState, Rendition};
+
+/// A photo or edit that a worker should have finished is looked after this often.
+pub(crate) const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(10);
+
+/// Photos that wait for their upload, or for a worker, for longer than they should.
+///
+/// # Errors
+/// The database's.
+pub async fn overdue(
+    executor: impl MySqlExecutor<'_>,
+    now: DateTime<Utc>,
+    limit: u32,
+) -> Result<Vec<(PhotoId, PhotoState)>> {
+    let rows: Vec<(Uuid, String)> =
+        sqlx::query_as("SELECT id, state FROM photos WHERE sweep_at <= ? ORDER BY sweep_at LIMIT ?")
+            .bind(now)
+            .bind(limit)
+            .fetch_all(executor)
+            .await?;
+    Ok(rows.into_iter().filter_map(|(id, state)| Some((id.into(), PhotoState::parse(&state)?))).collect())
+}
+
+/// Whether a locked photo is still overdue: it may have been declared anew since it was found.
+///
+/// # Errors
+/// The database's.
+pub async fn is_overdue(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<bool> {
+    let overdue: Option<i64> = sqlx::query_scalar("SELECT 1 FROM photos WHERE id = ? AND sweep_at <= ?")
+        .bind(id.as_uuid())
+        .bind(super::now())
+        .fetch_optional(executor)
+        .await?;
+    Ok(overdue.is_some())
+}
+
+/// Looks after a photo again later.
+///
+/// # Errors
+/// The database's.
+pub async fn postpone(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<()> {
+    sqlx::query("UPDATE photos SET sweep_at = ? WHERE id = ? AND sweep_at IS NOT NULL")
+        .bind(super::now() + LOOK_AGAIN)
+        .bind(id.as_uuid())
+        .execute(executor)
+        .await?;
+    Ok(())
+}
+
+/// Edits that wait for a worker for longer than they should.
+///
+/// # Errors
+/// The database's.
+pub async fn overdue_edits(executor: impl MySqlExecutor<'_>, now: DateTime<Utc>, limit: u32) -> Result<Vec<EditId>> {
+    let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM edits WHERE sweep_at <= ? ORDER BY sweep_at LIMIT ?")
+        .bind(now)
+        .bind(limit)
+        .fetch_all(executor)
+        .await?;
+    Ok(ids.into_iter().map(EditId::from).collect())
+}
+
+/// Looks after an edit again later.
+///
+/// # Errors
+/// The database's.
+pub async fn postpone_edit(executor: impl MySqlExecutor<'_>, id: EditId) -> Result<()> {
+    sqlx::query("UPDATE edits SET sweep_at = ? WHERE id = ? AND sweep_at IS NOT NULL")
+        .bind(super::now() + LOOK_AGAIN)
+        .bind(id.as_uuid())
+        .execute(executor)
+        .await?;
+    Ok(())
+}
+
+/// Albums with events that are not announced and no job that will do it.
+///
+/// # Errors
+/// The database's.
+pub async fn unannounced(executor: impl MySqlExecutor<'_>, limit: u32) -> Result<Vec<AlbumId>> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT a.id FROM albums a LEFT JOIN jobs j ON j.kind = 'announce' AND j.subject = a.id
+         WHERE a.announced_seq < a.last_seq AND a.deleted_at IS NULL AND j.id IS NULL LIMIT ?",
+    )
+    .bind(limit)
+    .fetch_all(executor)
+    .await?;
+    Ok(ids.into_iter().map(AlbumId::from).collect())
+}
+
+/// Deleted albums that no job removes.
+///
+/// # Errors
+/// The database's.
+pub async fn unpurged(executor: impl MySqlExecutor<'_>, limit: u32) -> Result<Vec<AlbumId>> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT a.id FROM albums a LEFT JOIN jobs j ON j.kind = 'purge_album' AND j.subject = a.id
+         WHERE a.deleted_at IS NOT NULL AND j.id IS NULL LIMIT ?",
+    )
+    .bind(limit)
+    .fetch_all(executor)
+    .await?;
+    Ok(ids.into_iter().map(AlbumId::from).collect())
+}
+
+/// Which of these photos have a row, in which state.
+///
+/// # Errors
+/// The database's.
+pub async fn states(executor: impl MySqlExecutor<'_>, ids: &[PhotoId]) -> Result<Vec<(PhotoId, PhotoState)>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut query = sqlx::QueryBuilder::new("SELECT id, state FROM photos WHERE id IN (");
+    let mut list = query.separated(", ");
+    for id in ids {
+        list.push_bind(id.as_uuid());
+    }
+    query.push(")");
+    let rows: Vec<(Uuid, String)> = query.build_query_as().fetch_all(executor).await?;
+    Ok(rows.into_iter().filter_map(|(id, state)| Some((id.into(), PhotoState::parse(&state)?))).collect())
+}
+
+/// A page of the ready photos of all albums by id, with what storage should hold of each.
+///
+/// # Errors
+/// The database's.
+pub async fn ready_after(
+    executor: impl MySqlExecutor<'_>,
+    after: PhotoId,
+    limit: u32,
+) -> Result<Vec<(PhotoId, Vec<Rendition>)>> {
+    let rows: Vec<(Uuid, Option<String>)> =
+        sqlx::query_as("SELECT id, IF(state = 'ready', renditions, NULL) FROM photos WHERE id > ? ORDER BY id LIMIT ?")
+            .bind(after.as_uuid())
+            .bind(limit)
+            .fetch_all(executor)
+            .await?;
+    let read = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+    Ok(rows.into_iter().map(|(id, json)| (id.into(), read(json))).collect())
+}

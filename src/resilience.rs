@@ -1,0 +1,4 @@
+//! The circuit breaker and request deadlines.
+
+pub mod breaker;
+pub mod deadline;

@@ -1,0 +1,223 @@
+//! The children are this test program, run again for its one test `villain`, which develops photos like the real child but
+//! does what a photo's last bytes tell it.
+
+use super::child::serve;
+use super::{Sandbox, SandboxConfig, SandboxError};
+use imaging::{MediaType, OutputFormat, Recipe, Rejection, Renderer};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn pool(change: impl FnOnce(&mut SandboxConfig)) -> Sandbox {
+    let mut config =
+        SandboxConfig { processes: 2, cpu_seconds: 5, wall: Duration::from_secs(20), ..SandboxConfig::default() };
+    change(&mut config);
+    let arguments = ["sandbox::tests::villain", "--exact", "--ignored", "--nocapture", "--test-threads=1"];
+    Sandbox::with_arguments(config, std::env::current_exe().expect("this program"), arguments.map(Into::into).to_vec())
+}
+
+/// A photo with an order behind its end, where no decoder looks.
+fn photo(order: &str) -> File {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/orientation-6.jpg");
+    let mut file = tempfile();
+    file.write_all(&std::fs::read(path).expect("a fixture"))
+        .and_then(|()| file.write_all(order.as_bytes()))
+        .expect("written");
+    file
+}
+
+fn tempfile() -> File {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    rustix::fs::memfd_create("photo", flags).expect("a file in memory").into()
+}
+
+async fn develop(pool: &Sandbox, order: &str) -> Result<imaging::Rendered, SandboxError> {
+    pool.develop(photo(order), MediaType::Jpeg, &[]).await
+}
+
+#[test]
+#[ignore = "not a test: the child process of the others"]
+fn villain() {
+    // Run by hand with all ignored tests, there is nobody to work for.
+    let stdin = rustix::fs::fstat(io::stdin()).expect("standard input");
+    if rustix::fs::FileType::from_raw_mode(stdin.st_mode) != rustix::fs::FileType::Socket {
+        return;
+    }
+    let mut renderer = Renderer::new().expect("a renderer");
+    let code = serve(&mut |bytes, job| {
+        let end = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xD9]).map_or(0, |at| at + 2);
+        misbehave(&String::from_utf8_lossy(&bytes[end..]));
+        let result = renderer.render(bytes, job.declared, &job.recipe, &job.limits)?;
+        Ok((result, renderer.stage_times()))
+    });
+    std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
+}
+
+fn misbehave(order: &str) {
+    let refused = |result: io::Result<()>| match result {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        other => panic!("{other:?}"),
+    };
+    match order {
+        "panic" => panic!("a secret of the photo"),
+        "abort" => std::process::abort(),
+        "loop" => loop {
+            std::hint::spin_loop();
+        },
+        "sleep" => loop {
+            std::thread::park();
+        },
+        "memory" => drop(std::hint::black_box(vec![1_u8; 4 << 30])),
+        "escape" => {
+            refused(File::open("/etc/passwd").map(drop));
+            refused(File::create("/tmp/darkroom-escape").map(drop));
+            refused(std::net::TcpStream::connect("127.0.0.1:1").map(drop));
+            refused(std::os::unix::net::UnixDatagram::unbound().map(drop));
+            refused(std::process::Command::new("/bin/true").spawn().map(drop));
+            refused(std::thread::Builder::new().spawn(|| ()).map(drop));
+            refused(rustix::process::test_kill_process(rustix::process::Pid::INIT).map_err(Into::into));
+        }
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn develops_as_in_process_and_keeps_the_child_warm() {
+    let pool = pool(|config| {
+        config.recipe = Recipe { formats: vec![OutputFormat::Jpeg, OutputFormat::Webp], ..Recipe::default() }
+    });
+    let first = develop(&pool, "").await.expect("rendered");
+    let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/orientation-6.jpg"))
+        .expect("a fixture");
+    let direct = imaging::render(&bytes, MediaType::Jpeg, &pool.config.recipe, &pool.config.limits).expect("rendered");
+    assert_eq!(first, direct);
+    for _ in 0..5 {
+        assert_eq!(develop(&pool, "").await.expect("rendered"), direct);
+    }
+    let idle = pool.idle.lock().expect("the idle ones");
+    assert_eq!(idle.iter().map(|(process, _)| process.photos()).collect::<Vec<_>>(), [6]);
+}
+
+#[tokio::test]
+async fn rejections_come_through_and_cost_no_child() {
+    let pool = pool(|_| {});
+    let mut text = tempfile();
+    text.write_all(b"words").expect("written");
+    let error = pool.develop(text, MediaType::Jpeg, &[]).await.expect_err("no photo");
+    assert!(matches!(error, SandboxError::Rejected(Rejection::Unknown)), "{error:?}");
+    let error = pool.develop(tempfile(), MediaType::Jpeg, &[]).await.expect_err("no photo");
+    assert!(matches!(error, SandboxError::Rejected(Rejection::Empty)), "{error:?}");
+    assert_eq!(pool.idle.lock().expect("the idle ones").len(), 1);
+    let folder = File::open("/").expect("a folder");
+    let error = pool.develop(folder, MediaType::Jpeg, &[]).await.expect_err("a folder");
+    assert!(matches!(error, SandboxError::Unavailable(_)), "{error:?}");
+    develop(&pool, "").await.expect("the next photo");
+}
+
+#[tokio::test]
+async fn the_child_reaches_nothing_outside() {
+    develop(&pool(|_| {}), "escape").await.expect("every attempt was refused, and the photo rendered");
+    assert!(!Path::new("/tmp/darkroom-escape").exists());
+}
+
+#[tokio::test]
+async fn panics_and_aborts_cost_one_photo() {
+    let pool = pool(|_| {});
+    for order in ["panic", "abort"] {
+        let error = develop(&pool, order).await.expect_err(order);
+        let SandboxError::Crashed(how) = &error else { panic!("{order}: {error:?}") };
+        assert!(!how.contains("secret"), "{how}");
+        assert_eq!(how.contains("decoder panicked at"), order == "panic", "{how}");
+        develop(&pool, "").await.expect("the next photo");
+    }
+}
+
+#[tokio::test]
+async fn a_kill_from_outside_costs_one_photo() {
+    const MARK: &str = "--skip=killed-from-outside";
+    let mut pool = pool(|_| {});
+    pool.arguments.push(MARK.into());
+    let (outcome, ()) = tokio::join!(develop(&pool, "sleep"), async {
+        let child = loop {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if let Some(child) = children_with(MARK).first() {
+                break *child;
+            }
+        };
+        rustix::process::kill_process(child, rustix::process::Signal::KILL).expect("killed");
+    });
+    let error = outcome.expect_err("killed");
+    assert!(matches!(&error, SandboxError::Crashed(how) if how.contains("SIGKILL")), "{error:?}");
+    develop(&pool, "").await.expect("the next photo");
+}
+
+/// The processes that were started with this argument.
+fn children_with(argument: &str) -> Vec<rustix::process::Pid> {
+    let all = std::fs::read_dir("/proc").expect("processes").flatten();
+    let ours = all.filter(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line.windows(argument.len()).any(|window| window == argument.as_bytes())
+    });
+    ours.filter_map(|entry| rustix::process::Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+#[tokio::test]
+async fn memory_is_limited() {
+    let pool = pool(|_| {});
+    let error = develop(&pool, "memory").await.expect_err("too much");
+    assert!(matches!(error, SandboxError::OutOfMemory), "{error:?}");
+    develop(&pool, "").await.expect("the next photo");
+}
+
+#[tokio::test]
+async fn processor_time_is_limited() {
+    let pool = pool(|config| config.cpu_seconds = 1);
+    let error = develop(&pool, "loop").await.expect_err("endless");
+    assert!(matches!(error, SandboxError::TimedOut), "{error:?}");
+    develop(&pool, "").await.expect("the next photo");
+}
+
+#[tokio::test]
+async fn time_on_the_clock_is_limited() {
+    let pool = pool(|config| config.wall = Duration::from_secs(6));
+    let start = Instant::now();
+    let error = develop(&pool, "sleep").await.expect_err("endless");
+    assert!(matches!(error, SandboxError::TimedOut), "{error:?}");
+    assert!(start.elapsed() < Duration::from_secs(20));
+    develop(&pool, "").await.expect("the next photo");
+}
+
+#[tokio::test]
+async fn giving_up_ends_the_child() {
+    let pool = pool(|config| config.processes = 1);
+    let given_up = tokio::time::timeout(Duration::from_secs(1), develop(&pool, "sleep")).await;
+    assert!(given_up.is_err());
+    // The only slot is free again, and no child waits in it.
+    develop(&pool, "").await.expect("the next photo");
+}
+
+#[tokio::test]
+async fn children_are_replaced_after_enough_photos_and_after_a_death_in_idleness() {
+    let pool = pool(|config| config.recycle_after = 2);
+    develop(&pool, "").await.expect("rendered");
+    pool.idle.lock().expect("the idle ones")[0].0.kill_for_test();
+    develop(&pool, "").await.expect("rendered in a fresh child");
+    develop(&pool, "").await.expect("rendered");
+    assert!(pool.idle.lock().expect("the idle ones").is_empty(), "the second photo was its last");
+}
+
+#[tokio::test]
+async fn large_photos_wait_for_room_and_are_not_starved() {
+    // Room for one photo only (240,000 pixels each): all get through, whatever the order.
+    let pool = pool(|config| config.pixels_in_flight = 100_000);
+    let (a, b, c) = tokio::join!(develop(&pool, ""), develop(&pool, ""), develop(&pool, ""));
+    assert!(a.is_ok() && b.is_ok() && c.is_ok());
+}
+
+#[tokio::test]
+async fn without_a_program_it_says_so() {
+    let pool = Sandbox::new(SandboxConfig::default(), "/nowhere/darkroom".into());
+    let error = develop(&pool, "").await.expect_err("no program");
+    assert!(matches!(error, SandboxError::Unavailable(_)), "{error:?}");
+}
