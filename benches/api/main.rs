@@ -22,7 +22,6 @@ use std::{
 
 use darkroom::{
     app::{App, AppState},
-    commands,
     config::{Config, Source},
     db::photos::Page,
     domain::{Access, PhotoId},

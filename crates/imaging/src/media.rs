@@ -86,7 +86,6 @@ pub enum Sniffed {
 /// Formats that are recognised only to name them in the rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the variants are named after the formats")]
 pub enum UnsupportedFormat {
     Heic,
     Avif,
