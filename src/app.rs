@@ -21,7 +21,7 @@ use crate::{
     identity::Verifier,
     jobs::sqs::client::Sqs,
     notifications::Announcer,
-    overload::{admission::Admission, rate_limits::Rates},
+    overload::{admission::Admission, rate_limits::RateLimits},
     read_model::ReadModel,
     sandbox::{Sandbox, SandboxConfig},
     server::Tls,
@@ -65,14 +65,14 @@ pub struct App {
     pub tls: Option<Tls>,
     /// What this process takes on, as of now.
     pub limits: watch::Sender<Limits>,
-    /// How many requests are worked on at a time.
+    /// How many requests run at a time.
     pub admission: Admission,
     /// How what the service depends on is doing.
     pub dependencies: Dependencies,
     /// Uploads under way.
     pub receiving: Receiving,
-    /// How often each caller asks.
-    pub rates: Rates,
+    /// Rate limits per caller.
+    pub rate_limits: RateLimits,
     /// Each setting in force with its value, secrets masked.
     pub effective: Mutex<BTreeMap<String, String>>,
     /// Cancelled when the process has been told to stop: no new jobs, no more waiting for events.
@@ -126,7 +126,7 @@ impl App {
             admission: Admission::new(&config.limits, config.database.pool.max_connections),
             dependencies: Dependencies::default(),
             receiving: Receiving::default(),
-            rates: Rates::new(&config.limits),
+            rate_limits: RateLimits::new(&config.limits),
             effective: Mutex::new(config.effective.clone()),
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),

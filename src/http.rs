@@ -7,6 +7,7 @@ mod etag;
 pub mod extract;
 pub mod gateway;
 pub mod idempotency;
+mod middleware;
 pub mod operations;
 pub mod pagination;
 mod response;
@@ -30,8 +31,9 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{app::AppState, config, overload, resilience::deadline, telemetry};
+use crate::{app::AppState, config, resilience::deadline, telemetry};
 use error::HttpError;
+use middleware::{admission, rate_limits};
 use routes::{albums, edits, events, health, invites, objects, photos};
 
 /// How long a browser may keep the answer of a CORS preflight.
@@ -130,16 +132,16 @@ fn docs() -> Router<AppState> {
 pub fn router(app: AppState) -> Router {
     let shared = || app.clone();
     let (routes, _) = contract()
-        .layer(from_fn_with_state(shared(), overload::admission::admit))
+        .layer(from_fn_with_state(shared(), admission::admit))
         .layer(from_fn_with_state(app.config.http.request_timeout, within_time))
         .merge(
             waiting()
-                .layer(from_fn_with_state(shared(), overload::admission::admit_look))
+                .layer(from_fn_with_state(shared(), admission::admit_unless_long_poll))
                 .layer(from_fn_with_state(GATEWAY, within_time)),
         )
         .merge(
             uploading()
-                .layer(from_fn_with_state(shared(), overload::admission::admit_upload))
+                .layer(from_fn_with_state(shared(), admission::admit_upload))
                 .layer(from_fn_with_state(UPLOAD, within_time)),
         )
         .merge(checked())
@@ -151,7 +153,7 @@ pub fn router(app: AppState) -> Router {
         .route("/", get(|| async { Redirect::temporary("/docs/") }))
         .fallback(answer(|| HttpError::NotFound))
         .method_not_allowed_fallback(answer(|| HttpError::MethodNotAllowed))
-        .layer(from_fn_with_state(shared(), overload::rate_limits::by_address))
+        .layer(from_fn_with_state(shared(), rate_limits::limit_by_address))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(error::finish))
         .layer(cors(&app.config.http))

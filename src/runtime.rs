@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::{App, AppState},
     config::Front,
-    db, http, jobs, overload,
+    db, http, jobs,
     read_model::SEEN_HOLDS,
     server::{Drain, Listener, Socket},
     telemetry,
@@ -65,7 +65,7 @@ pub async fn run(
     let operations = tokio::spawn(looked_at.serve(http::operations::router(app.clone()), until_the_end));
     let mut background = tend(&app);
     background.extend([
-        tokio::spawn(overload::admission::adapt(app.clone())),
+        tokio::spawn(adapt_admission(app.clone())),
         tokio::spawn(keep_telling(app.clone())),
         tokio::spawn(systemd::heartbeat()),
     ]);
@@ -113,7 +113,7 @@ pub async fn run(
 pub fn tend(app: &AppState) -> Vec<JoinHandle<()>> {
     vec![
         tokio::spawn(http::routes::events::poll_followed(app.clone())),
-        tokio::spawn(overload::rate_limits::keep(app.clone())),
+        tokio::spawn(maintain_rate_limits(app.clone())),
         tokio::spawn(refresh_keys(app.clone())),
         tokio::spawn(app.db.clone().keep()),
         tokio::spawn(upkeep()),
@@ -153,6 +153,14 @@ fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+}
+
+async fn adapt_admission(app: AppState) {
+    app.admission.adapt(app.limits.subscribe(), || app.db.shortest_wait()).await;
+}
+
+async fn maintain_rate_limits(app: AppState) {
+    app.rate_limits.maintain(app.limits.subscribe()).await;
 }
 
 async fn refresh_keys(app: AppState) {

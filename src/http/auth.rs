@@ -47,12 +47,12 @@ impl Credentials {
             return Err(NO_TOKEN);
         }
         if let Some(invite) = InviteToken::presented(token.trim()) {
-            app.rates.invite(&invite)?;
+            app.rate_limits.check_invite(&invite).map_err(HttpError::TooMany)?;
             return Ok(Self::Invite(invite));
         }
         let user = app.verifier.verify(token.trim()).await.map_err(denied)?;
         scope::set_principal("user");
-        app.rates.user(&user)?;
+        app.rate_limits.check_user(&user).map_err(HttpError::TooMany)?;
         Ok(Self::User(user))
     }
 }

@@ -1,317 +1,272 @@
-//! How many requests are worked on at a time, and what happens to the others.
+//! Admission control: how many requests run at a time, and what happens to the others.
 //!
-//! A service that takes on more than it can do does less: requests wait for a database connection until their clients
-//! have given up, and are then answered for nobody. So requests wait at the door instead, not for long, and what does not
-//! get its turn is turned away at once, which costs next to nothing.
+//! A service that accepts more requests than it can process does less: requests wait for a database connection until
+//! their clients have given up, and are then answered for nothing. So requests queue here, briefly, and those that are not
+//! admitted in time are refused at once, which costs next to nothing.
 //!
-//! How many may come in is found by measuring the waits behind the door, those for a connection of the pool and those of
-//! the runtime's tasks for a processor. As in CoDel (RFC 8289) the shortest wait of an interval tells: a burst leaves
-//! somebody who did not wait, an overload does not. While that wait is over the target the number goes down, to half at
-//! most in an interval; while it is not, and the number is what holds requests up, it grows by a tenth. It never goes below
-//! what the pool's connections can take, so the database is never idle while somebody waits at the door.
+//! The concurrency limit follows the queueing delays that requests meet once they are admitted: the wait for a pooled
+//! database connection, and the scheduling delay of the runtime. As in `CoDel` (RFC 8289) the minimum delay of an interval
+//! decides: in a burst some request does not wait, in an overload every request does. While the minimum is above the
+//! target, the limit shrinks, at most to half per interval; while it is not, and the limit holds requests back, the limit
+//! grows by a tenth. It never falls below what the database connections can serve, so the database is never idle while
+//! requests are queued.
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, Semaphore, SemaphorePermit, watch},
     time::{Instant, sleep, timeout},
 };
 
-use crate::http::{error::HttpError, extract};
-use crate::{
-    app::AppState,
-    config::Limits,
-    telemetry::{Outcome, metrics},
-};
+use crate::{config::Limits, telemetry::metrics};
 
-/// How often the waits are looked at.
+/// How often the limit is adapted.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// How often in it the runtime is tried.
-const TRIES: u32 = 5;
-/// A queue at the door that was never gone for so long is no burst any more.
-const STANDS: Duration = Duration::from_secs(1);
-/// The longest wait at the door in a burst: what a crowd that comes at once, or a database that has to be signed in to
-/// first, may take.
-const PATIENCE: Duration = Duration::from_millis(1500);
-/// And in a queue that stands, in targets.
-const SHORT_PATIENCE: u32 = 10;
-/// The longest wait that a newcomer may expect, from the length of the queue and its pace: who would come too late is not
-/// kept waiting for that.
-const QUEUE: Duration = Duration::from_millis(500);
+/// How often per interval the scheduling delay is measured.
+const SAMPLES: u32 = 5;
+/// A queue that has not been empty for this long is an overload rather than a burst.
+const LONGEST_BURST: Duration = Duration::from_secs(1);
+/// Queue timeout in a burst: covers a crowd that arrives at once, and a database whose first login is slow.
+const BURST_QUEUE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Queue timeout in an overload, as a multiple of the queueing target.
+const OVERLOAD_QUEUE_TIMEOUT: u32 = 10;
+/// A request whose expected wait, from the queue's length and the completion rate, is longer is refused at once.
+const MAX_EXPECTED_WAIT: Duration = Duration::from_millis(500);
 
-/// Places that can become more or fewer while some are taken.
+/// A semaphore whose size can change while permits are held.
 #[derive(Debug)]
-struct Places {
-    free: Arc<Semaphore>,
+struct ConcurrencyLimit {
+    semaphore: Semaphore,
     size: AtomicUsize,
-    /// Places that go away when they are given back.
-    surplus: AtomicUsize,
+    /// Permits to discard when they are released, because the limit shrank while they were held.
+    excess: AtomicUsize,
 }
 
-/// A place, until it is dropped.
 #[derive(Debug)]
-struct Place {
-    permit: Option<OwnedSemaphorePermit>,
-    places: Arc<Places>,
+pub(crate) struct Permit<'a> {
+    permit: Option<SemaphorePermit<'a>>,
+    limit: &'a ConcurrencyLimit,
 }
 
-impl Places {
-    fn new(size: usize) -> Arc<Self> {
-        let free = Arc::new(Semaphore::new(size));
-        Arc::new(Self { free, size: AtomicUsize::new(size), surplus: AtomicUsize::new(0) })
+impl ConcurrencyLimit {
+    fn new(size: usize) -> Self {
+        Self { semaphore: Semaphore::new(size), size: AtomicUsize::new(size), excess: AtomicUsize::new(0) }
     }
 
     fn size(&self) -> usize {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// Called by one task at a time.
+    /// Must not be called concurrently.
     fn resize(&self, size: usize) {
         let old = self.size.swap(size, Ordering::Relaxed);
         if size > old {
-            let more = size - old;
-            let kept =
-                self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(more)));
-            self.free.add_permits(more - kept.unwrap_or(0).min(more));
+            let added = size - old;
+            let subtract = |excess: usize| Some(excess.saturating_sub(added));
+            let excess = self.excess.fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract).unwrap_or(0);
+            self.semaphore.add_permits(added - excess.min(added));
         } else {
-            let gone = self.free.forget_permits(old - size);
-            self.surplus.fetch_add(old - size - gone, Ordering::Relaxed);
+            let removed = self.semaphore.forget_permits(old - size);
+            self.excess.fetch_add(old - size - removed, Ordering::Relaxed);
         }
     }
 
-    fn take(self: &Arc<Self>) -> Option<Place> {
-        let permit = self.free.clone().try_acquire_owned().ok()?;
-        Some(Place { permit: Some(permit), places: self.clone() })
+    fn try_acquire(&self) -> Option<Permit<'_>> {
+        Some(Permit { permit: Some(self.semaphore.try_acquire().ok()?), limit: self })
     }
 
-    async fn wait(self: &Arc<Self>, patience: Duration) -> Option<Place> {
-        let permit = timeout(patience, self.free.clone().acquire_owned()).await.ok()?.ok()?;
-        Some(Place { permit: Some(permit), places: self.clone() })
+    async fn acquire(&self, longest_wait: Duration) -> Option<Permit<'_>> {
+        let permit = timeout(longest_wait, self.semaphore.acquire()).await.ok()?.ok()?;
+        Some(Permit { permit: Some(permit), limit: self })
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let surplus = &self.places.surplus;
-        let goes = surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
-        if let Some(permit) = self.permit.take().filter(|_| goes) {
+        let excess = &self.limit.excess;
+        let is_excess = excess.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+        if let Some(permit) = self.permit.take().filter(|_| is_excess) {
             permit.forget();
         }
     }
 }
 
-/// The door.
+/// The admission control of one process.
 #[derive(Debug)]
 pub struct Admission {
-    requests: Arc<Places>,
-    uploads: Arc<Places>,
-    /// What can be worked on without a wait: the least number of requests at a time.
-    unhurried: usize,
-    seen: Mutex<Seen>,
-    arrived: Notify,
+    requests: ConcurrencyLimit,
+    uploads: ConcurrencyLimit,
+    /// What the database connections and processors can serve without a queue.
+    min_concurrency: usize,
+    load: Mutex<Load>,
+    admitted: Notify,
 }
 
-/// What the door has seen.
 #[derive(Debug)]
-struct Seen {
-    inside: usize,
-    /// The most inside in this interval.
+struct Load {
+    running: usize,
+    /// The maximum of `running` in this interval.
     peak: usize,
-    waiting: usize,
-    /// Those who left in this interval.
-    left: u32,
-    /// How many leave in a second while the door is full; none when that is not known.
-    pace: Option<f64>,
-    /// When somebody came in without a wait.
-    open_at: Instant,
+    queued: usize,
+    /// Requests that ended in this interval.
+    completed: u32,
+    /// Completed requests per second while the limit is reached, smoothed; none when it is not known.
+    completion_rate: Option<f64>,
+    last_admitted_without_wait: Instant,
 }
 
-impl Seen {
-    /// Begins another interval; answers the most who were inside in the last one, and those who are now.
-    fn turn_over(&mut self, size: usize) -> (usize, usize) {
-        let peak = std::mem::replace(&mut self.peak, self.inside);
-        let pace = f64::from(std::mem::take(&mut self.left)) / INTERVAL.as_secs_f64();
-        // Who leaves a half-empty house tells nothing of how many could; and while nobody leaves, as when a database has
-        // to be signed in to first, nobody knows.
-        self.pace = match self.pace {
-            _ if peak < size => None,
-            None => (pace > 0.0).then_some(pace),
-            Some(known) => Some((known * 0.8 + pace * 0.2).max(1.0)),
+impl Load {
+    /// Ends an interval and returns its peak.
+    fn end_interval(&mut self, limit: usize) -> usize {
+        let peak = std::mem::replace(&mut self.peak, self.running);
+        let rate = f64::from(std::mem::take(&mut self.completed)) / INTERVAL.as_secs_f64();
+        // Below the limit the rate shows the demand, not the capacity. While no request completes, as during a slow first
+        // login to the database, the capacity is unknown.
+        self.completion_rate = match self.completion_rate {
+            _ if peak < limit => None,
+            None => (rate > 0.0).then_some(rate),
+            Some(smoothed) => Some((smoothed * 0.8 + rate * 0.2).max(1.0)),
         };
-        (peak, self.inside)
+        peak
     }
 }
 
-/// A request that has come in.
-struct Inside<'a> {
+/// An admitted request; dropping it ends the request.
+pub(crate) struct RunningRequest<'a> {
     admission: &'a Admission,
-    _place: Place,
+    _permit: Permit<'a>,
 }
 
-impl Drop for Inside<'_> {
+impl Drop for RunningRequest<'_> {
     fn drop(&mut self) {
-        let mut seen = self.admission.seen();
-        seen.inside -= 1;
-        seen.left += 1;
+        let mut load = self.admission.load();
+        load.running -= 1;
+        load.completed += 1;
     }
 }
 
-/// One who waits at the door.
-struct Waiting<'a>(&'a Admission);
+struct QueuedRequest<'a>(&'a Admission);
 
-impl<'a> Waiting<'a> {
-    /// None when the queue is so long that its end is too far.
-    fn begin(admission: &'a Admission) -> Option<Self> {
-        let mut seen = admission.seen();
-        #[expect(clippy::cast_precision_loss, reason = "a queue")]
-        if seen.pace.is_some_and(|pace| seen.waiting as f64 > pace * QUEUE.as_secs_f64()) {
+impl<'a> QueuedRequest<'a> {
+    /// None when the expected wait is too long.
+    fn enqueue(admission: &'a Admission) -> Option<Self> {
+        let mut load = admission.load();
+        #[expect(clippy::cast_precision_loss, reason = "a queue's length is far below 2^52")]
+        if load.completion_rate.is_some_and(|rate| load.queued as f64 > rate * MAX_EXPECTED_WAIT.as_secs_f64()) {
             return None;
         }
-        seen.waiting += 1;
+        load.queued += 1;
         Some(Self(admission))
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedRequest<'_> {
     fn drop(&mut self) {
-        self.0.seen().waiting -= 1;
+        self.0.load().queued -= 1;
     }
 }
 
 impl Admission {
-    /// A door that begins with all that `limits` allows; `connections` is the most of the database's.
-    #[must_use]
-    pub fn new(limits: &Limits, connections: usize) -> Self {
+    /// Starts at the configured maximum; `max_connections` is the size of the database pool.
+    pub fn new(limits: &Limits, max_connections: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            requests: Places::new(limits.requests),
-            uploads: Places::new(limits.uploads),
-            unhurried: connections.max(2 * cores),
-            seen: Mutex::new(Seen { inside: 0, peak: 0, waiting: 0, left: 0, pace: None, open_at: Instant::now() }),
-            arrived: Notify::new(),
+            requests: ConcurrencyLimit::new(limits.requests),
+            uploads: ConcurrencyLimit::new(limits.uploads),
+            min_concurrency: max_connections.max(2 * cores),
+            load: Mutex::new(Load {
+                running: 0,
+                peak: 0,
+                queued: 0,
+                completed: 0,
+                completion_rate: None,
+                last_admitted_without_wait: Instant::now(),
+            }),
+            admitted: Notify::new(),
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn enter(&self, target: Duration) -> Option<Inside<'_>> {
-        let place = if let Some(place) = self.requests.take() {
-            self.seen().open_at = Instant::now();
-            place
+    /// Waits in the queue if necessary; none when the request must be refused.
+    pub(crate) async fn admit(&self, queueing_target: Duration) -> Option<RunningRequest<'_>> {
+        let permit = if let Some(permit) = self.requests.try_acquire() {
+            self.load().last_admitted_without_wait = Instant::now();
+            permit
         } else {
-            let _waiting = Waiting::begin(self)?;
-            let stands = self.seen().open_at.elapsed() > STANDS;
-            self.requests.wait(if stands { SHORT_PATIENCE * target } else { PATIENCE }).await?
+            let _queued = QueuedRequest::enqueue(self)?;
+            let is_overload = self.load().last_admitted_without_wait.elapsed() > LONGEST_BURST;
+            let overload_timeout = OVERLOAD_QUEUE_TIMEOUT * queueing_target;
+            self.requests.acquire(if is_overload { overload_timeout } else { BURST_QUEUE_TIMEOUT }).await?
         };
-        let mut seen = self.seen();
-        seen.inside += 1;
-        seen.peak = seen.peak.max(seen.inside);
-        drop(seen);
-        self.arrived.notify_one();
-        Some(Inside { admission: self, _place: place })
+        let mut load = self.load();
+        load.running += 1;
+        load.peak = load.peak.max(load.running);
+        drop(load);
+        self.admitted.notify_one();
+        Some(RunningRequest { admission: self, _permit: permit })
     }
 
-    /// The next number of requests at a time, after an interval with this shortest wait.
-    fn next_size(&self, peak: usize, shortest: Duration, limits: &Limits) -> usize {
-        let size = self.requests.size();
-        let most = limits.requests;
-        let least = self.unhurried.min(most);
-        if shortest > limits.queueing_target && peak > least {
-            let less = limits.queueing_target.div_duration_f64(shortest).clamp(0.5, 0.9);
+    /// Uploads are never queued.
+    pub(crate) fn try_admit_upload(&self) -> Option<Permit<'_>> {
+        self.uploads.try_acquire()
+    }
+
+    /// Adapts the limits for ever. `database_wait` returns the shortest wait for a database connection since its last
+    /// call, if there was one. Pauses while no request runs.
+    pub async fn adapt(&self, mut limits: watch::Receiver<Limits>, database_wait: impl Fn() -> Option<Duration>) {
+        loop {
+            let mut min_delay = Duration::MAX;
+            for _ in 0..SAMPLES {
+                let due = Instant::now() + INTERVAL / SAMPLES;
+                sleep(INTERVAL / SAMPLES).await;
+                min_delay = min_delay.min(due.elapsed());
+            }
+            let min_delay = database_wait().map_or(min_delay, |wait| wait.max(min_delay));
+            let current = limits.borrow().clone();
+            let peak = self.load().end_interval(self.requests.size());
+            let limit = self.next_limit(peak, min_delay, &current);
+            self.requests.resize(limit);
+            self.uploads.resize(current.uploads);
+            #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+            metrics::HTTP_LIMIT.set(limit as f64);
+            if self.load().running == 0 {
+                tokio::select! {
+                    () = self.admitted.notified() => {}
+                    _ = limits.changed() => {}
+                }
+            }
+        }
+    }
+
+    /// The limit for the next interval, after one with this peak and minimum delay.
+    fn next_limit(&self, peak: usize, min_delay: Duration, limits: &Limits) -> usize {
+        let (current, max) = (self.requests.size(), limits.requests);
+        let min = self.min_concurrency.min(max);
+        if min_delay > limits.queueing_target && peak > min {
+            let factor = limits.queueing_target.div_duration_f64(min_delay).clamp(0.5, 0.9);
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_precision_loss,
                 clippy::cast_sign_loss,
-                reason = "a count"
+                reason = "a positive number no larger than the limit"
             )]
-            let fewer = (peak.min(size) as f64 * less) as usize;
-            fewer.clamp(least, most)
-        } else if peak >= size {
-            (size + size / 10 + 1).min(most)
+            let reduced = (peak.min(current) as f64 * factor) as usize;
+            reduced.clamp(min, max)
+        } else if peak >= current {
+            (current + current / 10 + 1).min(max)
         } else {
-            size.min(most)
+            current.min(max)
         }
     }
-}
-
-/// Looks at the waits and moves the limits, for ever. Nothing is looked at while nobody is inside.
-pub async fn adapt(app: AppState) {
-    let (admission, mut changed) = (&app.admission, app.limits.subscribe());
-    loop {
-        let mut shortest = Duration::MAX;
-        for _ in 0..TRIES {
-            let due = Instant::now() + INTERVAL / TRIES;
-            sleep(INTERVAL / TRIES).await;
-            shortest = shortest.min(due.elapsed());
-        }
-        if let Some(waited) = app.db.shortest_wait() {
-            shortest = shortest.max(waited);
-        }
-        let limits = app.limits.borrow().clone();
-        let (peak, inside) = admission.seen().turn_over(admission.requests.size());
-        let size = admission.next_size(peak, shortest, &limits);
-        if size != admission.requests.size() {
-            admission.requests.resize(size);
-        }
-        if limits.uploads != admission.uploads.size() {
-            admission.uploads.resize(limits.uploads);
-        }
-        #[expect(clippy::cast_precision_loss, reason = "a count for a graph")]
-        metrics::HTTP_LIMIT.set(size as f64);
-        if inside == 0 {
-            tokio::select! {
-                () = admission.arrived.notified() => {}
-                _ = changed.changed() => {}
-            }
-        }
-    }
-}
-
-/// Lets a request in once all of it is there, or turns it away.
-pub async fn admit(State(app): State<AppState>, request: Request, next: Next) -> Response {
-    let target = app.limits.borrow().queueing_target;
-    let request = match extract::whole(request, app.config.http.max_body_bytes).await {
-        Ok(request) => request,
-        Err(error) => return error.into_response(),
-    };
-    match app.admission.enter(target).await {
-        Some(_inside) => next.run(request).await,
-        None => turned_away(),
-    }
-}
-
-/// Lets a look at an album's events in, or turns it away; who is ready to wait for them is not kept out.
-pub async fn admit_look(State(app): State<AppState>, request: Request, next: Next) -> Response {
-    let query = request.uri().query().unwrap_or_default();
-    let waits = url::form_urlencoded::parse(query.as_bytes()).any(|(key, value)| key == "wait" && value != "0");
-    if waits { next.run(request).await } else { admit(State(app), request, next).await }
-}
-
-/// Lets an upload in, or turns it away. Uploads take long and little: they wait for their clients.
-pub async fn admit_upload(State(app): State<AppState>, request: Request, next: Next) -> Response {
-    match app.admission.uploads.take() {
-        Some(_place) => next.run(request).await,
-        None => turned_away(),
-    }
-}
-
-fn turned_away() -> Response {
-    let mut response = HttpError::Overloaded.into_response();
-    response.extensions_mut().insert(Outcome::Shed);
-    response
 }
 
 #[cfg(test)]
@@ -319,20 +274,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_become_fewer_while_they_are_taken() {
-        let places = Places::new(3);
-        let mut taken: Vec<Place> = (0..3).map(|_| places.take().unwrap()).collect();
-        places.resize(1);
-        assert!(places.take().is_none());
-        taken.truncate(1);
-        assert!(places.take().is_none(), "two were given back, and two were too many");
-        places.resize(2);
-        taken.push(places.take().unwrap());
-        assert!(places.take().is_none());
-        places.resize(1);
-        places.resize(4);
-        taken.clear();
-        let all: Vec<Place> = std::iter::from_fn(|| places.take()).collect();
+    fn shrinks_while_permits_are_held() {
+        let limit = ConcurrencyLimit::new(3);
+        let mut held: Vec<Permit<'_>> = (0..3).map(|_| limit.try_acquire().unwrap()).collect();
+        limit.resize(1);
+        assert!(limit.try_acquire().is_none());
+        held.truncate(1);
+        assert!(limit.try_acquire().is_none(), "the two released permits were excess");
+        limit.resize(2);
+        held.push(limit.try_acquire().unwrap());
+        assert!(limit.try_acquire().is_none());
+        limit.resize(1);
+        limit.resize(4);
+        held.clear();
+        let all: Vec<Permit<'_>> = std::iter::from_fn(|| limit.try_acquire()).collect();
         assert_eq!(all.len(), 4);
     }
 }

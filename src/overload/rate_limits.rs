@@ -1,140 +1,114 @@
-//! How often one caller may ask: a second line behind the gateway's throttling. A caller is a user, an invite (all of
-//! whose guests share it), or a client's address.
+//! Rate limits per caller, behind the gateway's throttling. A caller is a user, an invite (shared by all of its guests) or
+//! a client address.
 
 use std::{
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash, RandomState},
     net::IpAddr,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
 use governor::{
     Quota, RateLimiter,
     clock::{Clock, DefaultClock},
     state::keyed::HashMapStateStore,
 };
+use tokio::sync::watch;
 
-use crate::http::error::{HttpError, Result};
 use crate::{
-    app::AppState,
     config::{Limits, Rate},
     domain::{InviteToken, User},
-    server::Peer,
     telemetry::metrics,
 };
 
-/// How often callers are forgotten who have been quiet for long enough.
-const FORGET: Duration = Duration::from_secs(10);
+/// How often the state of callers that have been idle long enough is removed.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A bucket for each caller, by a number that stands for it: neither names nor tokens are kept.
+/// One token bucket per caller, keyed by a salted hash: neither names nor tokens are stored.
 type Buckets = RateLimiter<u64, HashMapStateStore<u64>, DefaultClock>;
 
-/// Everybody's buckets.
+/// The rate limits of all callers. A check fails with the time until the next request is allowed.
 #[derive(Debug)]
-pub struct Rates {
-    /// Makes the numbers.
-    keys: RandomState,
-    kinds: RwLock<Arc<Kinds>>,
+pub struct RateLimits {
+    hasher: RandomState,
+    buckets: RwLock<Arc<BucketsByKind>>,
 }
 
 #[derive(Debug)]
-struct Kinds {
+struct BucketsByKind {
     user: Option<Buckets>,
     invite: Option<Buckets>,
     address: Option<Buckets>,
 }
 
-impl Kinds {
-    fn new(limits: &Limits) -> Self {
+impl BucketsByKind {
+    fn new(limits: &Limits) -> Arc<Self> {
         let buckets = |rate: Option<Rate>| {
             rate.map(|rate| RateLimiter::hashmap(Quota::per_second(rate.per_second).allow_burst(rate.burst)))
         };
-        Self { user: buckets(limits.user), invite: buckets(limits.invite), address: buckets(limits.address) }
+        Arc::new(Self { user: buckets(limits.user), invite: buckets(limits.invite), address: buckets(limits.address) })
     }
 }
 
-impl Rates {
-    /// Full buckets.
-    #[must_use]
+impl RateLimits {
     pub fn new(limits: &Limits) -> Self {
-        Self { keys: RandomState::new(), kinds: RwLock::new(Arc::new(Kinds::new(limits))) }
+        Self { hasher: RandomState::new(), buckets: RwLock::new(BucketsByKind::new(limits)) }
     }
 
-    fn kinds(&self) -> Arc<Kinds> {
-        self.kinds.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn check_user(&self, user: &User) -> Result<(), Duration> {
+        self.check(self.buckets().user.as_ref(), "user", &user.subject)
     }
 
-    /// One request of a user.
-    pub(crate) fn user(&self, user: &User) -> Result<()> {
-        take(self.kinds().user.as_ref(), "user", self.keys.hash_one(&user.subject))
+    /// Called before the invite is looked up: it may not exist.
+    pub(crate) fn check_invite(&self, invite: &InviteToken) -> Result<(), Duration> {
+        self.check(self.buckets().invite.as_ref(), "invite", invite.reveal())
     }
 
-    /// One request by an invite, before it is looked up.
-    pub(crate) fn invite(&self, invite: &InviteToken) -> Result<()> {
-        take(self.kinds().invite.as_ref(), "invite", self.keys.hash_one(invite.reveal()))
-    }
-
-    /// One request from an address; of IPv6 the network of 64 bits, which is what one client has.
-    fn address(&self, address: IpAddr) -> Result<()> {
-        let whose = match address {
+    /// IPv6 addresses count by their /64 network, which one client usually has to itself.
+    pub(crate) fn check_address(&self, address: IpAddr) -> Result<(), Duration> {
+        let key = match address {
             IpAddr::V4(v4) => u128::from(v4.to_bits()),
             IpAddr::V6(v6) => v6.to_bits() >> 64 << 64,
         };
-        take(self.kinds().address.as_ref(), "address", self.keys.hash_one(whose))
+        self.check(self.buckets().address.as_ref(), "address", key)
     }
-}
 
-fn take(buckets: Option<&Buckets>, by: &'static str, key: u64) -> Result<()> {
-    let Some(buckets) = buckets else { return Ok(()) };
-    buckets.check_key(&key).map_err(|until| {
-        metrics::HTTP_LIMITED.with(&[("by", by.to_owned())]).increment(1);
-        HttpError::TooMany(until.wait_time_from(DefaultClock::default().now()))
-    })
-}
+    fn check(&self, buckets: Option<&Buckets>, kind: &'static str, caller: impl Hash) -> Result<(), Duration> {
+        let Some(buckets) = buckets else { return Ok(()) };
+        buckets.check_key(&self.hasher.hash_one(caller)).map_err(|not_until| {
+            metrics::HTTP_LIMITED.with(&[("by", kind.to_owned())]).increment(1);
+            not_until.wait_time_from(DefaultClock::default().now())
+        })
+    }
 
-/// Forgets who has been quiet, and takes changed limits over, for ever.
-pub async fn keep(app: AppState) {
-    let mut limits = app.limits.subscribe();
-    let mut known = [app.config.limits.user, app.config.limits.invite, app.config.limits.address];
-    loop {
-        tokio::select! {
-            changed = limits.changed() => {
-                if changed.is_err() {
-                    return;
+    fn buckets(&self) -> Arc<BucketsByKind> {
+        self.buckets.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Removes the state of idle callers and applies changed limits, until the sender of `limits` is gone.
+    pub async fn maintain(&self, mut limits: watch::Receiver<Limits>) {
+        let rates = |limits: &Limits| [limits.user, limits.invite, limits.address];
+        let mut applied = rates(&limits.borrow());
+        loop {
+            tokio::select! {
+                changed = limits.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let limits = limits.borrow_and_update().clone();
+                    // New buckets are full, so they are only made when a rate has changed.
+                    if std::mem::replace(&mut applied, rates(&limits)) != rates(&limits) {
+                        *self.buckets.write().unwrap_or_else(PoisonError::into_inner) = BucketsByKind::new(&limits);
+                    }
                 }
-                let limits = limits.borrow_and_update().clone();
-                let now = [limits.user, limits.invite, limits.address];
-                // Full buckets are a present: only those get them whose limits have changed.
-                if std::mem::replace(&mut known, now) == now {
-                    continue;
-                }
-                let fresh = Arc::new(Kinds::new(&limits));
-                *app.rates.kinds.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-            }
-            () = tokio::time::sleep(FORGET) => {
-                let kinds = app.rates.kinds();
-                for buckets in [&kinds.user, &kinds.invite, &kinds.address].into_iter().flatten() {
-                    buckets.retain_recent();
-                    buckets.shrink_to_fit();
+                () = tokio::time::sleep(CLEANUP_INTERVAL) => {
+                    let kinds = self.buckets();
+                    for buckets in [&kinds.user, &kinds.invite, &kinds.address].into_iter().flatten() {
+                        buckets.retain_recent();
+                        buckets.shrink_to_fit();
+                    }
                 }
             }
         }
-    }
-}
-
-/// Counts requests by their clients' addresses, before anything is done for them; health checks are everybody's.
-pub async fn by_address(State(app): State<AppState>, request: Request, next: Next) -> Response {
-    if request.uri().path().starts_with("/health/") {
-        return next.run(request).await;
-    }
-    let client = request.extensions().get::<Peer>().map(|peer| peer.client(request.headers()));
-    match client.map_or(Ok(()), |address| app.rates.address(address)) {
-        Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
     }
 }

@@ -1,0 +1,4 @@
+//! Middleware of the main listener.
+
+pub mod admission;
+pub mod rate_limits;
