@@ -105,8 +105,8 @@ impl App {
         sdk: Option<&SdkConfig>,
         log_level: Option<LogLevel>,
     ) -> anyhow::Result<AppState> {
-        // Before the pools, which keep what they measure with.
-        let _ = telemetry::metrics::start(config.telemetry.emf);
+        // Before the pools, which keep handles of their metrics.
+        let _ = telemetry::recorder::install(config.telemetry.emf);
         let db = Db::new(&config.database).projecting(config.read_model.table.is_some());
         let storage = Storage::open(&config.storage, &config.http, sdk)?;
         let sandbox = Sandbox::new(sandbox_config(&config), program);
@@ -138,7 +138,7 @@ impl App {
     /// Sets the metrics that are levels of this process.
     pub fn measure(&self) {
         self.db.measure();
-        telemetry::vitals::measure();
+        telemetry::recorder::record_process_metrics();
     }
 }
 

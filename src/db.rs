@@ -33,7 +33,10 @@ pub mod transaction;
 pub mod users;
 pub mod wakeups;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound, Utc};
 use sqlx::{ConnectOptions, Connection, MySqlConnection, MySqlExecutor, mysql::MySqlConnectOptions};
@@ -205,8 +208,10 @@ impl Db {
             pool.measure();
             let name = pool.name();
             if let Some(LeaseState { age, left, .. }) = pool.connector().login().lease() {
-                metrics::TOKEN_AGE.of(name).set(age.unwrap_or_default().as_secs_f64());
-                metrics::TOKEN_LEFT.of(name).set(left.unwrap_or_default().as_secs_f64());
+                metrics::TOKEN_AGE.with(&[("pool", name)]).set(age.unwrap_or_default().as_secs_f64());
+                let expires_at = SystemTime::now() + left.unwrap_or_default();
+                let since_epoch = expires_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                metrics::TOKEN_EXPIRY.with(&[("pool", name)]).set(since_epoch.as_secs_f64());
             }
         }
     }

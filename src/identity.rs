@@ -159,7 +159,7 @@ impl Verifier {
         match outcome {
             Ok(by_id) => *keys = Keys { by_id, read_at: Some(Instant::now()), last_error: None },
             Err(error) => {
-                metrics::JWKS_FAILURES.increment(1);
+                metrics::JWKS_FETCH_FAILURES.increment(1);
                 let error = format!("{error:#}");
                 tracing::warn!(error, "the issuer's keys can't be read; the known ones go on");
                 keys.last_error = Some(error);

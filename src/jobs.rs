@@ -145,8 +145,8 @@ async fn do_job(app: &AppState, claim: &Claim) -> Outcome {
         Outcome::Failed(Next::Dead) => "dead",
         Outcome::GivenBack => "given_back",
     };
-    metrics::JOB_SECONDS.with(&[("kind", kind.to_owned())]).record(started.elapsed().as_secs_f64());
-    metrics::JOBS.with(&[("kind", kind.to_owned()), ("outcome", word.to_owned())]).increment(1);
+    metrics::JOB_DURATION.with(&[("kind", kind)]).record(started.elapsed().as_secs_f64());
+    metrics::JOB_RUNS.with(&[("kind", kind), ("outcome", word)]).increment(1);
     spans::record(&trace, || Span {
         name: format!("job {kind}"),
         kind: SpanKind::Consumer,
@@ -159,7 +159,7 @@ async fn do_job(app: &AppState, claim: &Claim) -> Outcome {
         ],
     });
     if matches!(outcome, Outcome::Done | Outcome::Failed(Next::Dead)) {
-        metrics::JOB_ATTEMPTS.with(&[("kind", kind.to_owned())]).record(f64::from(claim.attempt));
+        metrics::JOB_ATTEMPTS.with(&[("kind", kind)]).record(f64::from(claim.attempt));
     }
     outcome
 }

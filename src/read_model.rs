@@ -233,13 +233,13 @@ impl ReadModel {
     }
 }
 
-fn count(outcome: &str) {
-    metrics::READ_MODEL_READS.with(&[("outcome", outcome.to_owned())]).increment(1);
+fn count(outcome: &'static str) {
+    metrics::READ_MODEL_READS.with(&[("outcome", outcome)]).increment(1);
 }
 
 fn written<T>(outcome: Result<T, Failure>) -> Result<T, Failure> {
     if outcome.is_err() {
-        metrics::READ_MODEL_FAILURES.increment(1);
+        metrics::READ_MODEL_WRITE_FAILURES.increment(1);
     }
     outcome
 }

@@ -45,7 +45,6 @@ pub async fn run(
     works: bool,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let _ = telemetry::metrics::install();
     if let Some(collector) = &app.config.telemetry.otlp {
         telemetry::spans::start(collector)?;
     }
@@ -208,7 +207,7 @@ async fn watch_read_model(app: AppState) {
 async fn upkeep() {
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
-        telemetry::metrics::install().run_upkeep();
+        telemetry::recorder::handle().run_upkeep();
     }
 }
 

@@ -227,13 +227,13 @@ impl Sandbox {
 
 fn measure(rendered: &Rendered, stages: StageTimes) {
     for (metric, time) in [
-        (&metrics::IMAGING_DECODE_SECONDS, stages.decode),
-        (&metrics::IMAGING_RESIZE_SECONDS, stages.resize),
-        (&metrics::IMAGING_ENCODE_SECONDS, stages.encode),
+        (&metrics::IMAGING_DECODE_DURATION, stages.decode),
+        (&metrics::IMAGING_RESIZE_DURATION, stages.resize),
+        (&metrics::IMAGING_ENCODE_DURATION, stages.encode),
     ] {
-        metric.with(&[]).record(time.as_secs_f64());
+        metric.record(time.as_secs_f64());
     }
-    metrics::IMAGING_PIXELS.increment(u64::from(rendered.width) * u64::from(rendered.height));
+    metrics::IMAGING_DECODED_PIXELS.increment(u64::from(rendered.width) * u64::from(rendered.height));
 }
 
 /// Permits for so many pixels: at least one.

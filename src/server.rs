@@ -78,7 +78,7 @@ impl Listener {
                 connections.spawn(connection::serve(doorway.clone(), stream, address));
                 return;
             }
-            metrics::CONNECTIONS_REFUSED.with(&[("reason", "full".to_owned())]).increment(1);
+            metrics::CONNECTIONS_REFUSED.with(&[("reason", "full")]).increment(1);
             if told_full.is_none_or(|at| at.elapsed() > TELL_FULL) {
                 tracing::warn!(most, "connections are closed at once: there are as many as limits.connections allows");
                 told_full = Some(Instant::now());

@@ -61,17 +61,17 @@ pub struct Upload {
 pub(crate) async fn measured<T>(operation: &'static str, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let begun = Instant::now();
     let outcome = work.await;
-    let label = [("operation", operation.to_owned())];
-    metrics::STORAGE_SECONDS.with(&label).record(begun.elapsed().as_secs_f64());
+    let label = [("operation", operation)];
+    metrics::STORAGE_OPERATION_DURATION.with(&label).record(begun.elapsed().as_secs_f64());
     if outcome.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
-        metrics::STORAGE_FAILURES.with(&label).increment(1);
+        metrics::STORAGE_OPERATION_FAILURES.with(&label).increment(1);
     }
     outcome
 }
 
 /// Counts bytes that an operation has moved.
 pub(crate) fn moved(operation: &'static str, bytes: u64) {
-    metrics::STORAGE_BYTES.with(&[("operation", operation.to_owned())]).increment(bytes);
+    metrics::STORAGE_BYTES.with(&[("operation", operation)]).increment(bytes);
 }
 
 /// An original that is open for reading.

@@ -2,12 +2,12 @@
 
 pub mod emf;
 pub mod metrics;
+pub mod recorder;
 mod request;
 pub mod scope;
 mod slow;
 pub mod spans;
 mod trace;
-pub mod vitals;
 
 use std::io::IsTerminal;
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use super::{probe, tls};
@@ -28,16 +28,16 @@ pub(crate) struct Certificates {
     host: String,
     port: u16,
     ca: Option<PathBuf>,
-    seen: Mutex<Option<(Instant, Result<Days, String>)>>,
+    seen: Mutex<Option<(Instant, Result<Expiry, String>)>>,
 }
 
-/// Days until the first of some certificates ends; negative when it has.
+/// The earliest expiry among some certificates.
 #[derive(Debug, Clone, Copy)]
-struct Days {
-    /// Of those that the server shows.
-    server: i64,
+struct Expiry {
+    /// Of those that the server sends.
+    server: DateTime<Utc>,
     /// Of those in the CA file.
-    bundle: Option<i64>,
+    bundle: Option<DateTime<Utc>>,
 }
 
 /// What the last look has found.
@@ -66,12 +66,13 @@ impl Certificates {
         loop {
             let found = self.look().await;
             let pause = if found.is_ok() { EACH } else { SOONER };
-            if let Ok(Days { server, bundle }) = found {
-                for (of, days) in [("server", Some(server)), ("ca_bundle", bundle)] {
-                    let Some(days) = days.and_then(|days| i32::try_from(days).ok()) else { continue };
-                    metrics::CERTIFICATE_DAYS
-                        .with(&[("pool", pool.to_owned()), ("of", of.to_owned())])
-                        .set(f64::from(days));
+            if let Ok(Expiry { server, bundle }) = found {
+                for (certificate, expiry) in [("server", Some(server)), ("ca_bundle", bundle)] {
+                    let Some(expiry) = expiry else { continue };
+                    #[expect(clippy::cast_precision_loss, reason = "seconds since the epoch")]
+                    metrics::CERTIFICATE_EXPIRY
+                        .with(&[("pool", pool), ("certificate", certificate)])
+                        .set(expiry.timestamp() as f64);
                 }
             }
             *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), found));
@@ -82,8 +83,10 @@ impl Certificates {
     /// What the last look has found; none before the first.
     pub(crate) fn state(&self) -> Option<CertificateState> {
         let (at, found) = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let outcome = found.and_then(|Days { server, bundle }| {
-            let of_bundle = bundle.map_or_else(String::new, |days| format!(", the first of the CA file in {days}"));
+        let outcome = found.and_then(|Expiry { server, bundle }| {
+            let now = Utc::now();
+            let of_bundle = bundle.map(|at| format!(", the first of the CA file in {}", tls::days_until(at, now)));
+            let (server, of_bundle) = (tls::days_until(server, now), of_bundle.unwrap_or_default());
             let told = format!("the server's certificate ends in {server} days{of_bundle}");
             // One CA of many may end without anybody's harm: the server's own chain is what counts.
             if server < WARN_DAYS { Err(told) } else { Ok(told) }
@@ -91,19 +94,19 @@ impl Certificates {
         Some(CertificateState { age: at.elapsed(), outcome })
     }
 
-    async fn look(&self) -> Result<Days, String> {
-        let now = Utc::now();
+    async fn look(&self) -> Result<Expiry, String> {
         let addresses = probe::resolve(&self.host, self.port, STEP).await.map_err(|error| error.to_string())?;
         let mut stream = probe::connect(&addresses, STEP).await.map_err(|error| error.to_string())?;
         let greeting = probe::greet(&mut stream, STEP).await.map_err(|error| error.to_string())?;
         let shown = probe::handshake(stream, &greeting, &self.host, self.ca.as_deref(), STEP).await;
         let chain = shown.map_err(|error| error.to_string())?;
         chain.verdict?;
-        let first = |certificates: &[tls::Certificate]| certificates.iter().map(|one| one.days_left(now)).min();
+        let first = |certificates: &[tls::Certificate]| certificates.iter().map(|one| one.not_after).min();
         let bundle = match &self.ca {
             Some(path) => first(&tls::bundle(path).map_err(|error| error.to_string())?),
             None => None,
         };
-        Ok(Days { server: first(&chain.certificates).unwrap_or_default(), bundle })
+        let server = first(&chain.certificates).ok_or("the server sends no certificate")?;
+        Ok(Expiry { server, bundle })
     }
 }

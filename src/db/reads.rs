@@ -127,13 +127,13 @@ impl Db {
                     "failing"
                 }
                 outcome => {
-                    metrics::DB_READS.with(&[("from", "reader".to_owned())]).increment(1);
+                    metrics::DB_READS.with(&[("server", "reader")]).increment(1);
                     return outcome;
                 }
             },
             Err(why) => why,
         };
-        metrics::DB_READS.with(&[("from", "writer".to_owned()), ("why", why.to_owned())]).increment(1);
+        metrics::DB_READS.with(&[("server", "writer"), ("reason", why)]).increment(1);
         self.read(work).await
     }
 }

@@ -34,11 +34,16 @@ pub struct Certificate {
     pub not_after: DateTime<Utc>,
 }
 
+/// Whole days until `end`, rounded down: 0 on the last day, negative once it has passed.
+pub(crate) fn days_until(end: DateTime<Utc>, now: DateTime<Utc>) -> i64 {
+    (end - now).num_seconds().div_euclid(DAY)
+}
+
 impl Certificate {
     /// Whole days that are left, rounded down: 0 on the last day, negative once it has expired.
     #[must_use]
     pub fn days_left(&self, now: DateTime<Utc>) -> i64 {
-        (self.not_after - now).num_seconds().div_euclid(DAY)
+        days_until(self.not_after, now)
     }
 
     /// Reads one from its DER form; `None` when it isn't one.

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::actuator;
 use crate::{
     app::AppState,
-    telemetry::{self, SlowRequest, metrics},
+    telemetry::{self, SlowRequest},
 };
 use crate::{
     health::Dependency,
@@ -68,7 +68,7 @@ async fn details(State(app): State<AppState>) -> impl IntoResponse {
 
 pub(crate) async fn metrics_text(State(app): State<AppState>) -> impl IntoResponse {
     app.measure();
-    ([(header::CONTENT_TYPE, HeaderValue::from_static(TEXT))], metrics::install().render())
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(TEXT))], telemetry::recorder::handle().render())
 }
 
 #[derive(Serialize)]

@@ -40,10 +40,10 @@ pub async fn measure(app: &App) -> db::Result<()> {
     }
     #[expect(clippy::cast_precision_loss, reason = "counts for a graph")]
     {
-        metrics::JOBS_DEPTH.set(live as f64);
-        metrics::JOBS_DEAD.set(dead as f64);
+        metrics::JOB_QUEUE_DEPTH.set(live as f64);
+        metrics::JOBS_DEAD_LETTERED.set(dead as f64);
     }
-    metrics::JOBS_OLDEST_SECONDS.set(oldest);
-    metrics::ANNOUNCE_LAG.set(lag);
+    metrics::JOB_QUEUE_OLDEST_AGE.set(oldest);
+    metrics::OUTBOX_LAG.set(lag);
     Ok(())
 }

@@ -90,7 +90,7 @@ pub async fn run(app: &App, scrub: bool) -> anyhow::Result<Report> {
         ("removed", report.removed),
         ("repaired", report.repaired),
     ] {
-        metrics::SWEPT.with(&[("kind", kind.to_owned())]).increment(count);
+        metrics::RECONCILED.with(&[("kind", kind)]).increment(count);
     }
     Ok(report)
 }

@@ -237,7 +237,7 @@ impl Admission {
             self.requests.resize(limit);
             self.uploads.resize(current.uploads);
             #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-            metrics::HTTP_LIMIT.set(limit as f64);
+            metrics::HTTP_CONCURRENCY_LIMIT.set(limit as f64);
             if self.load().running == 0 {
                 tokio::select! {
                     () = self.admitted.notified() => {}

@@ -76,7 +76,7 @@ impl RateLimits {
     fn check(&self, buckets: Option<&Buckets>, kind: &'static str, caller: impl Hash) -> Result<(), Duration> {
         let Some(buckets) = buckets else { return Ok(()) };
         buckets.check_key(&self.hasher.hash_one(caller)).map_err(|not_until| {
-            metrics::HTTP_LIMITED.with(&[("by", kind.to_owned())]).increment(1);
+            metrics::HTTP_RATE_LIMITED.with(&[("key", kind)]).increment(1);
             not_until.wait_time_from(DefaultClock::default().now())
         })
     }

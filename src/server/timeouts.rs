@@ -196,7 +196,7 @@ impl<S> Timed<S> {
             // As if the client had closed, so that hyper ends in peace.
             return Poll::Ready(Ok(()));
         }
-        metrics::CONNECTIONS_CUT.with(&[("reason", "head".to_owned())]).increment(1);
+        metrics::CONNECTION_TIMEOUTS.with(&[("reason", "header")]).increment(1);
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head of a request did not come in time")))
     }
 
@@ -211,7 +211,7 @@ impl<S> Timed<S> {
         }
         let until = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + STALL)));
         std::task::ready!(until.poll_unpin(cx));
-        metrics::CONNECTIONS_CUT.with(&[("reason", "stalled".to_owned())]).increment(1);
+        metrics::CONNECTION_TIMEOUTS.with(&[("reason", "write")]).increment(1);
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
     }
 }
@@ -331,7 +331,7 @@ where
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Poll::Pending => self.poll_patience(cx).map(|()| {
-                metrics::CONNECTIONS_CUT.with(&[("reason", "body".to_owned())]).increment(1);
+                metrics::CONNECTION_TIMEOUTS.with(&[("reason", "body")]).increment(1);
                 Some(Err(TooSlow.into()))
             }),
         }

@@ -23,7 +23,7 @@ use serde_json::{Map, Value, json};
 use super::metrics::{Metric, registry};
 
 /// The labels that become dimensions.
-const DIMENSIONS: [&str; 8] = ["outcome", "kind", "reason", "pool", "operation", "from", "why", "of"];
+const DIMENSIONS: [&str; 7] = ["outcome", "kind", "reason", "pool", "operation", "server", "certificate"];
 /// Other names for what is told already.
 const TWICE: &str = "hikaricp_";
 /// The most metrics of a line, and the most values of a metric.
@@ -49,7 +49,7 @@ struct Collected {
 struct Collector(Arc<Registry<Key, Series>>);
 
 /// Begins to collect: what this answers has to become a recorder of the process.
-pub(crate) fn collector() -> impl Recorder + Send + Sync + 'static {
+pub(crate) fn recorder() -> impl Recorder + Send + Sync + 'static {
     let collected = COLLECTED.get_or_init(Collected::new);
     Collector(collected.series.clone())
 }
@@ -316,8 +316,8 @@ mod tests {
             count("/a", 3);
             count("/b", 4);
             measured::HTTP_IN_FLIGHT.set(2.0);
-            measured::PROCESS_CPU.reach(10);
-            measured::HIKARI_ALL.of("writer").set(1.0);
+            measured::PROCESS_CPU.set_total(10);
+            measured::HIKARI_ALL.with(&[("pool", "writer")]).set(1.0);
             let lines = collected.lines("Darkroom", 1_795_000_000_000);
             let requests = line(&lines, "darkroom_http_requests_total");
             let aws = json!({ "Timestamp": 1_795_000_000_000_i64, "CloudWatchMetrics": [{
@@ -329,7 +329,7 @@ mod tests {
             assert_eq!(line(&lines, "process_cpu_seconds_total")["darkroom_http_requests_in_flight"], 2.0);
             assert_eq!(lines.len(), 2, "no other name for the same: {lines:?}");
             count("/a", 1);
-            measured::PROCESS_CPU.reach(12);
+            measured::PROCESS_CPU.set_total(12);
             let lines = collected.lines("Darkroom", 0);
             assert_eq!(line(&lines, "darkroom_http_requests_total")["darkroom_http_requests_total"], 1.0);
             assert_eq!(line(&lines, "process_cpu_seconds_total")["process_cpu_seconds_total"], 2.0);
@@ -339,14 +339,14 @@ mod tests {
     #[test]
     fn a_distribution_has_a_hundred_values_at_most_that_are_nearly_right() {
         collected(|collected| {
-            let seconds = measured::IMAGING_SECONDS.with(&[]);
+            let seconds = &measured::IMAGING_DURATION;
             seconds.record(0.0);
             seconds.record(f64::NAN);
             for thousandth in 1..=1000 {
                 seconds.record(f64::from(thousandth) / 1000.0);
             }
             let lines = collected.lines("Darkroom", 0);
-            let told = &line(&lines, "darkroom_imaging_seconds")["darkroom_imaging_seconds"];
+            let told = &line(&lines, "darkroom_imaging_duration_seconds")["darkroom_imaging_duration_seconds"];
             let numbers = |name: &str| -> Vec<f64> {
                 told[name].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
             };

@@ -136,20 +136,20 @@ impl UnderWay {
         }
         metrics::HTTP_IN_FLIGHT.decrement(1.0);
         let (time, word, method, route) = (self.started.elapsed(), outcome.as_str(), &self.method, &self.route);
-        let seconds = time.as_secs_f64();
+        let duration_seconds = time.as_secs_f64();
         let labels = [("route", route.clone()), ("method", method.to_string()), ("outcome", word.to_owned())];
-        metrics::HTTP_SECONDS.with(&labels).record(seconds);
+        metrics::HTTP_REQUEST_DURATION.with(&labels).record(duration_seconds);
         let [route_label, method_label, outcome_label] = labels;
         let status_label = ("status", status.map_or_else(|| "none".to_owned(), |status| status.to_string()));
         metrics::HTTP_REQUESTS.with(&[route_label, method_label, status_label, outcome_label]).increment(1);
         let (trace_id, principal, request_id) = (self.scope.trace().id(), self.scope.principal(), &self.id);
-        let (client, gateway_request_id) = (self.client.as_deref(), self.gateway_id.as_deref());
+        let (client_ip, gateway_request_id) = (self.client.as_deref(), self.gateway_id.as_deref());
         let amzn_trace_id = self.amzn_root.as_deref();
         // One line, whose fields stand beside each other: what is searched for most.
         macro_rules! line {
             ($level:ident) => {
-                tracing::$level!(parent: None, %method, route, status, outcome = word, seconds, principal, %request_id,
-                    trace_id, amzn_trace_id, gateway_request_id, client, "answered")
+                tracing::$level!(parent: None, %method, route, status, outcome = word, duration_seconds, principal, %request_id,
+                    trace_id, amzn_trace_id, gateway_request_id, client_ip, "request completed")
             };
         }
         // What is turned away must cost next to nothing.
@@ -164,7 +164,7 @@ impl UnderWay {
             route: route.clone(),
             status,
             outcome: word,
-            seconds,
+            duration_seconds,
             database_wait_seconds: self.scope.database_wait().as_secs_f64(),
             principal,
             request_id: request_id.to_string(),
@@ -226,7 +226,7 @@ pub async fn observe(State(slow): State<Arc<Slow>>, mut request: Request, next: 
     let (id, scope) = (under_way.id.clone(), under_way.scope.clone());
     request.extensions_mut().insert(id.clone());
     let span =
-        info_span!("request", request_id = %id, trace_id = scope.trace().id(), client = under_way.client.as_deref());
+        info_span!("request", request_id = %id, trace_id = scope.trace().id(), client_ip = under_way.client.as_deref());
     let mut response = scope.enter(next.run(request)).instrument(span).await;
     under_way.tell(Outcome::of(&response), Some(response.status().as_u16()));
     if let Ok(id) = HeaderValue::from_str(&id.0) {

@@ -32,7 +32,7 @@ pub struct SlowRequest {
     /// How it ended.
     pub outcome: &'static str,
     /// Time to the head of its answer.
-    pub seconds: f64,
+    pub duration_seconds: f64,
     /// Of these, the wait for database connections.
     pub database_wait_seconds: f64,
     /// The kind of who asked.

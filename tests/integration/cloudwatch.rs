@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use darkroom::telemetry::metrics::{self, Kind};
+use darkroom::telemetry::metrics::{self, MetricKind};
 use serde_json::{Value, json};
 
 use crate::support::{process::write_program, template};
@@ -17,7 +17,7 @@ pub const NAMESPACE: &str = "Darkroom";
 
 /// The metrics of the service: name, and whether it is a summary.
 fn registry() -> BTreeMap<String, bool> {
-    metrics::registry().iter().map(|metric| (metric.name.to_owned(), metric.kind == Kind::Summary)).collect()
+    metrics::registry().iter().map(|metric| (metric.name.to_owned(), metric.kind == MetricKind::Summary)).collect()
 }
 
 fn file(name: &str) -> String {

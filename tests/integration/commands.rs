@@ -278,7 +278,7 @@ async fn logs_are_json_lines_with_request_and_route_and_hold_no_secret() {
     for line in log.lines() {
         let parsed: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(parsed["timestamp"].is_string() && parsed["level"].is_string(), "{line}");
-        if parsed["message"] == "answered" {
+        if parsed["message"] == "request completed" {
             assert!(parsed["request_id"].is_string() && parsed["status"].is_u64(), "{line}");
             routes.insert(parsed["route"].as_str().expect("a route").to_owned());
         }

@@ -325,7 +325,10 @@ async fn many_photos_through_three_workers_are_each_done_once() {
         assert_eq!(events, (1..=u64::from(photos)).map(|seq| (seq, "photo.ready".to_owned())).collect::<Vec<_>>());
         for worker in &workers {
             let metrics = worker.metrics().await;
-            assert!(metrics.contains(r#"darkroom_jobs_total{kind="develop",outcome="done"}"#), "each has done some");
+            assert!(
+                metrics.contains(r#"darkroom_job_runs_total{kind="develop",outcome="done"}"#),
+                "each has done some"
+            );
         }
     })
     .await;

@@ -143,7 +143,7 @@ async fn a_request_is_answered_behind_each_kind_of_gateway() {
     let told: Vec<Value> = function.log().lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect();
     let line = told.iter().find(|line| line["route"] == "/v1/albums" && line["method"] == "POST").expect("a line");
     for (field, expected) in [
-        ("client", "192.0.2.17"),
+        ("client_ip", "192.0.2.17"),
         ("gateway_request_id", "id="),
         ("amzn_trace_id", "1-5759e988-bd862e3fe1be46a994272793"),
     ] {
@@ -204,7 +204,7 @@ async fn photos_arrive_by_functions_alone() {
     assert_eq!(webhook.accepted(&album), [1, 2]);
     // No instance has to be there for alarms to see what waits.
     let told = announce.log();
-    for level in ["darkroom_jobs_dead", "darkroom_jobs_depth", "darkroom_announce_lag_seconds"] {
+    for level in ["darkroom_jobs_dead_lettered", "darkroom_job_queue_depth", "darkroom_outbox_lag_seconds"] {
         assert!(told.contains(&format!("\"{level}\":0")), "{level}: {told}");
     }
 

@@ -207,7 +207,7 @@ async fn who_begins_and_does_not_go_on_is_cut_and_who_is_idle_is_not() {
     assert_eq!(ask(&mut second).await, "HTTP/1.1 200 OK");
     second.write_all(b"GET / HT").await.unwrap();
     rest(&mut second).await;
-    assert_eq!(metric(&process, "darkroom_connections_cut_total{reason=\"head\"}").await, 2);
+    assert_eq!(metric(&process, "darkroom_connection_timeouts_total{reason=\"header\"}").await, 2);
     // A body that does not come on, in time and with a word.
     let mut body = connect(&process, "127.0.0.1").await;
     let token = server.identity.token("alice").unwrap();
@@ -217,7 +217,7 @@ async fn who_begins_and_does_not_go_on_is_cut_and_who_is_idle_is_not() {
     body.write_all(head.as_bytes()).await.unwrap();
     let answer = rest(&mut body).await;
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("urn:darkroom:problem:too-slow"), "{answer}");
-    assert_eq!(metric(&process, "darkroom_connections_cut_total{reason=\"body\"}").await, 1);
+    assert_eq!(metric(&process, "darkroom_connection_timeouts_total{reason=\"body\"}").await, 1);
     for stream in [&mut silent, &mut idle] {
         assert_eq!(ask(stream).await, "HTTP/1.1 200 OK");
     }
@@ -230,7 +230,7 @@ async fn an_idle_connection_is_closed_when_its_time_is_over() {
     assert_eq!(ask(&mut idle).await, "HTTP/1.1 200 OK");
     assert_eq!(rest(&mut idle).await, "");
     assert_eq!(rest(&mut connect(&process, "127.0.0.1").await).await, "");
-    assert_eq!(metric(&process, "darkroom_connections_cut_total{reason=\"head\"}").await, 0, "in peace");
+    assert_eq!(metric(&process, "darkroom_connection_timeouts_total{reason=\"header\"}").await, 0, "in peace");
 }
 
 #[tokio::test]
@@ -483,5 +483,5 @@ async fn a_connection_is_idle_after_a_long_request_too() {
         format!("GET /v1/albums/{album}/events?wait=1 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 "));
-    assert_eq!(metric(&process, "darkroom_connections_cut_total{reason=\"head\"}").await, 0);
+    assert_eq!(metric(&process, "darkroom_connection_timeouts_total{reason=\"header\"}").await, 0);
 }

@@ -443,7 +443,7 @@ async fn outlasts(fault: Fault) {
     })
     .await;
     assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE dead OR attempts > 1").await, 0);
-    assert!(!worker.metrics().await.contains("darkroom_queue_messages_total{outcome=\"dead\"}"), "{}", worker.log());
+    assert!(!worker.metrics().await.contains("darkroom_sqs_messages_total{outcome=\"dead\"}"), "{}", worker.log());
     proxy.heal();
     tell(&cloud, &notification(&cloud, &photo)).await;
     whole::check(&server, &host, &album, &[photo]).await;

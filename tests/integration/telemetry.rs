@@ -23,7 +23,7 @@ async fn lines(process: &Process, message: &str, fits: impl Fn(&Value) -> bool) 
 
 /// The one line about a request.
 async fn line_of(process: &Process, request_id: &str) -> Value {
-    let mut all = lines(process, "answered", |line| line["request_id"] == request_id).await;
+    let mut all = lines(process, "request completed", |line| line["request_id"] == request_id).await;
     assert_eq!(all.len(), 1, "{all:?}");
     all.remove(0)
 }

@@ -155,7 +155,7 @@ impl Lease {
 
     /// A fresh one after the server refused that of a generation.
     pub(crate) async fn after_refusal(&self, refused: u64) -> Option<Arc<Credential>> {
-        metrics::TOKEN_REFUSALS.of(self.pool).increment(1);
+        metrics::ACCESS_DENIED.with(&[("pool", self.pool)]).increment(1);
         let _turn = self.renewing.lock().await;
         {
             let mut held = self.held();
@@ -244,7 +244,7 @@ impl Lease {
     }
 
     fn hold(&self, issued: Issued, issued_at: SystemTime) -> Arc<Credential> {
-        metrics::TOKEN_RENEWALS.of(self.pool).increment(1);
+        metrics::TOKEN_RENEWALS.with(&[("pool", self.pool)]).increment(1);
         let mut held = self.held();
         held.generation += 1;
         let Issued { user, secret, is_token, good_until, origin } = issued;
@@ -258,7 +258,7 @@ impl Lease {
     }
 
     fn note_failure(&self, why: &str) {
-        metrics::TOKEN_FAILURES.of(self.pool).increment(1);
+        metrics::TOKEN_RENEWAL_FAILURES.with(&[("pool", self.pool)]).increment(1);
         let mut held = self.held();
         if held.failing.replace(Failure { why: why.to_owned(), at: Instant::now() }).is_none() {
             let left = held.current.as_ref().map_or(Duration::ZERO, Current::left);

@@ -26,7 +26,7 @@ pub(crate) struct Timer([Histogram; 2]);
 
 impl Timer {
     fn new(pool: &'static str, ours: &registry::Summary, theirs: &registry::Summary) -> Self {
-        Self([ours.of(pool), theirs.of(pool)])
+        Self([ours.with(&[("pool", pool)]), theirs.with(&[("pool", pool)])])
     }
 
     pub(crate) fn record(&self, time: Duration) {
@@ -48,7 +48,10 @@ impl Meters {
             acquire: Timer::new(pool, &registry::POOL_ACQUIRE, &registry::HIKARI_ACQUIRE),
             creation: Timer::new(pool, &registry::POOL_CREATION, &registry::HIKARI_CREATION),
             usage: Timer::new(pool, &registry::POOL_USAGE, &registry::HIKARI_USAGE),
-            timeouts: [registry::POOL_TIMEOUTS.of(pool), registry::HIKARI_TIMEOUTS.of(pool)],
+            timeouts: [
+                registry::POOL_TIMEOUTS.with(&[("pool", pool)]),
+                registry::HIKARI_TIMEOUTS.with(&[("pool", pool)]),
+            ],
         }
     }
 
@@ -68,7 +71,7 @@ pub(crate) fn levels(pool: &'static str, state: PoolState) {
         (&[&registry::HIKARI_ALL], state.active + state.idle),
     ] {
         for name in names {
-            name.of(pool).set(count as f64);
+            name.with(&[("pool", pool)]).set(count as f64);
         }
     }
 }

@@ -205,7 +205,7 @@ pub async fn review(
         })
         .await?;
     if edit.state == EditState::Failed {
-        metrics::EDITS.with(&[("outcome", "failed".to_owned())]).increment(1);
+        metrics::EDITS.with(&[("outcome", "failed")]).increment(1);
     }
     Ok(Reply(EditBody::new(edit, &links)))
 }

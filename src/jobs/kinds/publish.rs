@@ -15,10 +15,10 @@ pub(crate) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
         drop(session);
         for event in &events {
             if let Err(error) = app.announcer.announce(id, event).await {
-                metrics::ANNOUNCE_FAILURES.increment(1);
+                metrics::NOTIFICATION_FAILURES.increment(1);
                 return Err(error);
             }
-            metrics::ANNOUNCED.increment(1);
+            metrics::NOTIFICATIONS_SENT.increment(1);
             announced = event.seq;
             // Noted one by one: after a failure none that arrived is sent again.
             let mut session = app.db.session().await?;

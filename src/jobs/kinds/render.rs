@@ -79,7 +79,7 @@ pub(crate) async fn judge(
     anyhow::ensure!(same, "the original is not what was uploaded");
     let started = Instant::now();
     let outcome = app.sandbox.develop(original.file, declared, filters).await;
-    metrics::IMAGING_SECONDS.with(&[]).record(started.elapsed().as_secs_f64());
+    metrics::IMAGING_DURATION.record(started.elapsed().as_secs_f64());
     let verdict = match outcome {
         Ok(rendered) => Verdict::Rendered(rendered),
         Err(SandboxError::Rejected(rejection)) => rejected(rejection.code(), &rejection.to_string()),

@@ -203,7 +203,7 @@ pub async fn handle(app: &AppState, body: &str, receives: u32) -> Fate {
         Fate::Again(_) => "again",
         Fate::Dead(_) => "dead",
     };
-    metrics::MESSAGES.with(&[("outcome", word.to_owned())]).increment(1);
+    metrics::SQS_MESSAGES.with(&[("outcome", word)]).increment(1);
     fate
 }
 

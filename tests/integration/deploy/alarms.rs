@@ -91,12 +91,14 @@ fn shown(template: &Value, names: &BTreeMap<String, String>) -> Vec<(String, Sen
     let board: Value = serde_json::from_str(board.as_str().expect("a text")).expect("the dashboard is JSON");
     let widgets = board["widgets"].as_array().expect("widgets").iter().filter(|it| it["type"] == "metric");
     let rows = widgets.flat_map(|it| it["properties"]["metrics"].as_array().expect("metrics").clone());
-    rows.map(|row| {
-        let words: Vec<&str> = row.as_array().expect("a row").iter().filter_map(Value::as_str).collect();
-        let dimensions = words[2..].iter().step_by(2).map(|name| (*name).to_owned()).collect();
-        (words[0].to_owned(), (words[1].to_owned(), dimensions))
-    })
-    .collect()
+    // A row without a name is an expression over the other rows of its graph.
+    rows.filter(|row| row[0].is_string())
+        .map(|row| {
+            let words: Vec<&str> = row.as_array().expect("a row").iter().filter_map(Value::as_str).collect();
+            let dimensions = words[2..].iter().step_by(2).map(|name| (*name).to_owned()).collect();
+            (words[0].to_owned(), (words[1].to_owned(), dimensions))
+        })
+        .collect()
 }
 
 /// All metrics that there are: those that the agent sends, those that filters make of log lines, and AWS's own.
@@ -298,12 +300,12 @@ async fn a_dead_job_makes_a_ticket_and_a_photo_that_waits_a_page() {
         query(&estate.emulator, "monitoring", REGION, &call).await.expect("an alarm");
     }
 
-    put(&estate, "darkroom_jobs_dead", "1").await;
+    put(&estate, "darkroom_jobs_dead_lettered", "1").await;
     let ticket = told(&estate, &tickets).await;
     assert_eq!(ticket["AlarmName"], "darkroom-work-ticket");
     assert_eq!(state(&estate, "darkroom-page").await, "OK", "nobody is woken");
 
-    put(&estate, "darkroom_jobs_oldest_seconds", "301").await;
+    put(&estate, "darkroom_job_queue_oldest_age_seconds", "301").await;
     let page = told(&estate, &pages).await;
     assert_eq!(page["AlarmName"], "darkroom-page");
     assert_eq!(state(&estate, "darkroom-page").await, "ALARM");

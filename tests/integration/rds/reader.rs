@@ -10,9 +10,9 @@ use crate::support::{
     rds::{HOST, Rds},
 };
 
-const BY_READER: &str = r#"darkroom_db_reads_total{from="reader"}"#;
-const BEHIND: &str = r#"darkroom_db_reads_total{from="writer",why="behind"}"#;
-const FAILING: &str = r#"darkroom_db_reads_total{from="writer",why="failing"}"#;
+const BY_READER: &str = r#"darkroom_db_reads_total{server="reader"}"#;
+const BEHIND: &str = r#"darkroom_db_reads_total{reason="behind",server="writer"}"#;
+const FAILING: &str = r#"darkroom_db_reads_total{reason="failing",server="writer"}"#;
 
 async fn ids(client: &Client, path: &str) -> Vec<String> {
     let mut ids: Vec<String> =

@@ -21,8 +21,8 @@ const SHORT_LIVED: &[(&str, &str)] = &[("MAX_LIFETIME", "500ms")];
 /// Whatever the libraries say, too.
 const TRACE: [&str; 2] = ["DARKROOM_LOG_LEVEL", "trace,aws_sigv4=trace"];
 const RENEWALS: &str = r#"darkroom_db_token_renewals_total{pool="writer"}"#;
-const REFUSALS: &str = r#"darkroom_db_token_refusals_total{pool="writer"}"#;
-const FAILURES: &str = r#"darkroom_db_token_failures_total{pool="writer"}"#;
+const REFUSALS: &str = r#"darkroom_db_access_denied_total{pool="writer"}"#;
+const FAILURES: &str = r#"darkroom_db_token_renewal_failures_total{pool="writer"}"#;
 
 /// No secret, and nothing that a token holds.
 #[track_caller]
@@ -188,7 +188,8 @@ async fn a_token_ends_before_the_credentials_that_signed_it() {
     let imds = Imds::start(&key, TimeDelta::seconds(45)).await;
     let service = Service::start(rds, "ending", &imds.environment()).await;
     service.user("alice").get("/v1/albums").await.expect(200);
-    let left = service.metric(r#"darkroom_db_token_expiry_seconds{pool="writer"}"#).await;
+    let expiry = service.metric(r#"darkroom_db_token_expiry_timestamp_seconds{pool="writer"}"#).await;
+    let left = expiry - std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
     assert!((1.0..=35.0).contains(&left), "{left} s, of a token whose credentials end in 45 s");
 }
 

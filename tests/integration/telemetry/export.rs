@@ -231,7 +231,8 @@ async fn metrics_are_told_as_lines_of_cloudwatchs_format_at_the_end_if_not_befor
     };
     assert!(sum("darkroom_http_requests_total") >= 6.0, "{told:?}");
     let seconds =
-        told.iter().find(|line| line["outcome"] == "ok").expect("requests")["darkroom_http_request_seconds"].clone();
+        told.iter().find(|line| line["outcome"] == "ok").expect("requests")["darkroom_http_request_duration_seconds"]
+            .clone();
     assert!(seconds["Count"].as_u64().unwrap() >= 6 && seconds["Sum"].as_f64().unwrap() > 0.0, "{seconds}");
     assert!(
         told.iter().any(|line| line["process_resident_memory_bytes"].as_f64().is_some_and(|bytes| bytes > 1e6)),

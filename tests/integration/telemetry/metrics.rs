@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use darkroom::telemetry::metrics::{Kind, Metric, registry};
+use darkroom::telemetry::metrics::{Metric, MetricKind, registry};
 use serde_json::json;
 use tokio::{
     io::AsyncReadExt,
@@ -53,12 +53,12 @@ impl Scrape {
             assert_eq!(helps[family], format!("{} [{}]", metric.help, metric.unit.as_str()));
             assert_eq!(types[family], word(metric.kind), "{family}");
             for label in names(labels) {
-                let quantile = metric.kind == Kind::Summary && label == "quantile";
+                let quantile = metric.kind == MetricKind::Summary && label == "quantile";
                 assert!(quantile || metric.labels.contains(&label), "{label} of {sample}");
             }
             let id = labels.split(['"', '/']).find(|part| uuid::Uuid::try_parse(part).is_ok());
             assert_eq!(id, None, "an id: {sample}");
-            if metric.kind != Kind::Summary || part == Some("_count") {
+            if metric.kind != MetricKind::Summary || part == Some("_count") {
                 *values.entry(metric.name).or_default() += value.parse::<f64>().expect("a number");
             }
         }
@@ -67,16 +67,17 @@ impl Scrape {
 
     /// Those whose counts are above 0; a level is moved when it is there.
     fn moved(&self) -> BTreeSet<&'static str> {
-        let level = |name: &str| registry().iter().any(|metric| metric.name == name && metric.kind == Kind::Gauge);
+        let level =
+            |name: &str| registry().iter().any(|metric| metric.name == name && metric.kind == MetricKind::Gauge);
         self.values.iter().filter(|(name, value)| **value > 0.0 || level(name)).map(|(name, _)| *name).collect()
     }
 }
 
-fn word(kind: Kind) -> &'static str {
+fn word(kind: MetricKind) -> &'static str {
     match kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-        Kind::Summary => "summary",
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge => "gauge",
+        MetricKind::Summary => "summary",
     }
 }
 
@@ -126,7 +127,7 @@ async fn a_day(webhook: &Webhook, all: &mut BTreeSet<&'static str>) {
     host.settled(&host.upload(&album, "image/png", b"no picture").await).await;
     moves(&process, "two photos", PHOTO, all).await;
     eventually("lagging", async || {
-        Scrape::of(&process).await.values["darkroom_announce_lag_seconds"].gt(&0.0).then_some(())
+        Scrape::of(&process).await.values["darkroom_outbox_lag_seconds"].gt(&0.0).then_some(())
     })
     .await;
     webhook.answer(|_| Reply::Status(200));
@@ -157,12 +158,12 @@ async fn a_day(webhook: &Webhook, all: &mut BTreeSet<&'static str>) {
     let mut stream = TcpStream::connect(to).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP").await.unwrap();
     let _ = stream.read_to_end(&mut Vec::new()).await;
-    moves(&process, "a head that does not end", &["darkroom_connections_cut_total"], all).await;
+    moves(&process, "a head that does not end", &["darkroom_connection_timeouts_total"], all).await;
 
     let guesser = Client::new(&process.url, Some("dki_guessed".to_owned()));
     guesser.get("/v1/albums").await.expect(401);
     eventually("limited", async || (guesser.get("/v1/albums").await.status == 429).then_some(())).await;
-    moves(&process, "an invite that asks too often", &["darkroom_http_requests_limited_total"], all).await;
+    moves(&process, "an invite that asks too often", &["darkroom_http_requests_rate_limited_total"], all).await;
 
     eventually("a second of work", async || {
         for _ in 0..100 {
@@ -184,8 +185,11 @@ async fn nothing_there(all: &mut BTreeSet<&'static str>) {
         ("DARKROOM_IDENTITY_JWKS", "/nowhere/jwks.json"),
     ];
     let process = Process::start(&beside, "serve", &nowhere).await;
-    let names =
-        ["darkroom_db_connections_timeout_total", "hikaricp_connections_timeout_total", "darkroom_jwks_failures_total"];
+    let names = [
+        "darkroom_db_connections_timeout_total",
+        "hikaricp_connections_timeout_total",
+        "darkroom_jwks_fetch_failures_total",
+    ];
     moves(&process, "nothing there", &names, all).await;
 }
 
@@ -205,11 +209,11 @@ async fn signed_in(all: &mut BTreeSet<&'static str>) {
     moves(&service.process, "signed in by a token", TOKENS, all).await;
     // Nobody has allowed this one.
     let refused = Service::start(rds, "refused", &Key::long_lived().environment()).await;
-    let names = ["darkroom_db_token_refusals_total"];
+    let names = ["darkroom_db_access_denied_total"];
     moves(&refused.process, "a token that is refused", &names, all).await;
     let nobody = pairs(&[]).into_iter().chain([("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned())]);
     let without = Service::start(rds, "without", &nobody.collect::<Vec<_>>()).await;
-    moves(&without.process, "no credentials", &["darkroom_db_token_failures_total"], all).await;
+    moves(&without.process, "no credentials", &["darkroom_db_token_renewal_failures_total"], all).await;
 }
 
 /// Pages of a read model, a table that takes nothing and gives nothing, and a queue.
@@ -230,9 +234,9 @@ async fn with_aws(all: &mut BTreeSet<&'static str>) {
 
 const STARTED: &[&str] = &[
     "darkroom_http_requests_total",
-    "darkroom_http_request_seconds",
+    "darkroom_http_request_duration_seconds",
     "darkroom_http_requests_in_flight",
-    "darkroom_http_requests_limit",
+    "darkroom_http_requests_concurrency_limit",
     "darkroom_db_connections_active",
     "darkroom_db_connections_idle",
     "darkroom_db_connections_pending",
@@ -248,46 +252,48 @@ const STARTED: &[&str] = &[
     "hikaricp_connections_acquire_seconds",
     "hikaricp_connections_creation_seconds",
     "hikaricp_connections_usage_seconds",
-    "darkroom_jobs_depth",
-    "darkroom_jobs_dead",
-    "darkroom_jobs_oldest_seconds",
-    "darkroom_announce_lag_seconds",
+    "darkroom_job_queue_depth",
+    "darkroom_jobs_dead_lettered",
+    "darkroom_job_queue_oldest_age_seconds",
+    "darkroom_outbox_lag_seconds",
     "process_resident_memory_bytes",
     "process_open_fds",
     "process_max_fds",
     "process_threads",
+    "process_virtual_memory_bytes",
+    "process_virtual_memory_max_bytes",
     "process_start_time_seconds",
-    "darkroom_runtime_workers",
-    "darkroom_runtime_tasks_alive",
-    "darkroom_runtime_queue_depth",
+    "tokio_workers_count",
+    "tokio_live_tasks_count",
+    "tokio_global_queue_depth",
 ];
 const PHOTO: &[&str] = &[
-    "darkroom_jobs_total",
-    "darkroom_job_seconds",
+    "darkroom_job_runs_total",
+    "darkroom_job_duration_seconds",
     "darkroom_job_attempts",
     "darkroom_photos_ready_total",
     "darkroom_edits_total",
     "darkroom_photos_rejected_total",
-    "darkroom_imaging_seconds",
-    "darkroom_imaging_decode_seconds",
-    "darkroom_imaging_resize_seconds",
-    "darkroom_imaging_encode_seconds",
-    "darkroom_imaging_pixels_total",
-    "darkroom_storage_seconds",
+    "darkroom_imaging_duration_seconds",
+    "darkroom_imaging_decode_duration_seconds",
+    "darkroom_imaging_resize_duration_seconds",
+    "darkroom_imaging_encode_duration_seconds",
+    "darkroom_imaging_decoded_pixels_total",
+    "darkroom_storage_operation_duration_seconds",
     "darkroom_storage_bytes_total",
 ];
-const ANNOUNCED: &[&str] = &["darkroom_events_announced_total", "darkroom_announce_failures_total"];
-const SWEPT: &[&str] = &["darkroom_swept_total"];
-const STORAGE: &[&str] = &["darkroom_storage_failures_total"];
-const TIME: [&str; 2] = ["process_cpu_seconds_total", "darkroom_runtime_busy_seconds_total"];
+const ANNOUNCED: &[&str] = &["darkroom_notifications_sent_total", "darkroom_notification_failures_total"];
+const SWEPT: &[&str] = &["darkroom_reconciled_total"];
+const STORAGE: &[&str] = &["darkroom_storage_operation_failures_total"];
+const TIME: [&str; 2] = ["process_cpu_seconds_total", "tokio_busy_seconds_total"];
 const READ_MODEL: &[&str] =
-    &["darkroom_read_model_reads_total", "darkroom_read_model_failures_total", "darkroom_read_model_lag_seconds"];
-const MESSAGES: &[&str] = &["darkroom_queue_messages_total"];
+    &["darkroom_read_model_reads_total", "darkroom_read_model_write_failures_total", "darkroom_read_model_lag_seconds"];
+const MESSAGES: &[&str] = &["darkroom_sqs_messages_total"];
 const TOKENS: &[&str] = &[
     "darkroom_db_token_age_seconds",
-    "darkroom_db_token_expiry_seconds",
+    "darkroom_db_token_expiry_timestamp_seconds",
     "darkroom_db_token_renewals_total",
-    "darkroom_db_certificate_expiry_days",
+    "darkroom_db_certificate_expiry_timestamp_seconds",
     "darkroom_db_reads_total",
 ];
 
@@ -307,7 +313,7 @@ fn names_say_kind_and_unit() {
     let mut names = BTreeSet::new();
     for Metric { name, kind, unit, help, labels } in registry() {
         assert!(names.insert(name), "{name} is there twice");
-        assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
+        assert_eq!(name.ends_with("_total"), *kind == MetricKind::Counter, "{name}");
         let stem = name.strip_suffix("_total").unwrap_or(name);
         if matches!(unit.as_str(), "seconds" | "bytes") {
             assert!(stem.ends_with(&format!("_{}", unit.as_str())), "{name} is in {}", unit.as_str());
