@@ -1,6 +1,7 @@
-//! Listeners: they ask who comes, take connections until the drain closes them, cut clients that keep the service waiting,
-//! and end within their deadline whatever a client does.
+//! Listeners: they identify the client of each connection, enforce connection timeouts, and drain within their deadline
+//! whatever a client does.
 
+mod body;
 mod client_address;
 mod connection;
 mod proxy_protocol;
@@ -18,106 +19,112 @@ use axum::Router;
 use tokio::{
     net::TcpStream,
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use body::BodyTooSlow;
 pub use client_address::{Peer, Refusal};
 pub use proxy_protocol::HeaderError;
 pub use socket::{Socket, bind, inherited};
-pub use timeouts::TooSlow;
 pub use tls::Tls;
 
 use crate::{
     config::{Front, Limits},
     telemetry::metrics,
 };
-use connection::Doorway;
+use connection::ConnectionContext;
 
-/// The pause after a failed accept, e.g. without file descriptors: it would fail again at once.
+/// The pause after a failed accept, e.g. without free file descriptors, where the next one would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often a full house is told of in the log.
-const TELL_FULL: Duration = Duration::from_secs(10);
+/// The shortest time between two log lines about refused connections.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The two steps of a drain.
+/// The two steps of a drain, and the time for the second.
 #[derive(Debug, Clone)]
 pub struct Drain {
-    /// The lame-duck time begins: requests are taken, and each answer asks the client to come back elsewhere.
+    /// The lame-duck time begins: requests are accepted, and every response asks the client to close the connection.
     pub draining: CancellationToken,
-    /// The listener closes; what is under way ends.
+    /// The listener closes, and running requests end.
     pub closing: CancellationToken,
-    /// Longest time for that.
-    pub deadline: Duration,
+    /// How long running requests may take before their connections are aborted.
+    pub timeout: Duration,
 }
 
-/// A listener, and how it meets those who come.
 #[derive(Debug)]
 pub struct Listener {
-    /// Where they come in.
     pub socket: Socket,
-    /// What stands in front.
+    /// The proxies in front of the listener.
     pub front: Front,
-    /// What it takes on, as of now.
     pub limits: watch::Receiver<Limits>,
-    /// What it shows who it is with.
     pub tls: Option<Tls>,
 }
 
 impl Listener {
-    /// Serves a router until the drain is over.
+    /// Serves a router until the drain has ended.
     pub async fn serve(self, router: Router, drain: Drain) {
         let Self { socket, front, limits, tls } = self;
-        let connections = TaskTracker::new();
-        // Cancelled when the time for what is under way is over.
-        let cut = CancellationToken::new();
-        let doorway = Arc::new(Doorway { front, limits, tls, router, drain: drain.clone(), cut: cut.clone() });
-        let mut told_full: Option<Instant> = None;
-        let mut take = |stream, address| {
-            let most = doorway.limits.borrow().connections;
-            if connections.len() < most {
-                connections.spawn(connection::serve(doorway.clone(), stream, address));
-                return;
-            }
-            metrics::CONNECTIONS_REFUSED.with(&[("reason", "full")]).increment(1);
-            if told_full.is_none_or(|at| at.elapsed() > TELL_FULL) {
-                tracing::warn!(most, "connections are closed at once: there are as many as limits.connections allows");
-                told_full = Some(Instant::now());
-            }
-        };
+        let abort = CancellationToken::new();
+        let context = ConnectionContext { front, limits, tls, router, drain: drain.clone(), abort: abort.clone() };
+        let mut connections = Connections { context: Arc::new(context), tasks: TaskTracker::new(), logged_at: None };
         loop {
             let accepted = tokio::select! {
                 accepted = socket.listener.accept() => accepted,
                 () = drain.closing.cancelled() => break,
             };
             match accepted {
-                Ok((stream, address)) => take(stream, address),
+                Ok((stream, address)) => connections.spawn(stream, address),
                 Err(error) => {
-                    tracing::warn!(%error, "a connection can't be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tracing::warn!(%error, "failed to accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
-        if socket.is_inherited {
-            drop(socket);
-        } else {
-            // Who is in the kernel's queue has been told that they are connected; closing would reset them. The kernel
-            // itself is asked, for the runtime tries no socket of which it has not heard news yet.
+        // An inherited socket stays open elsewhere: the next process accepts the connections in its backlog.
+        if !socket.is_inherited {
+            // Closing the socket would reset connections in the backlog, which are established for their clients.
+            // accept(2) is called directly, because tokio tries it only after the kernel has reported an event.
             match socket.listener.into_std() {
-                Ok(listener) => waiting(&listener).for_each(|(stream, address)| take(stream, address)),
-                Err(error) => tracing::warn!(%error, "connections that were not taken yet are closed"),
+                Ok(listener) => backlog(&listener).for_each(|(stream, address)| connections.spawn(stream, address)),
+                Err(error) => tracing::warn!(%error, "failed to accept the connections of the backlog"),
             }
         }
-        connections.close();
-        if timeout(drain.deadline, connections.wait()).await.is_err() {
-            tracing::warn!(connections = connections.len(), deadline = ?drain.deadline, "connections are cut: their requests took longer than the drain may");
-            cut.cancel();
-            connections.wait().await;
+        let tasks = connections.tasks;
+        tasks.close();
+        if timeout(drain.timeout, tasks.wait()).await.is_err() {
+            let (connections, timeout) = (tasks.len(), drain.timeout);
+            tracing::warn!(connections, ?timeout, "drain timeout: aborting connections with running requests");
+            abort.cancel();
+            tasks.wait().await;
         }
     }
 }
 
-/// The connections that wait to be taken, as long as there are any.
-fn waiting(listener: &TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+/// The open connections of a listener.
+struct Connections {
+    context: Arc<ConnectionContext>,
+    tasks: TaskTracker,
+    /// When refused connections were last logged.
+    logged_at: Option<Instant>,
+}
+
+impl Connections {
+    fn spawn(&mut self, stream: TcpStream, address: SocketAddr) {
+        let limit = self.context.limits.borrow().connections;
+        if self.tasks.len() < limit {
+            self.tasks.spawn(connection::serve(self.context.clone(), stream, address));
+            return;
+        }
+        metrics::CONNECTIONS_REFUSED.with(&[("reason", "full")]).increment(1);
+        if self.logged_at.is_none_or(|at| at.elapsed() > LOG_INTERVAL) {
+            tracing::warn!(limit, "refusing connections: the limit of open connections is reached");
+            self.logged_at = Some(Instant::now());
+        }
+    }
+}
+
+/// Accepts established connections as long as there are any.
+fn backlog(listener: &TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
     std::iter::from_fn(|| {
         let (stream, address) = listener.accept().ok()?;
         stream.set_nonblocking(true).ok()?;

@@ -9,7 +9,7 @@ use axum::{
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::http::error::{HttpError, Result};
-use crate::{app::AppState, server::TooSlow};
+use crate::{app::AppState, server::BodyTooSlow};
 
 /// The largest accepted `Idempotency-Key`, in bytes.
 const MAX_KEY_BYTES: usize = 255;
@@ -66,7 +66,7 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes> {
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(HttpError::TooLarge(limit as u64)),
-        Err(error) if TooSlow::is_behind(&*error) => Err(HttpError::TooSlow),
+        Err(error) if BodyTooSlow::is_cause_of(&*error) => Err(HttpError::TooSlow),
         Err(_) => Err(HttpError::BadRequest("the body was cut off".into())),
     }
 }

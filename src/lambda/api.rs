@@ -49,7 +49,7 @@ fn request(app: &App, asked: Asked, context: &Context) -> anyhow::Result<Request
 
 /// Who called the gateway stands where a connection's other side stands elsewhere.
 fn peer(app: &App, source: IpAddr) -> Peer {
-    Peer::at(SocketAddr::new(source, 0), &app.config.http.front)
+    Peer::new(SocketAddr::new(source, 0), &app.config.http.front)
 }
 
 /// Text as it is, all else in base64.

@@ -1,75 +1,67 @@
-//! PROXY protocol version 2: whom a load balancer speaks for, in a binary header before the first byte of a connection.
+//! PROXY protocol version 2: a binary header with the client's address, which a load balancer sends first on a connection.
 //!
-//! After <https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>, and for the value that a Network Load Balancer adds
-//! for connections of a VPC endpoint
-//! <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/edit-target-group-attributes.html>. A header is believed
-//! only of peers that the configuration names; from anybody else it is a client that would like to be another.
+//! Specification: <https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>, and for the VPC endpoint that a Network Load
+//! Balancer adds <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/edit-target-group-attributes.html>. Headers
+//! are read only from peers that the configuration trusts.
+//!
+//! A parser of our own, because the crates accept version 1 as well and are not stable yet; this one is strict, limits the
+//! length, verifies the checksum, and is property-tested.
 
-use std::{
-    io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// What each header begins with; nothing of HTTP does.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// Signature, version and command, family, length.
+/// Length of signature, version and command, family, and length.
 const FIXED: usize = 16;
-/// The longest that may follow, in bytes. The specification allows 65535, what balancers send has some hundred.
+/// Maximum length of what follows, in bytes. The specification allows 65535; load balancers send a few hundred.
 const MAX_LENGTH: usize = 4096;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
-/// A checksum of the whole header.
 const TYPE_CRC32C: u8 = 0x03;
-/// AWS's own type, and in it the id of the VPC endpoint.
+/// The type of AWS, and its subtype for the id of the VPC endpoint.
 const TYPE_AWS: u8 = 0xEA;
 const AWS_VPC_ENDPOINT: u8 = 0x01;
 
-/// What a header tells.
+/// The parsed header.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Proxied {
-    /// The client; none when the balancer speaks for itself (a health check), or for something without an address.
+pub struct ProxyHeader {
+    /// None for a health check of the load balancer, and for a client without an IP address.
     pub client: Option<SocketAddr>,
-    /// The VPC endpoint that the connection came through, such as `vpce-08d2bf15fac5001c9`.
+    /// For example `vpce-08d2bf15fac5001c9`.
     pub vpc_endpoint: Option<String>,
 }
 
-/// Why a header is refused. The text is the reason in metrics.
+/// Why a header is refused. The text is the `reason` in metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// The connection begins with something else.
+    /// The connection starts with something else.
     #[error("missing")]
     Missing,
-    /// Longer than 4 KiB.
+    /// Longer than [`MAX_LENGTH`].
     #[error("oversize")]
     Oversize,
-    /// It contradicts itself or the specification.
     #[error("malformed")]
     Malformed,
-    /// Its checksum is another.
     #[error("checksum")]
     Checksum,
-    /// The connection ended, or broke, in the middle of it.
+    /// The connection ended within the header.
     #[error("cut")]
-    Cut,
+    Truncated,
 }
 
-/// Reads the header of a connection, however small its pieces, and not a byte more.
-///
-/// # Errors
-/// [`HeaderError`], as soon as it is plain that this is no header.
-pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Proxied, HeaderError> {
+/// Reads the header and not a byte more. Fails as soon as the bytes can't be a header.
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<ProxyHeader, HeaderError> {
     let mut header = vec![0; FIXED];
     let mut filled = 0;
     while filled < FIXED {
-        let count = stream.read(&mut header[filled..]).await.map_err(cut)?;
+        let count = stream.read(&mut header[filled..]).await.map_err(|_| HeaderError::Truncated)?;
         if count == 0 {
-            return Err(if filled == 0 { HeaderError::Missing } else { HeaderError::Cut });
+            return Err(if filled == 0 { HeaderError::Missing } else { HeaderError::Truncated });
         }
         filled += count;
-        let begun = filled.min(SIGNATURE.len());
-        if header[..begun] != SIGNATURE[..begun] {
+        let known = filled.min(SIGNATURE.len());
+        if header[..known] != SIGNATURE[..known] {
             return Err(HeaderError::Missing);
         }
     }
@@ -78,19 +70,12 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Proxied, Head
         return Err(HeaderError::Oversize);
     }
     header.resize(FIXED + length, 0);
-    stream.read_exact(&mut header[FIXED..]).await.map_err(cut)?;
+    stream.read_exact(&mut header[FIXED..]).await.map_err(|_| HeaderError::Truncated)?;
     parse(&header)
 }
 
-fn cut(_: io::Error) -> HeaderError {
-    HeaderError::Cut
-}
-
-/// Reads a whole header.
-///
-/// # Errors
-/// [`HeaderError`]: too few bytes, too many, or wrong ones.
-pub fn parse(header: &[u8]) -> Result<Proxied, HeaderError> {
+/// Parses a header, of which all bytes must be present and none may follow.
+pub fn parse(header: &[u8]) -> Result<ProxyHeader, HeaderError> {
     let (fixed, rest) = header.split_first_chunk::<FIXED>().ok_or(HeaderError::Malformed)?;
     if fixed[..12] != SIGNATURE {
         return Err(HeaderError::Missing);
@@ -98,19 +83,19 @@ pub fn parse(header: &[u8]) -> Result<Proxied, HeaderError> {
     if usize::from(u16::from_be_bytes([fixed[14], fixed[15]])) != rest.len() {
         return Err(HeaderError::Malformed);
     }
-    let local = match fixed[12] {
+    let is_local = match fixed[12] {
         0x20 => true,
         0x21 => false,
         _ => return Err(HeaderError::Malformed),
     };
-    let (client, values) = address(fixed[13], rest)?;
-    let vpc_endpoint = values_of(header, values)?;
-    // A balancer that speaks for itself may send addresses all the same; they are nobody's.
-    Ok(Proxied { client: client.filter(|_| !local), vpc_endpoint })
+    let (client, values) = source_address(fixed[13], rest)?;
+    let vpc_endpoint = parse_values(header, values)?;
+    // A LOCAL command may carry addresses, which must be ignored.
+    Ok(ProxyHeader { client: client.filter(|_| !is_local), vpc_endpoint })
 }
 
-/// The source address, and what comes after the addresses.
-fn address(family: u8, rest: &[u8]) -> Result<(Option<SocketAddr>, &[u8]), HeaderError> {
+/// The source address, and the bytes after the addresses.
+fn source_address(family: u8, rest: &[u8]) -> Result<(Option<SocketAddr>, &[u8]), HeaderError> {
     let port = |bytes: &[u8]| u16::from_be_bytes([bytes[0], bytes[1]]);
     match family {
         TCP_OVER_IPV4 => {
@@ -123,15 +108,15 @@ fn address(family: u8, rest: &[u8]) -> Result<(Option<SocketAddr>, &[u8]), Heade
             let ip = Ipv6Addr::from_octets(block[..16].try_into().map_err(|_| HeaderError::Malformed)?);
             Ok((Some((ip, port(&block[32..34])).into()), values))
         }
-        // Unspecified: what follows is to be skipped, addresses or not.
+        // Unspecified: the rest must be skipped.
         0x00..=0x0F => Ok((None, &[])),
-        // UDP and unix sockets lead to no TCP listener.
+        // UDP and Unix sockets can't reach a TCP listener.
         _ => Err(HeaderError::Malformed),
     }
 }
 
-/// Checks the type-length-value triples; the VPC endpoint, if one is told.
-fn values_of(header: &[u8], mut values: &[u8]) -> Result<Option<String>, HeaderError> {
+/// Validates the type-length-value triples and returns the VPC endpoint, if there is one.
+fn parse_values(header: &[u8], mut values: &[u8]) -> Result<Option<String>, HeaderError> {
     let mut endpoint = None;
     while let Some((head, rest)) = values.split_first_chunk::<3>() {
         let length = usize::from(u16::from_be_bytes([head[1], head[2]]));
@@ -139,7 +124,7 @@ fn values_of(header: &[u8], mut values: &[u8]) -> Result<Option<String>, HeaderE
         match (head[0], value) {
             (TYPE_CRC32C, sum) => {
                 let sum: [u8; 4] = sum.try_into().map_err(|_| HeaderError::Malformed)?;
-                // Over the header with zeros in its own place.
+                // Computed with zeros in place of the checksum itself.
                 let at = header.len() - rest.len() - sum.len();
                 let mut zeroed = header.to_vec();
                 zeroed[at..at + sum.len()].fill(0);
@@ -149,10 +134,9 @@ fn values_of(header: &[u8], mut values: &[u8]) -> Result<Option<String>, HeaderE
             }
             (TYPE_AWS, [AWS_VPC_ENDPOINT, id @ ..]) => {
                 let id = str::from_utf8(id).map_err(|_| HeaderError::Malformed)?;
-                let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-                endpoint = Some(plain.then(|| id.to_owned()).ok_or(HeaderError::Malformed)?);
+                let is_plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+                endpoint = Some(is_plain.then(|| id.to_owned()).ok_or(HeaderError::Malformed)?);
             }
-            // Others' are not ours to judge.
             _ => {}
         }
         values = rest;
@@ -167,7 +151,6 @@ mod tests {
 
     use super::*;
 
-    /// A header of version and command, family, addresses and values.
     fn header(command: u8, family: u8, rest: &[&[u8]]) -> Vec<u8> {
         let rest = rest.concat();
         let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
@@ -178,7 +161,6 @@ mod tests {
         [&[kind][..], &u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
     }
 
-    /// The same with a checksum at its end.
     fn with_checksum(mut header: Vec<u8>) -> Vec<u8> {
         header.extend(value(TYPE_CRC32C, &[0; 4]));
         let length = u16::try_from(header.len() - FIXED).unwrap().to_be_bytes();
@@ -200,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_frame_tells_what_it_should() {
+    fn parses_each_kind_of_header() {
         let client = |text: &str| Some(text.parse().unwrap());
         let id = "vpce-08d2bf15fac5001c9";
         for (what, bytes, expected) in [
@@ -217,7 +199,7 @@ mod tests {
             ),
             ("a VPC endpoint", header(0x21, 0x11, &[&V4, &endpoint(id)]), (client("203.0.113.7:49153"), Some(id))),
             (
-                "AWS's type of another kind",
+                "another subtype of AWS",
                 header(0x21, 0x11, &[&V4, &value(TYPE_AWS, &[2, 255])]),
                 (client("203.0.113.7:49153"), None),
             ),
@@ -227,19 +209,19 @@ mod tests {
                 (client("203.0.113.7:49153"), Some(id)),
             ),
         ] {
-            let expected = Proxied { client: expected.0, vpc_endpoint: expected.1.map(str::to_owned) };
+            let expected = ProxyHeader { client: expected.0, vpc_endpoint: expected.1.map(str::to_owned) };
             assert_eq!(parse(&bytes), Ok(expected), "{what}");
         }
     }
 
     #[test]
-    fn what_is_wrong_is_refused_by_its_name() {
+    fn names_what_is_wrong() {
         let mut altered = with_checksum(header(0x21, 0x11, &[&V4]));
         altered[FIXED] ^= 1;
         let mut longer = header(0x21, 0x11, &[&V4]);
         longer.push(0);
         for (what, bytes, expected) in [
-            ("nothing", vec![], HeaderError::Malformed),
+            ("no bytes", vec![], HeaderError::Malformed),
             ("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), HeaderError::Missing),
             ("version 1", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n".to_vec(), HeaderError::Missing),
             ("another version", header(0x11, 0x11, &[&V4]), HeaderError::Malformed),
@@ -264,56 +246,56 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_header_may_come_byte_by_byte_and_what_follows_it_stays() {
+    async fn reads_single_bytes_and_nothing_more() {
         let bytes = with_checksum(header(0x21, 0x21, &[&v6(), &endpoint("vpce-1")]));
-        let (mut ours, mut theirs) = tokio::io::duplex(1);
+        let (mut server, mut client) = tokio::io::duplex(1);
         let sent = [&bytes[..], b"GET /"].concat();
-        tokio::spawn(async move { theirs.write_all(&sent).await });
-        assert_eq!(read(&mut ours).await, parse(&bytes));
+        tokio::spawn(async move { client.write_all(&sent).await });
+        assert_eq!(read(&mut server).await, parse(&bytes));
         let mut rest = [0; 5];
-        ours.read_exact(&mut rest).await.unwrap();
+        server.read_exact(&mut rest).await.unwrap();
         assert_eq!(&rest, b"GET /");
     }
 
     #[tokio::test]
-    async fn what_is_no_header_is_refused_before_it_is_complete() {
+    async fn refuses_before_header_is_complete() {
         for (bytes, closed, expected) in [
             (b"G".to_vec(), false, HeaderError::Missing),
             (b"\r\n\r\n\0\r\nQUIX".to_vec(), false, HeaderError::Missing),
             ([&SIGNATURE[..], &[0x21, 0x11, 0x10, 0x01]].concat(), false, HeaderError::Oversize),
             (vec![], true, HeaderError::Missing),
-            (SIGNATURE[..5].to_vec(), true, HeaderError::Cut),
-            (header(0x21, 0x11, &[&V4])[..20].to_vec(), true, HeaderError::Cut),
+            (SIGNATURE[..5].to_vec(), true, HeaderError::Truncated),
+            (header(0x21, 0x11, &[&V4])[..20].to_vec(), true, HeaderError::Truncated),
         ] {
-            let (mut ours, mut theirs) = tokio::io::duplex(64);
-            theirs.write_all(&bytes).await.unwrap();
-            // Otherwise it stays open: nothing more may be waited for.
-            let kept = (!closed).then_some(theirs);
-            assert_eq!(read(&mut ours).await, Err(expected), "{}", bytes.escape_ascii());
-            drop(kept);
+            let (mut server, mut client) = tokio::io::duplex(64);
+            client.write_all(&bytes).await.unwrap();
+            // While the stream stays open, a read of one more byte would hang.
+            let open = (!closed).then_some(client);
+            assert_eq!(read(&mut server).await, Err(expected), "{}", bytes.escape_ascii());
+            drop(open);
         }
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&bytes);
             let _ = parse(&header(0x21, 0x11, &[&bytes]));
             let _ = parse(&header(0x21, 0x21, &[&v6(), &bytes]));
         }
 
         #[test]
-        fn a_damaged_header_never_tells_another_address_under_its_checksum(at in 0_usize..60, bit in 0_u8..8) {
+        fn checksum_protects_the_address(at in 0_usize..60, bit in 0_u8..8) {
             let good = with_checksum(header(0x21, 0x11, &[&V4, &endpoint("vpce-08d2bf15fac5001c9")]));
             let mut bytes = good.clone();
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
-            // The type of the checksum itself may be what is damaged: then nothing is checked, and nothing else has changed.
-            if let Ok(proxied) = parse(&bytes) {
-                let unchanged = proxied == parse(&good).unwrap();
+            // Where the type of the checksum is damaged, nothing is checked, and nothing else has changed.
+            if let Ok(parsed) = parse(&bytes) {
+                let unchanged = parsed == parse(&good).unwrap();
                 let unchecked = at == good.len() - 7;
-                // A frame that became a local one, or unspecified, tells nobody.
-                prop_assert!(unchanged || unchecked || proxied.client.is_none());
+                // A header that became LOCAL or unspecified has no client.
+                prop_assert!(unchanged || unchecked || parsed.client.is_none());
             }
         }
     }

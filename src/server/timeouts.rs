@@ -1,24 +1,21 @@
-//! Patience with clients: how long each side of a connection may take, whatever lies between.
+//! Connection timeouts.
 //!
-//! hyper knows one time for the head of a request, which is also that for the wait between requests. A balancer wants the
-//! second to be long, and an attacker must not have the first so. So the times are kept here, below hyper, which tells
-//! when a request begins and when its answer has been written.
+//! hyper has one timeout for the head of a request, which also covers the idle time between requests. A load balancer needs
+//! a long idle timeout, and a slow-header attack (Slowloris) must not get one. So the timeouts are enforced here, below
+//! hyper, by a stream that knows when a request starts and when its response has been written.
 
 use std::{
-    error::Error,
     io,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use axum::{BoxError, body::Bytes};
 use futures_util::{FutureExt, task::AtomicWaker};
-use hyper::body::{Body, Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
@@ -26,228 +23,213 @@ use tokio::{
 
 use crate::{config::Limits, telemetry::metrics};
 
-/// A client that takes nothing of an answer for so long has gone, or means harm.
-const STALL: Duration = Duration::from_mins(1);
-/// How long a connection that is to end waits for a request that may be on its way, or is here without the runtime having
-/// heard of it: who closes on it makes it fail.
-const LAST_CALL: Duration = Duration::from_millis(100);
-/// What every body may take, however small.
-const BODY_GRACE: Duration = Duration::from_secs(5);
-/// What a connection of HTTP/2 begins with, RFC 9113, 3.4.
+/// A client that accepts no byte of a response for this long is gone or malicious.
+const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long a connection that is to close waits for a request that may already be on its way: closing would make it fail.
+const CLOSE_GRACE: Duration = Duration::from_millis(100);
+/// The connection preface of HTTP/2, RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Whose turn it is on a connection.
+/// The requests of one connection, shared by its stream and its service.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
-    /// Requests whose answers are not written yet.
-    under_way: AtomicUsize,
-    /// Requests so far.
-    begun: AtomicU64,
-    http2: AtomicBool,
-    closing: AtomicBool,
-    /// Wakes the connection when nothing is under way any more: hyper would not look by itself.
-    done: AtomicWaker,
+pub(crate) struct RequestState {
+    in_flight: AtomicUsize,
+    /// Requests since the connection was opened.
+    started: AtomicU64,
+    is_http2: AtomicBool,
+    is_closing: AtomicBool,
+    /// Wakes the stream when no request is in flight any more; hyper would not poll it.
+    idle: AtomicWaker,
 }
 
-/// A request that is under way until this is dropped, with the answer's body.
+/// A request from its head to the end of its response body.
 #[derive(Debug)]
-pub(crate) struct UnderWay(Arc<Turn>);
+pub(crate) struct InFlight(Arc<RequestState>);
 
-impl Turn {
-    /// A request's head is there.
-    pub(crate) fn begin(turn: &Arc<Self>) -> UnderWay {
-        turn.begun.fetch_add(1, Ordering::Relaxed);
-        turn.under_way.fetch_add(1, Ordering::Relaxed);
-        UnderWay(turn.clone())
+impl RequestState {
+    pub(crate) fn start_request(self: &Arc<Self>) -> InFlight {
+        self.started.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.clone())
     }
 
-    /// How many requests are under way.
-    pub(crate) fn under_way(&self) -> usize {
-        self.under_way.load(Ordering::Relaxed)
-    }
-
-    /// Whether the connection speaks HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
-        self.http2.load(Ordering::Relaxed)
+        self.is_http2.load(Ordering::Relaxed)
     }
 
-    /// The connection ends when nothing is under way and nothing comes for a moment; whoever calls this polls it next.
-    pub(crate) fn close(&self) {
-        self.closing.store(true, Ordering::Relaxed);
+    /// Closes the connection once no request is in flight and none arrives within [`CLOSE_GRACE`]. The caller polls the
+    /// connection next.
+    pub(crate) fn close_when_idle(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
-        self.0.done.wake();
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.idle.wake();
     }
 }
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Awaited {
+enum Phase {
     /// The next request.
-    Request,
-    /// The rest of a head that has begun.
+    Idle,
+    /// The rest of a request's head.
     Head,
-    /// Nothing: requests are under way. It stays so until a read finds otherwise.
-    Answer,
+    /// Responses; lasts until a read finds otherwise.
+    Response,
 }
 
-/// A stream whose other side is not waited for without end.
+/// A stream that enforces the timeouts of its connection.
 #[derive(Debug)]
-pub(crate) struct Timed<S> {
+pub(crate) struct TimeoutStream<S> {
     stream: S,
-    turn: Arc<Turn>,
-    idle: Duration,
-    head: Duration,
-    awaited: Awaited,
-    /// Whether the next request is waited for but for a moment.
-    last_call: bool,
-    /// Requests so far when this was last looked at.
+    state: Arc<RequestState>,
+    idle_timeout: Duration,
+    header_timeout: Duration,
+    phase: Phase,
+    /// The grace period of a connection that is to close has begun.
+    is_last_wait: bool,
+    /// `RequestState::started` at the last update.
     seen: u64,
-    /// How much of the preface of HTTP/2 has come; none once something else has.
+    /// How many bytes of the HTTP/2 preface have arrived; none once the connection has sent something else.
     preface: Option<usize>,
-    /// The end of the patience with what is awaited.
-    until: Pin<Box<Sleep>>,
-    /// The end of the patience with a client that takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// When the present phase times out.
+    read_timeout: Pin<Box<Sleep>>,
+    /// When the pending write times out.
+    write_timeout: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Timed<S> {
-    pub(crate) fn new(stream: S, turn: Arc<Turn>, limits: &Limits) -> Self {
-        let (idle, head) = (limits.idle_timeout, limits.head_timeout);
-        let until = Box::pin(sleep_until(Instant::now() + idle));
+impl<S> TimeoutStream<S> {
+    pub(crate) fn new(stream: S, state: Arc<RequestState>, limits: &Limits) -> Self {
         Self {
             stream,
-            turn,
-            idle,
-            head,
-            awaited: Awaited::Request,
-            last_call: false,
+            state,
+            idle_timeout: limits.idle_timeout,
+            header_timeout: limits.head_timeout,
+            phase: Phase::Idle,
+            is_last_wait: false,
             seen: 0,
             preface: Some(0),
-            until,
-            stalled: None,
+            read_timeout: Box::pin(sleep_until(Instant::now() + limits.idle_timeout)),
+            write_timeout: None,
         }
     }
 
-    fn wait_for(&mut self, awaited: Awaited) {
-        self.awaited = awaited;
-        let patience = match awaited {
-            Awaited::Request if self.last_call => LAST_CALL.min(self.idle),
-            Awaited::Request => self.idle,
-            Awaited::Head => self.head,
-            Awaited::Answer => return,
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        let timeout = match phase {
+            Phase::Idle if self.is_last_wait => CLOSE_GRACE.min(self.idle_timeout),
+            Phase::Idle => self.idle_timeout,
+            Phase::Head => self.header_timeout,
+            Phase::Response => return,
         };
-        self.until.as_mut().reset(Instant::now() + patience);
+        self.read_timeout.as_mut().reset(Instant::now() + timeout);
     }
 
-    /// Takes note of requests that began and ended since the last look.
-    fn catch_up(&mut self) {
-        let begun = self.turn.begun.load(Ordering::Relaxed);
-        if begun != self.seen {
-            self.seen = begun;
-            self.awaited = Awaited::Answer;
+    /// Takes note of requests that have started and ended since the last call.
+    fn update_phase(&mut self) {
+        let started = self.state.started.load(Ordering::Relaxed);
+        if started != self.seen {
+            self.seen = started;
+            self.phase = Phase::Response;
         }
-        // An answer is over when the client has been given all of it: hyper is done with the body before that.
-        if self.awaited == Awaited::Answer && self.turn.under_way() == 0 && self.stalled.is_none() {
-            self.wait_for(Awaited::Request);
+        // hyper drops the body before the last bytes are written, so a response ends with the pending write.
+        let is_idle = self.state.in_flight.load(Ordering::Relaxed) == 0 && self.write_timeout.is_none();
+        if self.phase == Phase::Response && is_idle {
+            self.enter(Phase::Idle);
         }
     }
 
-    fn came(&mut self, bytes: &[u8]) {
-        // What comes over HTTP/2 between requests is small change (pings, windows) and earns no more time.
-        if self.turn.is_http2() {
+    fn received(&mut self, bytes: &[u8]) {
+        // HTTP/2 frames between requests, such as PING and WINDOW_UPDATE, don't extend the timeout.
+        if self.state.is_http2() {
             return;
         }
-        if self.awaited == Awaited::Request {
-            self.wait_for(Awaited::Head);
+        if self.phase == Phase::Idle {
+            self.enter(Phase::Head);
         }
         let Some(known) = self.preface else { return };
         let expected = &PREFACE[known..];
         let length = bytes.len().min(expected.len());
         self.preface = (bytes[..length] == expected[..length]).then_some(known + length);
         if self.preface == Some(PREFACE.len()) {
-            self.turn.http2.store(true, Ordering::Relaxed);
-            self.wait_for(Awaited::Request);
+            self.state.is_http2.store(true, Ordering::Relaxed);
+            self.enter(Phase::Idle);
         }
     }
 
-    /// Nothing has come yet: whether that is to go on.
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.awaited == Awaited::Answer {
-            self.turn.done.register(cx.waker());
-            // It may have been done before that.
-            self.catch_up();
-            if self.awaited == Awaited::Answer {
+    /// Called when a read is pending.
+    fn poll_read_timeout(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.phase == Phase::Response {
+            self.state.idle.register(cx.waker());
+            // The last request may have ended before the waker was registered.
+            self.update_phase();
+            if self.phase == Phase::Response {
                 return Poll::Pending;
             }
         }
-        let idle = self.awaited == Awaited::Request;
-        // HTTP/2 is told by GOAWAY, and ends by itself.
-        if idle && !self.last_call && !self.turn.is_http2() && self.turn.closing.load(Ordering::Relaxed) {
-            self.last_call = true;
-            self.wait_for(Awaited::Request);
+        let is_idle = self.phase == Phase::Idle;
+        // HTTP/2 connections close by GOAWAY.
+        let is_closing = self.state.is_closing.load(Ordering::Relaxed) && !self.state.is_http2();
+        if is_idle && is_closing && !self.is_last_wait {
+            self.is_last_wait = true;
+            self.enter(Phase::Idle);
         }
-        std::task::ready!(self.until.poll_unpin(cx));
-        if idle {
-            // As if the client had closed, so that hyper ends in peace.
+        ready!(self.read_timeout.poll_unpin(cx));
+        if is_idle {
+            // A clean EOF, as if the client had closed the connection.
             return Poll::Ready(Ok(()));
         }
         metrics::CONNECTION_TIMEOUTS.with(&[("reason", "header")]).increment(1);
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head of a request did not come in time")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "timed out reading the head of a request")))
     }
 
-    /// Passes on what a write came to, unless it waits for too long.
-    fn poll_stall<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
-            if self.stalled.take().is_some() {
-                // Who waits for the end of the answer is the other half.
+    fn poll_write_timeout<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            if self.write_timeout.take().is_some() {
+                // The pending read waits for the end of the response.
                 cx.waker().wake_by_ref();
             }
-            return outcome;
+            return result;
         }
-        let until = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + STALL)));
-        std::task::ready!(until.poll_unpin(cx));
+        let timeout = || Box::pin(sleep_until(Instant::now() + WRITE_TIMEOUT));
+        ready!(self.write_timeout.get_or_insert_with(timeout).poll_unpin(cx));
         metrics::CONNECTION_TIMEOUTS.with(&[("reason", "write")]).increment(1);
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "timed out writing a response")))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.catch_up();
+        self.update_phase();
         let before = buffer.filled().len();
-        match Pin::new(&mut self.stream).poll_read(cx, buffer) {
-            Poll::Ready(Ok(())) => {
-                let bytes = &buffer.filled()[before..];
-                if !bytes.is_empty() {
-                    self.came(bytes);
-                }
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => self.poll_patience(cx),
+        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        match &result {
+            Poll::Ready(Ok(())) if buffer.filled().len() > before => self.received(&buffer.filled()[before..]),
+            Poll::Ready(_) => {}
+            Poll::Pending => return self.poll_read_timeout(cx),
         }
+        result
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimeoutStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.poll_stall(cx, outcome)
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.poll_write_timeout(cx, result)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
-        self.poll_stall(cx, outcome)
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        self.poll_write_timeout(cx, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.poll_stall(cx, outcome)
+        let result = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.poll_write_timeout(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -259,113 +241,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
-        self.poll_stall(cx, outcome)
-    }
-}
-
-/// A body came more slowly than `limits.body_rate` allows.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the body comes too slowly")]
-pub struct TooSlow;
-
-impl TooSlow {
-    /// Whether this is what an error comes from.
-    #[must_use]
-    pub fn is_behind(error: &(dyn Error + 'static)) -> bool {
-        let mut at = Some(error);
-        while let Some(error) = at {
-            if error.is::<Self>() {
-                return true;
-            }
-            at = error.source();
-        }
-        false
-    }
-}
-
-/// A body that has to come at a least rate, over the time that somebody waits for it.
-#[derive(Debug)]
-pub(crate) struct Paced<B> {
-    body: B,
-    /// Bytes a second; 0: any.
-    rate: u64,
-    received: u64,
-    /// In all, before the present wait.
-    waited: Duration,
-    /// The present wait's begin, and the end of the patience with it.
-    wait: Option<(Instant, Pin<Box<Sleep>>)>,
-}
-
-impl<B> Paced<B> {
-    pub(crate) fn new(body: B, rate: u64) -> Self {
-        Self { body, rate, received: 0, waited: Duration::ZERO, wait: None }
-    }
-
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(earned) = (self.received * 1000).checked_div(self.rate) else { return Poll::Pending };
-        let left = (BODY_GRACE + Duration::from_millis(earned)).saturating_sub(self.waited);
-        let begin = || {
-            let now = Instant::now();
-            (now, Box::pin(sleep_until(now + left)))
-        };
-        self.wait.get_or_insert_with(begin).1.poll_unpin(cx)
-    }
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Paced<B>
-where
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                if let Some((begun, _)) = self.wait.take() {
-                    self.waited += begun.elapsed();
-                }
-                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-                self.received += data.map_or(0, |bytes| bytes.len() as u64);
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
-            Poll::Pending => self.poll_patience(cx).map(|()| {
-                metrics::CONNECTION_TIMEOUTS.with(&[("reason", "body")]).increment(1);
-                Some(Err(TooSlow.into()))
-            }),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// An answer's body, which ends what is under way.
-#[derive(Debug)]
-pub(crate) struct Last<B> {
-    pub(crate) body: B,
-    pub(crate) _under_way: UnderWay,
-}
-
-impl<B: Body + Unpin> Body for Last<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.poll_write_timeout(cx, result)
     }
 }

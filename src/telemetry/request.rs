@@ -121,7 +121,7 @@ impl UnderWay {
             // Others would make a label of whatever a client writes.
             method: known(request.method()),
             route: route.to_owned(),
-            client: request.extensions().get::<Peer>().map(|peer| peer.client(headers).to_string()),
+            client: request.extensions().get::<Peer>().map(|peer| peer.client_ip(headers).to_string()),
             gateway_id: GATEWAY_IDS.iter().find_map(|name| given(headers, *name)).map(str::to_owned),
             amzn_root: amzn_root(headers),
             started: Instant::now(),

@@ -100,8 +100,8 @@ async fn what_is_in_the_way_of_a_start_is_named() {
     let below_a_file = file.join("photos").display().to_string();
     let (free, other) = (free_address(), free_address());
     for (changes, words) in [
-        ([("DARKROOM_HTTP_LISTEN", taken), ("DARKROOM_OPERATIONS_LISTEN", &free)], [taken, "is taken"]),
-        ([("DARKROOM_HTTP_LISTEN", &free), ("DARKROOM_OPERATIONS_LISTEN", taken)], [taken, "is taken"]),
+        ([("DARKROOM_HTTP_LISTEN", taken), ("DARKROOM_OPERATIONS_LISTEN", &free)], [taken, "already in use"]),
+        ([("DARKROOM_HTTP_LISTEN", &free), ("DARKROOM_OPERATIONS_LISTEN", taken)], [taken, "already in use"]),
         (
             [("DARKROOM_HTTP_LISTEN", "192.0.2.1:80"), ("DARKROOM_OPERATIONS_LISTEN", &free)],
             ["192.0.2.1:80", "can't be"],

@@ -196,7 +196,7 @@ async fn what_is_in_the_way_is_told_at_once_and_nothing_is_left() {
             .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let below = file.join("data");
     for (listen, folder, environment, words) in [
-        (&address, &fresh, &environment()[..], &[address.as_str(), "is taken"][..]),
+        (&address, &fresh, &environment()[..], &[address.as_str(), "already in use"][..]),
         (&free, &file, &environment(), &[file.to_str().unwrap(), "can't be used"]),
         (&free, &below, &environment(), &[below.to_str().unwrap(), "can't be used"]),
         (&free, &fresh, &no_server, &["/nowhere/m", "no usable database server"]),

@@ -312,7 +312,7 @@ async fn a_certificate_is_changed_without_a_restart_and_a_bad_one_is_refused() {
 
     put((&issued[1].0, &issued[0].1));
     process.signal(rustix::process::Signal::HUP);
-    eventually("refused", async || process.log().contains("does not go with the certificate").then_some(())).await;
+    eventually("refused", async || process.log().contains("does not match the certificate").then_some(())).await;
     assert_eq!((trusts(0).await, trusts(1).await), (true, false));
 
     put((&issued[1].0, &issued[1].1));

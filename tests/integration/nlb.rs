@@ -367,7 +367,7 @@ async fn clients_that_never_end_their_requests_are_cut_at_the_deadline_and_the_l
     fleet.stop(0).await;
     let log = fleet.instances[0].log();
     let line = |words: &str| log.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{words}: {log}"));
-    let cut: Value = serde_json::from_str(line("connections are cut")).unwrap();
+    let cut: Value = serde_json::from_str(line("aborting connections")).unwrap();
     assert_eq!((&cut["level"], &cut["connections"]), (&"WARN".into(), &2.into()), "{cut}");
     let upload: Value = serde_json::from_str(line("\"route\":\"/v1/uploads/{photo_id}\"")).unwrap();
     assert_eq!(upload["outcome"], "cancelled", "{upload}");
@@ -432,7 +432,7 @@ async fn who_is_connected_and_has_asked_is_answered_when_the_listener_closes() {
     let socket = server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = socket.local_addr().unwrap();
     let closing = CancellationToken::new();
-    let drain = Drain { draining: closing.clone(), closing: closing.clone(), deadline: DEADLINE };
+    let drain = Drain { draining: closing.clone(), closing: closing.clone(), timeout: DEADLINE };
     let limits = server.app.limits.subscribe();
     let listener = Listener { socket, front: Front::default(), limits, tls: None };
     let serving = tokio::spawn(listener.serve(Router::new().route("/", get("here")), drain));

@@ -13,7 +13,7 @@ pub async fn limit_by_address(State(app): State<AppState>, request: Request, nex
     if request.uri().path().starts_with("/health/") {
         return next.run(request).await;
     }
-    let client = request.extensions().get::<Peer>().map(|peer| peer.client(request.headers()));
+    let client = request.extensions().get::<Peer>().map(|peer| peer.client_ip(request.headers()));
     match client.map_or(Ok(()), |address| app.rate_limits.check_address(address)) {
         Ok(()) => next.run(request).await,
         Err(retry_after) => HttpError::TooMany(retry_after).into_response(),

@@ -27,7 +27,7 @@ use crate::{
     app::{App, AppState},
     db::{self, jobs::Kind},
     domain::{EditId, PhotoId, PhotoState, Sha256},
-    server::TooSlow,
+    server::BodyTooSlow,
     storage::{self, Files, Received, UrlError},
 };
 
@@ -131,7 +131,7 @@ async fn receive(app: &App, files: &Files, body: Body, bound: &Bound) -> Result<
         let chunk = match next.map_err(|_| HttpError::BadRequest("the upload stalled".into()))? {
             None => break,
             Some(Ok(chunk)) => chunk,
-            Some(Err(error)) if TooSlow::is_behind(&error) => return Err(HttpError::TooSlow),
+            Some(Err(error)) if BodyTooSlow::is_cause_of(&error) => return Err(HttpError::TooSlow),
             Some(Err(_)) => return Err(HttpError::BadRequest("the upload was cut off".into())),
         };
         if incoming.bytes() + chunk.len() as u64 > bound.bytes {
