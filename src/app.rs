@@ -16,7 +16,7 @@ use crate::{
     aws::{self, step_functions::Machine},
     config::{Config, Limits},
     db::Db,
-    health::Dependencies,
+    health::{Components, DependencyHealth, HealthChecks},
     http::routes::objects::Receiving,
     identity::Verifier,
     jobs::sqs::client::Sqs,
@@ -67,8 +67,8 @@ pub struct App {
     pub limits: watch::Sender<Limits>,
     /// How many requests run at a time.
     pub admission: Admission,
-    /// How what the service depends on is doing.
-    pub dependencies: Dependencies,
+    /// Health checks of the dependencies.
+    pub health: HealthChecks,
     /// Uploads under way.
     pub receiving: Receiving,
     /// Rate limits per caller.
@@ -124,7 +124,7 @@ impl App {
             tls: config.http.tls.as_ref().map(Tls::open).transpose()?,
             limits: watch::Sender::new(config.limits.clone()),
             admission: Admission::new(&config.limits, config.database.pool.max_connections),
-            dependencies: Dependencies::default(),
+            health: HealthChecks::default(),
             receiving: Receiving::default(),
             rate_limits: RateLimits::new(&config.limits),
             effective: Mutex::new(config.effective.clone()),
@@ -133,6 +133,21 @@ impl App {
             started: Instant::now(),
             config,
         }))
+    }
+
+    pub(crate) async fn dependency_health(&self) -> BTreeMap<&'static str, DependencyHealth> {
+        let components = Components {
+            db: &self.db,
+            storage: &self.storage,
+            storage_location: self.config.storage.place.to_string(),
+            verifier: &self.verifier,
+            queue: self.queue.as_ref(),
+            state_machine: self.machine.as_ref(),
+            topic: self.announcer.topic(),
+            read_model: self.read_model.as_ref(),
+            listener_tls: self.tls.as_ref(),
+        };
+        self.health.results(&components).await
     }
 
     /// Sets the metrics that are levels of this process.

@@ -96,7 +96,7 @@ async fn run_as_service(
     operations: Socket,
     works: bool,
 ) -> anyhow::Result<()> {
-    let stop = runtime::stop_signal()?;
+    let stop = runtime::shutdown_signal()?;
     let reloads = tokio::spawn(reload::on_hangup(app.clone(), file.map(Path::to_owned))?);
     let ended = runtime::run(app, listener, operations, works, stop).await;
     reloads.abort();

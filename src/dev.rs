@@ -43,7 +43,7 @@ pub struct Options {
 /// # Errors
 /// Says what is in the way: the port, the folder, or that no database server is found.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let stop = runtime::stop_signal()?;
+    let stop = runtime::shutdown_signal()?;
     // What is most likely to be in the way comes first, before anything takes time.
     let listener = server::bind(options.listen).await?;
     let operations = server::bind(SocketAddr::new(options.listen.ip(), 0)).await?;

@@ -1,4 +1,4 @@
-//! How what the service depends on is doing: looked at for operators, not for balancers.
+//! Health checks of everything the service depends on: for operators, not for load balancers.
 
 use std::{
     collections::BTreeMap,
@@ -10,269 +10,273 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use futures_util::future::OptionFuture;
 use serde::Serialize;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    app::App,
-    aws::Failure,
-    db::{self, credentials::LeaseState},
+    aws::{Failure, step_functions::Machine},
+    db::{self, Db, credentials::LeaseState},
+    identity::Verifier,
+    jobs::sqs::client::Sqs,
     notifications::Topic,
+    read_model::ReadModel,
     server::Tls,
+    storage::Storage,
 };
 
-/// The longest look at one dependency.
-const LOOK: Duration = Duration::from_secs(2);
-/// A database that has answered so lately is there.
-const LATELY: Duration = Duration::from_secs(5);
-/// A look is good for so long, however many ask.
-const FRESH: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A database that has answered a statement this recently is not asked again for readiness.
+const RECENT_ANSWER: Duration = Duration::from_secs(5);
+/// How long results are reused, however many callers ask.
+const CACHE_TTL: Duration = Duration::from_secs(1);
 
-/// What is known of one dependency.
+/// The detail to show, or what failed.
+type Outcome = std::result::Result<String, String>;
+
+/// The state of one dependency.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Dependency {
+pub(crate) struct DependencyHealth {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_ms: Option<f64>,
-    /// How long ago what is known was learnt.
     #[serde(skip_serializing_if = "Option::is_none")]
     age_seconds: Option<u64>,
+    detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
-    /// What was wrong when something was last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_error: Option<Trouble>,
+    last_error: Option<LastError>,
 }
 
-/// Something that was wrong.
 #[derive(Debug, Clone, Serialize)]
-struct Trouble {
+struct LastError {
     at: DateTime<Utc>,
     detail: String,
 }
 
-impl Dependency {
-    /// Whether nothing is wrong with it.
-    pub(crate) fn is_well(&self) -> bool {
+impl DependencyHealth {
+    pub(crate) fn is_ok(&self) -> bool {
         self.status == "ok"
     }
 
-    /// The same, told this much later.
-    fn aged(mut self, by: Duration) -> Self {
-        self.age_seconds = self.age_seconds.map(|age| age + by.as_secs());
+    /// From a check that has just ended.
+    fn checked(started: Instant, outcome: Outcome) -> Self {
+        let latency_ms = (started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
+        Self { latency_ms: Some(latency_ms), ..Self::known(Some(Duration::ZERO), outcome) }
+    }
+
+    /// From what was learned `age` ago.
+    fn known(age: Option<Duration>, outcome: Outcome) -> Self {
+        let (status, detail) = match outcome {
+            Ok(detail) => ("ok", detail),
+            Err(error) => ("failing", error),
+        };
+        Self { status, latency_ms: None, age_seconds: age.map(|age| age.as_secs()), detail, last_error: None }
+    }
+
+    fn older_by(mut self, elapsed: Duration) -> Self {
+        self.age_seconds = self.age_seconds.map(|age| age + elapsed.as_secs());
         self
     }
-
-    fn looked(started: Instant, outcome: std::result::Result<String, String>) -> Self {
-        let latency_ms = Some((started.elapsed().as_secs_f64() * 1e6).round() / 1e3);
-        let (status, detail) = match outcome {
-            Ok(detail) => ("ok", detail),
-            Err(error) => ("failing", error),
-        };
-        Self { status, latency_ms, age_seconds: Some(0), detail: Some(detail), last_error: None }
-    }
-
-    /// What was learnt a while ago.
-    fn known(age: Duration, outcome: std::result::Result<String, String>) -> Self {
-        let (status, detail) = match outcome {
-            Ok(detail) => ("ok", detail),
-            Err(error) => ("failing", error),
-        };
-        Self { status, latency_ms: None, age_seconds: Some(age.as_secs()), detail: Some(detail), last_error: None }
-    }
-
-    /// A token or secret that new database connections sign in with.
-    fn leased(lease: &LeaseState) -> Self {
-        let left = lease.left.unwrap_or_default().as_secs();
-        let origin = lease.origin.as_deref().unwrap_or("none yet");
-        let outcome = match &lease.failing {
-            Some(why) => Err(format!("{}: can't be renewed, good for {left} s: {why}", lease.kind)),
-            None => Ok(format!("{}: good for {left} s, {origin}", lease.kind)),
-        };
-        Self::known(lease.age.unwrap_or_default(), outcome)
-    }
 }
 
-/// The last look, and what was wrong before it.
+/// The components whose dependencies are checked.
+pub(crate) struct Components<'a> {
+    pub(crate) db: &'a Db,
+    pub(crate) storage: &'a Storage,
+    pub(crate) storage_location: String,
+    pub(crate) verifier: &'a Verifier,
+    pub(crate) queue: Option<&'a Sqs>,
+    pub(crate) state_machine: Option<&'a Machine>,
+    pub(crate) topic: Option<&'a Topic>,
+    pub(crate) read_model: Option<&'a ReadModel>,
+    pub(crate) listener_tls: Option<&'a Tls>,
+}
+
+/// Runs the checks and keeps their last results.
 #[derive(Debug, Default)]
-pub struct Dependencies {
-    seen: Mutex<Seen>,
-    /// A look at the folder is under way; one that hangs has a thread to itself, and is not to get more.
-    probing: Arc<AtomicBool>,
+pub struct HealthChecks {
+    last: Mutex<LastResults>,
+    /// A check of the storage folder is running. One that hangs occupies a thread, so there is never a second one.
+    storage_check_running: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct LastResults {
     at: Option<Instant>,
-    rows: BTreeMap<&'static str, Dependency>,
+    results: BTreeMap<&'static str, DependencyHealth>,
 }
 
-impl Dependencies {
-    /// Each dependency, as of a moment ago: who asks while a look is taken waits for it rather than taking another.
-    pub(crate) async fn now(&self, app: &App) -> BTreeMap<&'static str, Dependency> {
-        let mut seen = self.seen.lock().await;
-        match seen.at.map(|at| at.elapsed()) {
-            Some(age) if age < FRESH => seen.rows.iter().map(|(name, row)| (*name, row.clone().aged(age))).collect(),
-            _ => {
-                let mut rows = look(app).await;
-                for (name, row) in &mut rows {
-                    row.last_error = match &row.detail {
-                        Some(detail) if !row.is_well() => Some(Trouble { at: Utc::now(), detail: detail.clone() }),
-                        _ => seen.rows.remove(name).and_then(|before| before.last_error),
-                    };
-                }
-                *seen = Seen { at: Some(Instant::now()), rows: rows.clone() };
-                rows
-            }
+impl HealthChecks {
+    /// The state of each dependency, at most [`CACHE_TTL`] old. Concurrent callers share one run of the checks.
+    pub(crate) async fn results(&self, components: &Components<'_>) -> BTreeMap<&'static str, DependencyHealth> {
+        let mut last = self.last.lock().await;
+        if let Some(age) = last.at.map(|at| at.elapsed()).filter(|age| *age < CACHE_TTL) {
+            return last.results.iter().map(|(name, health)| (*name, health.clone().older_by(age))).collect();
+        }
+        let mut results = self.check_all(components).await;
+        for (name, health) in &mut results {
+            health.last_error = if health.is_ok() {
+                last.results.remove(name).and_then(|previous| previous.last_error)
+            } else {
+                Some(LastError { at: Utc::now(), detail: health.detail.clone() })
+            };
+        }
+        *last = LastResults { at: Some(Instant::now()), results: results.clone() };
+        results
+    }
+
+    async fn check_all(&self, components: &Components<'_>) -> BTreeMap<&'static str, DependencyHealth> {
+        let (database, reader, storage, queue, state_machine, read_model) = tokio::join!(
+            check_database(components.db),
+            check_reader(components.db),
+            self.check_storage(components.storage, &components.storage_location),
+            OptionFuture::from(components.queue.map(check_queue)),
+            OptionFuture::from(components.state_machine.map(check_state_machine)),
+            OptionFuture::from(components.read_model.map(check_read_model)),
+        );
+        let all = [
+            ("database", Some(database)),
+            ("reader", reader),
+            ("storage", Some(storage)),
+            ("identity", Some(key_set_health(components.verifier))),
+            ("queue", queue),
+            ("step_functions", state_machine),
+            ("sns", components.topic.map(topic_health)),
+            ("dynamodb", read_model),
+            ("listener_certificate", components.listener_tls.map(certificate_health)),
+        ];
+        let mut results = pool_health(components.db);
+        results.extend(all.into_iter().filter_map(|(name, health)| Some((name, health?))));
+        results
+    }
+
+    async fn check_storage(&self, storage: &Storage, location: &str) -> DependencyHealth {
+        let started = Instant::now();
+        let outcome = if storage.files().is_some() {
+            self.check_folder(storage.clone()).await
+        } else {
+            check_aws(async { storage.probe().await.map_err(|error| Failure::from(error).of(location)) }).await
+        };
+        DependencyHealth::checked(started, outcome.map(|()| location.to_owned()))
+    }
+
+    /// In a task of its own: file system calls may hang and can't be cancelled.
+    async fn check_folder(&self, storage: Storage) -> Result<(), String> {
+        let running = self.storage_check_running.clone();
+        if running.swap(true, Ordering::Relaxed) {
+            return Err("the previous check has not returned yet".to_owned());
+        }
+        let check = tokio::spawn(async move {
+            let outcome = storage.probe().await;
+            running.store(false, Ordering::Relaxed);
+            outcome
+        });
+        match timeout(CHECK_TIMEOUT, check).await {
+            Ok(Ok(outcome)) => outcome.map_err(|error| error.to_string()),
+            Ok(Err(_)) => Err("the check panicked".to_owned()),
+            Err(_) => Err(no_answer()),
         }
     }
 }
 
-/// Whether the database answers: it is asked only when it was not heard of lately, so that a service that is merely busy
-/// does not take itself for one without a database.
-pub(crate) async fn database_answers(app: &App) -> bool {
-    app.db.heard().is_some_and(|ago| ago < LATELY) || look_at_database(app).await.is_well()
+/// Asks the database only when it has not answered recently: a busy service must not take itself for one without a
+/// database.
+pub(crate) async fn database_answers(db: &Db) -> bool {
+    db.heard().is_some_and(|ago| ago < RECENT_ANSWER) || check_database(db).await.is_ok()
 }
 
-async fn look(app: &App) -> BTreeMap<&'static str, Dependency> {
-    let (database, storage, queue, machine, read_model) = tokio::join!(
-        look_at_database(app),
-        look_at_storage(app),
-        look_at_queue(app),
-        look_at_machine(app),
-        look_at_read_model(app)
-    );
-    let mut dependencies =
-        BTreeMap::from([("database", database), ("storage", storage), ("identity", look_at_keys(app))]);
-    dependencies.extend(queue.map(|queue| ("queue", queue)));
-    dependencies.extend(machine.map(|machine| ("step_functions", machine)));
-    dependencies.extend(look_at_pools(app).await);
-    dependencies.extend(app.announcer.topic().map(|topic| ("sns", last_of_topic(topic))));
-    dependencies.extend(read_model.map(|looked| ("dynamodb", looked)));
-    dependencies.extend(app.tls.as_ref().map(|tls| ("listener_certificate", look_at_certificate(tls))));
-    dependencies
+fn no_answer() -> String {
+    format!("no answer within {CHECK_TIMEOUT:?}")
 }
 
-async fn look_at_database(app: &App) -> Dependency {
+async fn check_database(db: &Db) -> DependencyHealth {
     let started = Instant::now();
-    let look = async {
-        let mut session = app.db.session().await?;
-        db::jobs::depth(&mut session).await
-    };
-    let outcome = match tokio::time::timeout(LOOK, look).await {
+    let count_jobs = async { db::jobs::depth(&mut db.session().await?).await };
+    let outcome = match timeout(CHECK_TIMEOUT, count_jobs).await {
         Ok(Ok((live, dead, _))) => Ok(format!("{live} jobs, {dead} dead")),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {LOOK:?}")),
+        Err(_) => Err(no_answer()),
     };
-    Dependency::looked(started, outcome)
+    DependencyHealth::checked(started, outcome)
 }
 
-/// The reader, if there is one; and of each pool what it signs in with and the server's certificate.
-async fn look_at_pools(app: &App) -> Vec<(&'static str, Dependency)> {
-    let mut rows = Vec::new();
+async fn check_reader(db: &Db) -> Option<DependencyHealth> {
     let started = Instant::now();
-    let looked = tokio::time::timeout(LOOK, app.db.look_at_reader()).await;
-    let outcome = match looked {
-        Ok(None) => None,
-        Ok(Some(answer)) => Some(answer.map(|()| "answers".to_owned()).map_err(|error| error.to_string())),
-        Err(_) => Some(Err(format!("no answer within {LOOK:?}"))),
+    let outcome = match timeout(CHECK_TIMEOUT, db.look_at_reader()).await {
+        Ok(answer) => answer?.map(|()| "answers".to_owned()).map_err(|error| error.to_string()),
+        Err(_) => Err(no_answer()),
     };
-    rows.extend(outcome.map(|outcome| ("reader", Dependency::looked(started, outcome))));
-    for report in app.db.report() {
-        let names = if report.name == "reader" {
-            ("reader_login", "reader_certificate")
-        } else {
-            ("database_login", "database_certificate")
+    Some(DependencyHealth::checked(started, outcome))
+}
+
+/// Boxes the call at once, because the futures of the AWS SDK are large.
+fn check_aws<T>(call: impl Future<Output = Result<T, Failure>>) -> impl Future<Output = Result<T, String>> {
+    let call = timeout(CHECK_TIMEOUT, Box::pin(call));
+    async { call.await.unwrap_or_else(|_| Err(Failure::no_answer(CHECK_TIMEOUT))).map_err(|failure| failure.advised()) }
+}
+
+async fn check_queue(queue: &Sqs) -> DependencyHealth {
+    let started = Instant::now();
+    let outcome = check_aws(queue.depth()).await;
+    DependencyHealth::checked(started, outcome.map(|(waiting, dead)| format!("about {waiting} messages, {dead} dead")))
+}
+
+async fn check_read_model(read_model: &ReadModel) -> DependencyHealth {
+    let started = Instant::now();
+    DependencyHealth::checked(started, check_aws(read_model.look()).await.map(|()| "answers".to_owned()))
+}
+
+async fn check_state_machine(machine: &Machine) -> DependencyHealth {
+    let started = Instant::now();
+    DependencyHealth::checked(started, check_aws(machine.look()).await.map(|()| machine.arn().to_owned()))
+}
+
+/// The credentials of each pool, and its server's certificate.
+fn pool_health(db: &Db) -> BTreeMap<&'static str, DependencyHealth> {
+    let mut results = BTreeMap::new();
+    for report in db.report() {
+        let (login, certificate) = match report.name {
+            "reader" => ("reader_login", "reader_certificate"),
+            _ => ("database_login", "database_certificate"),
         };
-        rows.extend(report.lease.map(|lease| (names.0, Dependency::leased(&lease))));
-        rows.extend(report.certificate.map(|state| (names.1, Dependency::known(state.age, state.outcome))));
+        results.extend(report.lease.map(|lease| (login, credential_health(&lease))));
+        results.extend(report.certificate.map(|c| (certificate, DependencyHealth::known(Some(c.age), c.outcome))));
     }
-    rows
+    results
 }
 
-async fn look_at_storage(app: &App) -> Dependency {
-    let (started, place) = (Instant::now(), app.config.storage.place.to_string());
-    let outcome = if app.storage.files().is_some() {
-        look_at_folder(app).await.map(|()| place)
-    } else {
-        let named = |error| Failure::from(error).of(&place);
-        in_time(async { app.storage.probe().await.map_err(named) }).await.map(|()| place.clone())
+fn credential_health(lease: &LeaseState) -> DependencyHealth {
+    let seconds_left = lease.left.unwrap_or_default().as_secs();
+    let origin = lease.origin.as_deref().unwrap_or("none issued yet");
+    let outcome = match &lease.failing {
+        Some(error) => Err(format!("{}: can't be renewed, valid for {seconds_left} s: {error}", lease.kind)),
+        None => Ok(format!("{}: valid for {seconds_left} s, {origin}", lease.kind)),
     };
-    Dependency::looked(started, outcome)
+    DependencyHealth::known(Some(lease.age.unwrap_or_default()), outcome)
 }
 
-/// A disk may hang, and can't be told that nobody waits any more.
-async fn look_at_folder(app: &App) -> std::result::Result<(), String> {
-    let (storage, probing) = (app.storage.clone(), app.dependencies.probing.clone());
-    if probing.swap(true, Ordering::Relaxed) {
-        return Err("the look before has not come back yet".to_owned());
-    }
-    let probe = tokio::spawn(async move {
-        let outcome = storage.probe().await;
-        probing.store(false, Ordering::Relaxed);
-        outcome
-    });
-    match tokio::time::timeout(LOOK, probe).await {
-        Ok(Ok(outcome)) => outcome.map_err(|error| error.to_string()),
-        Ok(Err(_)) => Err("the look failed".to_owned()),
-        Err(_) => Err(format!("no answer within {LOOK:?}")),
-    }
-}
-
-/// A look at what AWS does for us, for as long as one may take; a failure with what to do about it. Such futures are large:
-/// this one holds a pointer to it.
-fn in_time<T>(
-    look: impl Future<Output = std::result::Result<T, Failure>>,
-) -> impl Future<Output = std::result::Result<T, String>> {
-    let looked = tokio::time::timeout(LOOK, Box::pin(look));
-    async { looked.await.unwrap_or_else(|_| Err(Failure::no_answer(LOOK))).map_err(|failure| failure.advised()) }
-}
-
-/// The queue, if there is one.
-async fn look_at_queue(app: &App) -> Option<Dependency> {
-    let (queue, started) = (app.queue.as_ref()?, Instant::now());
-    let outcome = in_time(queue.depth()).await;
-    let outcome = outcome.map(|(waiting, dead)| format!("about {waiting} messages, {dead} dead"));
-    Some(Dependency::looked(started, outcome))
-}
-
-/// The table of the read model, if it is on.
-async fn look_at_read_model(app: &App) -> Option<Dependency> {
-    let (model, started) = (app.read_model.as_ref()?, Instant::now());
-    let outcome = in_time(model.look()).await;
-    Some(Dependency::looked(started, outcome.map(|()| "answers".to_owned())))
-}
-
-/// A look at the topic would take a right that publishing does not: what is known is how that went last.
-fn last_of_topic(topic: &Topic) -> Dependency {
-    match topic.last() {
-        Some((age, Ok(()))) => Dependency::known(age, Ok("took what was published last".to_owned())),
-        Some((age, Err(failure))) => Dependency::known(age, Err(failure.advised())),
-        None => Dependency::known(Duration::ZERO, Ok("this process has published nothing yet".to_owned())),
-    }
-}
-
-/// The state machine of edits, if there is one.
-async fn look_at_machine(app: &App) -> Option<Dependency> {
-    let (machine, started) = (app.machine.as_ref()?, Instant::now());
-    let outcome = in_time(machine.look()).await;
-    Some(Dependency::looked(started, outcome.map(|()| machine.arn().to_owned())))
-}
-
-/// The certificate that clients are shown.
-fn look_at_certificate(tls: &Tls) -> Dependency {
-    let left = db::tls::Certificate::parse(&tls.certificate()).map(|shown| shown.days_left(Utc::now()));
-    let outcome = match left {
-        Some(days) if days >= db::certificates::WARN_DAYS => Ok(format!("it ends in {days} days")),
-        Some(days) => Err(format!("it ends in {days} days")),
-        None => Err("it can't be read".to_owned()),
+/// A check of the topic would need a permission that publishing does not, so this is the result of the last publication.
+fn topic_health(topic: &Topic) -> DependencyHealth {
+    let (age, outcome) = match topic.last() {
+        Some((age, Ok(()))) => (age, Ok("the last publication succeeded".to_owned())),
+        Some((age, Err(failure))) => (age, Err(failure.advised())),
+        None => (Duration::ZERO, Ok("this process has published nothing yet".to_owned())),
     };
-    Dependency::known(Duration::ZERO, outcome)
+    DependencyHealth::known(Some(age), outcome)
 }
 
-fn look_at_keys(app: &App) -> Dependency {
-    let state = app.verifier.state();
-    let status = if state.last_error.is_some() { "failing" } else { "ok" };
-    let detail = Some(state.last_error.unwrap_or_else(|| format!("{} keys", state.keys)));
-    Dependency { status, latency_ms: None, age_seconds: state.age.map(|age| age.as_secs()), detail, last_error: None }
+fn certificate_health(tls: &Tls) -> DependencyHealth {
+    let days_left =
+        db::tls::Certificate::parse(&tls.certificate()).map(|certificate| certificate.days_left(Utc::now()));
+    let outcome = match days_left {
+        Some(days) if days >= db::certificates::WARN_DAYS => Ok(format!("expires in {days} days")),
+        Some(days) => Err(format!("expires in {days} days")),
+        None => Err("cannot be parsed".to_owned()),
+    };
+    DependencyHealth::known(Some(Duration::ZERO), outcome)
+}
+
+fn key_set_health(verifier: &Verifier) -> DependencyHealth {
+    let state = verifier.state();
+    DependencyHealth::known(state.age, state.last_error.map_or_else(|| Ok(format!("{} keys", state.keys)), Err))
 }

@@ -38,7 +38,7 @@ use crate::{
     app::AppState,
     http,
     resilience::deadline,
-    runtime::{stop_signal, tell_metrics, tend},
+    runtime::{shutdown_signal, spawn_maintenance, write_metrics},
     telemetry,
 };
 
@@ -60,7 +60,7 @@ pub async fn run() -> anyhow::Result<()> {
             return Err(error);
         }
     };
-    let stop = stop_signal()?;
+    let stop = shutdown_signal()?;
     let ended = match started {
         Started::Migrate(database) => {
             let work = |event| invoke(Function::Migrate, event, |_, _| migrate::bring_up(&database));
@@ -85,11 +85,11 @@ async fn until(
 
 /// Invocations that need all of the service.
 async fn serve(function: Function, app: &AppState, stop: &CancellationToken) -> anyhow::Result<()> {
-    let background = tend(app);
+    let background = spawn_maintenance(app);
     let router = http::router(app.clone());
     let work = async |event| {
         let outcome = invoke(function, event, |payload, context| act(function, app, &router, payload, context)).await;
-        tell_metrics(app);
+        write_metrics(app);
         outcome
     };
     let ended = until(stop, Runtime::new(service_fn(work)).run()).await;

@@ -1,4 +1,4 @@
-//! The life of a service: it runs until told to stop, and drains.
+//! The life of the process: start-up, background tasks, signals and shutdown.
 
 pub mod systemd;
 
@@ -9,6 +9,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinHandle,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -21,136 +22,138 @@ use crate::{
     telemetry,
 };
 
-/// How often metrics are told as log lines: CloudWatch's own resolution.
-const TELL_METRICS: Duration = Duration::from_mins(1);
-/// How often the schema is looked at until it is up to date.
-const SCHEMA: Duration = Duration::from_secs(15);
-/// How far the read model may be behind before pages are read from the database, and how often that is looked at.
-const LONGEST_LAG: Duration = Duration::from_secs(30);
-const LOOK_AT_LAG: Duration = Duration::from_secs(5);
-/// How long an operator's last look may take.
-const LAST_LOOK: Duration = Duration::from_secs(1);
-/// What is left of the drain's time for the last steps.
-const LAST_STEPS: Duration = Duration::from_secs(3);
+/// How often metrics are written as log lines: the resolution of `CloudWatch`.
+const METRICS_INTERVAL: Duration = Duration::from_mins(1);
+/// How often old samples of summaries are removed.
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the schema is checked until it is up to date.
+const SCHEMA_CHECK_INTERVAL: Duration = Duration::from_secs(15);
+/// How far the read model may lag before pages are read from the database, and how often the lag is measured.
+const MAX_READ_MODEL_LAG: Duration = Duration::from_secs(30);
+const LAG_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Time for open requests to the operations listener when it closes.
+const OPERATIONS_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for each step after the drain.
+const STEP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs everything until told to stop, then drains: for the lame-duck time requests are still taken, then what is under
-/// way ends, within the drain's deadline.
-///
-/// # Errors
-/// A critical task ended by itself.
+/// Runs the service until `shutdown` is cancelled, then drains it: during `http.lame_duck` it still accepts requests,
+/// then running requests and jobs end, within `http.drain_timeout`. Fails when a critical task ends by itself.
 pub async fn run(
     app: AppState,
     listener: Option<Socket>,
     operations: Socket,
-    works: bool,
-    stop: CancellationToken,
+    runs_jobs: bool,
+    shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     if let Some(collector) = &app.config.telemetry.otlp {
         telemetry::spans::start(collector)?;
     }
     raise_descriptor_limit();
-    let tasks = TaskTracker::new();
-    let drain =
-        Drain { draining: app.draining.clone(), closing: app.closing.clone(), deadline: app.config.http.drain_timeout };
-    // Operators may look until the very end.
-    let looking = CancellationToken::new();
-    let looked_at = Listener {
-        socket: operations,
-        front: Front::default(),
-        limits: watch::Sender::new(app.config.limits.clone()).subscribe(),
-        tls: None,
-    };
-    let until_the_end = Drain { draining: looking.clone(), closing: looking.clone(), deadline: LAST_LOOK };
-    let operations = tokio::spawn(looked_at.serve(http::operations::router(app.clone()), until_the_end));
-    let mut background = tend(&app);
-    background.extend([
-        tokio::spawn(adapt_admission(app.clone())),
-        tokio::spawn(keep_telling(app.clone())),
-        tokio::spawn(systemd::heartbeat()),
-    ]);
-    let lame_duck = listener.as_ref().map_or(Duration::ZERO, |_| app.config.http.lame_duck);
-    if let Some(socket) = listener {
-        let (front, limits, tls) = (app.config.http.front.clone(), app.limits.subscribe(), app.tls.clone());
-        let listener = Listener { socket, front, limits, tls };
-        tasks.spawn(listener.serve(http::router(app.clone()), drain.clone()));
-    }
-    if works {
-        jobs::start(&app, &tasks);
-    }
-    tasks.close();
+    let lame_duck = if listener.is_some() { app.config.http.lame_duck } else { Duration::ZERO };
+    let (operations, close_operations) = serve_operations(&app, operations);
+    let mut background = spawn_maintenance(&app);
+    background.push(tokio::spawn(adapt_admission(app.clone())));
+    background.push(tokio::spawn(write_metrics_regularly(app.clone())));
+    background.push(tokio::spawn(systemd::notify_watchdog()));
+    let critical = spawn_critical(&app, listener, runs_jobs);
     systemd::ready();
-    let ended = tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        () = tasks.wait() => Err(anyhow::anyhow!("a critical task ended by itself")),
+    let result = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        () = critical.wait() => Err(anyhow::anyhow!("a critical task ended by itself")),
     };
-    tracing::info!(?lame_duck, "stopping: requests are still taken for a while, then what is under way ends");
-    systemd::stopping(lame_duck + drain.deadline + 3 * LAST_STEPS);
-    app.draining.cancel();
-    tokio::select! {
-        () = tokio::time::sleep(lame_duck) => {}
-        () = tasks.wait() => {}
-    }
-    app.closing.cancel();
-    systemd::status("draining: what is under way ends");
-    if tokio::time::timeout(drain.deadline + LAST_STEPS, tasks.wait()).await.is_err() {
-        tracing::warn!("jobs that were still under way come back when their leases end");
-    }
+    drain(&app, &critical, lame_duck).await;
     background.iter().for_each(JoinHandle::abort);
-    looking.cancel();
+    // Operators can observe the drain until its end.
+    close_operations.cancel();
     let _ = operations.await;
-    // A statement that waits for a lock, or for a server that is gone, may take longer than we have.
-    if tokio::time::timeout(LAST_STEPS, app.db.close()).await.is_err() {
-        tracing::warn!("statements that were still under way are left to the database");
+    // A statement that waits for a lock or for a lost server may take longer than the shutdown may.
+    if timeout(STEP_TIMEOUT, app.db.close()).await.is_err() {
+        tracing::warn!("statements are still running: their connections are abandoned");
     }
-    telemetry::spans::finish(LAST_STEPS).await;
-    tell_metrics(&app);
+    telemetry::spans::finish(STEP_TIMEOUT).await;
+    write_metrics(&app);
     tracing::info!("stopped");
-    ended
+    result
 }
 
-/// Begins what goes on beside requests and jobs for as long as the process lives.
-pub fn tend(app: &AppState) -> Vec<JoinHandle<()>> {
+/// The operations listener, which closes when the token is cancelled.
+fn serve_operations(app: &AppState, socket: Socket) -> (JoinHandle<()>, CancellationToken) {
+    let close = CancellationToken::new();
+    let limits = watch::Sender::new(app.config.limits.clone()).subscribe();
+    let listener = Listener { socket, front: Front::default(), limits, tls: None };
+    let drain = Drain { draining: close.clone(), closing: close.clone(), timeout: OPERATIONS_DRAIN_TIMEOUT };
+    (tokio::spawn(listener.serve(http::operations::router(app.clone()), drain)), close)
+}
+
+/// The tasks that end only in a drain: the main listener and the job runners.
+fn spawn_critical(app: &AppState, listener: Option<Socket>, runs_jobs: bool) -> TaskTracker {
+    let tasks = TaskTracker::new();
+    if let Some(socket) = listener {
+        let (front, limits, tls) = (app.config.http.front.clone(), app.limits.subscribe(), app.tls.clone());
+        let (draining, closing) = (app.draining.clone(), app.closing.clone());
+        let drain = Drain { draining, closing, timeout: app.config.http.drain_timeout };
+        tasks.spawn(Listener { socket, front, limits, tls }.serve(http::router(app.clone()), drain));
+    }
+    if runs_jobs {
+        jobs::start(app, &tasks);
+    }
+    tasks.close();
+    tasks
+}
+
+async fn drain(app: &App, critical: &TaskTracker, lame_duck: Duration) {
+    let drain_timeout = app.config.http.drain_timeout;
+    tracing::info!(?lame_duck, ?drain_timeout, "stopping: requests are still accepted during the lame-duck time");
+    systemd::stopping(lame_duck + drain_timeout + 3 * STEP_TIMEOUT);
+    app.draining.cancel();
+    let _ = timeout(lame_duck, critical.wait()).await;
+    app.closing.cancel();
+    systemd::status("stopping: running requests and jobs end");
+    if timeout(drain_timeout + STEP_TIMEOUT, critical.wait()).await.is_err() {
+        tracing::warn!("jobs are still running: they are retried when their leases expire");
+    }
+}
+
+/// Starts the background tasks that every process with requests or jobs needs.
+pub fn spawn_maintenance(app: &AppState) -> Vec<JoinHandle<()>> {
     vec![
         tokio::spawn(http::routes::events::poll_followed(app.clone())),
         tokio::spawn(maintain_rate_limits(app.clone())),
-        tokio::spawn(refresh_keys(app.clone())),
+        tokio::spawn(refresh_key_set(app.clone())),
         tokio::spawn(app.db.clone().keep()),
-        tokio::spawn(upkeep()),
-        tokio::spawn(look_at_schema(app.clone())),
+        tokio::spawn(remove_old_samples()),
+        tokio::spawn(check_schema(app.clone())),
         tokio::spawn(watch_read_model(app.clone())),
     ]
 }
 
-/// Cancelled by SIGINT or SIGTERM; a second one ends the process at once.
-///
-/// # Errors
-/// Signals can't be caught.
-pub fn stop_signal() -> anyhow::Result<CancellationToken> {
+/// A token that SIGINT or SIGTERM cancels. The second signal exits the process immediately.
+pub fn shutdown_signal() -> anyhow::Result<CancellationToken> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let token = CancellationToken::new();
-    let told = token.clone();
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
     tokio::spawn(async move {
-        for again in [false, true] {
+        let mut received = async || {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            if again {
-                tracing::warn!("told twice: ending at once");
-                std::process::exit(1);
-            }
-            told.cancel();
-        }
+        };
+        received().await;
+        token.cancel();
+        received().await;
+        tracing::warn!("second signal received, exiting immediately");
+        std::process::exit(1);
     });
-    Ok(token)
+    Ok(shutdown)
 }
 
-/// Each connection takes a descriptor, and the limit that a process starts with is that of `select`, 1024.
+/// Each connection takes a file descriptor; the limit that a process inherits is usually 1024, for `select(2)`.
 fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "failed to raise the limit of open files");
     }
 }
 
@@ -162,67 +165,62 @@ async fn maintain_rate_limits(app: AppState) {
     app.rate_limits.maintain(app.limits.subscribe()).await;
 }
 
-async fn refresh_keys(app: AppState) {
+async fn refresh_key_set(app: AppState) {
     loop {
         app.verifier.refresh().await;
-        tokio::time::sleep(app.config.identity.refresh).await;
+        sleep(app.config.identity.refresh).await;
     }
 }
 
-/// A program that is newer than the schema fails where it needs what is missing; this says why, until somebody migrates.
-async fn look_at_schema(app: AppState) {
+/// A program newer than the schema fails where it uses what is missing; this logs why, until somebody migrates.
+async fn check_schema(app: AppState) {
     loop {
         match db::migrations::check(&app.db).await {
             Ok(level) if level.pending.is_empty() => return,
             Ok(level) => {
-                tracing::error!(
-                    pending = level.pending.len(),
-                    "the schema is older than this program: run `darkroom migrate`"
-                );
+                let pending = level.pending.len();
+                tracing::error!(pending, "the schema is older than this program: run `darkroom migrate`");
             }
-            Err(error) => tracing::debug!(%error, "whether the schema is up to date is not known yet"),
+            Err(error) => tracing::debug!(%error, "failed to check the schema"),
         }
-        tokio::time::sleep(SCHEMA).await;
+        sleep(SCHEMA_CHECK_INTERVAL).await;
     }
 }
 
-/// While changes wait for too long to be projected, the database answers. When it can't even tell that, what is old is better
-/// than nothing.
+/// While the read model lags, pages are read from the database. When the database can't even tell the lag, an old page is
+/// better than none.
 async fn watch_read_model(app: AppState) {
     let Some(model) = &app.read_model else { return };
     loop {
-        let begun = Instant::now();
-        let look = async { db::read_model::lag(&mut app.db.session().await?).await };
-        let lag: db::Result<f64> = look.await;
-        if begun.elapsed() > SEEN_HOLDS {
-            // A function was frozen in the middle of it: this is how things were then.
-            continue;
+        let started = Instant::now();
+        let measure = async { db::read_model::lag(&mut app.db.session().await?).await };
+        let lag: db::Result<f64> = measure.await;
+        // A Lambda function may have been frozen in between: then the lag is out of date.
+        if started.elapsed() <= SEEN_HOLDS {
+            model.set_behind(lag.is_ok_and(|lag| lag > MAX_READ_MODEL_LAG.as_secs_f64()));
+            sleep(LAG_CHECK_INTERVAL).await;
         }
-        model.set_behind(lag.is_ok_and(|lag| lag > LONGEST_LAG.as_secs_f64()));
-        tokio::time::sleep(LOOK_AT_LAG).await;
     }
 }
 
-/// Old samples of summaries are let go.
-async fn upkeep() {
+async fn remove_old_samples() {
     loop {
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        sleep(METRICS_UPKEEP_INTERVAL).await;
         telemetry::recorder::handle().run_upkeep();
     }
 }
 
-/// Metrics as log lines, where they are wanted; the first ones when there is something to tell.
-async fn keep_telling(app: AppState) {
+async fn write_metrics_regularly(app: AppState) {
     loop {
-        tokio::time::sleep(TELL_METRICS).await;
-        tell_metrics(&app);
+        sleep(METRICS_INTERVAL).await;
+        write_metrics(&app);
     }
 }
 
-/// Tells what was measured as log lines, where these are wanted.
-pub fn tell_metrics(app: &App) {
+/// Writes the metrics as log lines, where the configuration asks for them.
+pub fn write_metrics(app: &App) {
     app.measure();
     if let Err(error) = telemetry::emf::flush(&app.config.telemetry.emf_namespace) {
-        tracing::debug!(%error, "metrics can't be told");
+        tracing::debug!(%error, "failed to write metrics");
     }
 }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::operations;
 use crate::app::AppState;
 use crate::{
-    health::Dependency,
+    health::DependencyHealth,
     http::{response::Reply, routes::health::Status},
 };
 
@@ -35,7 +35,7 @@ struct Health {
 #[derive(Serialize)]
 struct Component {
     status: &'static str,
-    details: Dependency,
+    details: DependencyHealth,
 }
 
 /// The routes.
@@ -61,9 +61,10 @@ async fn links() -> impl IntoResponse {
 
 /// Each dependency, looked at now, as `/health` does.
 async fn health(State(app): State<AppState>) -> Response {
-    let dependencies = app.dependencies.now(&app).await;
-    let well = dependencies.values().all(Dependency::is_well);
-    let component = |(name, details): (_, Dependency)| (name, Component { status: word(details.is_well()), details });
+    let dependencies = app.dependency_health().await;
+    let well = dependencies.values().all(DependencyHealth::is_ok);
+    let component =
+        |(name, details): (_, DependencyHealth)| (name, Component { status: word(details.is_ok()), details });
     let components = dependencies.into_iter().map(component).collect();
     let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Reply(Health { status: word(well), components, groups: &["liveness", "readiness"] })).into_response()

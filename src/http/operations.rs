@@ -19,7 +19,7 @@ use crate::{
     telemetry::{self, SlowRequest},
 };
 use crate::{
-    health::Dependency,
+    health::DependencyHealth,
     http::{
         error::{self, HttpError, Result},
         response::Reply,
@@ -53,12 +53,12 @@ pub fn router(app: AppState) -> Router {
 struct Details {
     status: &'static str,
     uptime_seconds: u64,
-    dependencies: BTreeMap<&'static str, Dependency>,
+    dependencies: BTreeMap<&'static str, DependencyHealth>,
 }
 
 async fn details(State(app): State<AppState>) -> impl IntoResponse {
-    let dependencies = app.dependencies.now(&app).await;
-    let ok = dependencies.values().all(Dependency::is_well);
+    let dependencies = app.dependency_health().await;
+    let ok = dependencies.values().all(DependencyHealth::is_ok);
     let status = if ok { "ok" } else { "degraded" };
     (
         if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE },

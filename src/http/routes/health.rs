@@ -1,32 +1,32 @@
-//! `/health/live` and `/health/ready`: cheap, and without any shared dependency, because a check that fails
-//! everywhere at once takes out the whole fleet.
+//! `/health/live` and `/health/ready`, for load balancers. They check no shared dependency unless configured to: a check
+//! that fails on every instance at once takes the whole service down.
 
 use axum::{extract::State, http::StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{App, AppState};
 use crate::{
+    app::{App, AppState},
     health,
     http::{error::Problem, response::Reply},
 };
 
-/// A state in a word.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Status {
-    /// `ok`, `draining` or `database failing`.
+    /// `ok`, `draining` or `database failing`
     status: &'static str,
 }
 
-/// The process runs.
+/// Whether the process is running
 #[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Status), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn live() -> Reply<Status> {
     Reply(Status { status: "ok" })
 }
 
-/// The process takes requests. While it drains it still does, and says so: with 200 as long as its listener is open,
-/// unless `http.unready_at_once`, and with 503 then. With `http.ready_needs_database` it is 503 too while the database
-/// does not answer.
+/// Whether the process accepts requests
+///
+/// While it drains it still does, and answers 200 with `draining` until its listener closes, unless
+/// `http.unready_at_once` is set; then 503. With `http.ready_needs_database` also 503 while the database does not answer.
 #[utoipa::path(get, path = "/health/ready", tag = "health", responses((status = 200, body = Status), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn ready(State(app): State<AppState>) -> (StatusCode, Reply<Status>) {
     let (code, status) = Status::of_readiness(&app).await;
@@ -35,15 +35,15 @@ pub async fn ready(State(app): State<AppState>) -> (StatusCode, Reply<Status>) {
 
 impl Status {
     pub(crate) async fn of_readiness(app: &App) -> (StatusCode, Self) {
-        let (draining, http) = (app.draining.is_cancelled(), &app.config.http);
-        if draining {
-            let closed = app.closing.is_cancelled() || http.unready_at_once;
-            let code = if closed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-            return (code, Self { status: "draining" });
-        }
-        if http.ready_needs_database && !health::database_answers(app).await {
-            return (StatusCode::SERVICE_UNAVAILABLE, Self { status: "database failing" });
-        }
-        (StatusCode::OK, Self { status: "ok" })
+        let http = &app.config.http;
+        let (code, status) = if app.draining.is_cancelled() {
+            let is_ready = !app.closing.is_cancelled() && !http.unready_at_once;
+            (if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, "draining")
+        } else if http.ready_needs_database && !health::database_answers(&app.db).await {
+            (StatusCode::SERVICE_UNAVAILABLE, "database failing")
+        } else {
+            (StatusCode::OK, "ok")
+        };
+        (code, Self { status })
     }
 }
