@@ -193,6 +193,6 @@ fn events(bed: &Bed) -> anyhow::Result<Vec<Case>> {
         case("GET events, host, from the middle", Who::Host, |photos| photos / 2)?,
         case("GET events, view, from the middle", Who::Guest(Guest::View), |photos| photos / 2)?,
         case("GET events, host, nothing new", Who::Host, |photos| photos)?,
-        Case { name: "GET events, view, none of all for its eyes", targets: passed_over, most_statements: Some(2.0) },
+        Case { name: "GET events, view, none visible", targets: passed_over, most_statements: Some(2.0) },
     ])
 }

@@ -278,7 +278,7 @@ async fn an_installation_is_made_and_a_second_run_changes_nothing() {
     let said = account.deploy(&["--jwks", &keys]).ended(0);
     assert!(said.starts_with(&format!("darkroom in {REGION}, account {ACCOUNT}, as ")), "{said}");
     assert!(said.contains("CREATE_COMPLETE              News (SNS::Topic)"), "no progress: {said}");
-    assert!(said.contains("data: is made, and is protected against deletion from now on"), "{said}");
+    assert!(said.contains("data: created; enabling deletion protection"), "{said}");
     assert!(said.ends_with("Done: https://photos.example.com\n"), "{said}");
     let stacks = "darkroom-data UPDATE_COMPLETE\ndarkroom-functions CREATE_COMPLETE\ndarkroom-gateway CREATE_COMPLETE\n\
                   darkroom-network CREATE_COMPLETE";
@@ -359,7 +359,7 @@ async fn an_installation_is_made_and_a_second_run_changes_nothing() {
     // Nor does it where somebody uploads it between our look and our upload.
     account.answers("  *head-object*gateway.json*) echo 'An error occurred (404)' >&2; exit 254 ;;\n");
     let said = account.deploy(&[]).ended(1);
-    assert!(said.contains("somebody else has just uploaded gateway.json of release 1.2.3: run it again"), "{said}");
+    assert!(said.contains("another process has just uploaded gateway.json of release 1.2.3: run again"), "{said}");
     let object = ["s3api", "head-object", "--bucket", &artifacts, "--key", "releases/1.2.3/gateway.json"];
     assert_eq!(account.aws(&[&object[..], &["--query", "ContentLength"]].concat()), "2", "what was there first");
 }
@@ -439,7 +439,7 @@ async fn a_dry_run_shows_what_would_change_and_changes_nothing() {
     let said = account.deploy(&["--dry-run", "--parameters", &parameters]).ended(0);
     assert!(said.contains("network: changes: 1\n  Modify  News (SNS::Topic)\n"), "{said}");
     assert!(said.contains("  Add     Photos (DynamoDB::Table)\n"), "{said}");
-    assert!(said.contains("  and then, by an update, its protection against deletion\n"), "{said}");
+    assert!(said.contains("  followed by an update that enables deletion protection\n"), "{said}");
     assert_eq!(account.stacks(REGION), "darkroom-network CREATE_COMPLETE");
     assert_eq!(change_sets_that_wait(&account, "darkroom-network"), "");
 
@@ -461,7 +461,7 @@ async fn what_holds_data_is_not_replaced_unawares() {
     let parameters = account.put("parameters", "TableName=another-table\n");
     let said = account.deploy(&["--parameters", &parameters]).ended(1);
     assert!(said.contains("  Modify  Photos (DynamoDB::Table), replaced\n"), "{said}");
-    assert!(said.contains("data: refused, as this would replace or remove what holds data: Photos."), "{said}");
+    assert!(said.contains("data: refused: this would replace or delete resources with data: Photos."), "{said}");
     assert_eq!(account.aws(&["dynamodb", "list-tables", "--query", "TableNames"]), table);
     assert_eq!(change_sets_that_wait(&account, "darkroom-data"), "");
 
@@ -530,7 +530,7 @@ Outputs:
 
     account.put("network.yaml", NETWORK.1);
     let said = account.deploy(&[]).ended(0);
-    assert!(said.contains("network: its creation failed earlier: removed, and made anew\n"), "{said}");
+    assert!(said.contains("network: its creation failed earlier: deleting and creating it again\n"), "{said}");
     assert_eq!(account.stacks(REGION), "darkroom-network CREATE_COMPLETE");
 
     // An update that fails goes back, and the next run goes on from there.
@@ -582,13 +582,19 @@ async fn mistakes_are_told_before_anything_is_done() {
     for (arguments, what) in [
         (&["--region"][..], "--region needs a value"),
         (&["--region", REGION], "--domain is needed"),
-        (&["--region", REGION, "--domain", "nowhere"], "--domain nowhere: a name such as"),
-        (&["--region", REGION, "--domain", "a.b", "--installation", "Mine"], "--installation Mine: small letters"),
-        (&["--region", REGION, "--domain", "a.b", "--architecture", "sparc"], "--architecture sparc: arm64 or x86_64"),
-        (&["--region", REGION, "--domain", "a.b", "--only", "cellar"], "--only cellar: one of network data"),
-        (&["--region", REGION, "--domain", "a.b", "--issuer", "https://a.b"], "--issuer needs --audience"),
-        (&["--region", REGION, "--domain", "a.b", "--colour", "red"], "--colour?"),
-        (&["--region", REGION, "--domain", "a.b", "destroy"], "destroy?"),
+        (&["--region", REGION, "--domain", "nowhere"], "--domain nowhere: expected a name such as"),
+        (
+            &["--region", REGION, "--domain", "a.b", "--installation", "Mine"],
+            "--installation Mine: use 2 to 21 lower-case letters",
+        ),
+        (
+            &["--region", REGION, "--domain", "a.b", "--architecture", "sparc"],
+            "--architecture sparc: expected arm64 or x86_64",
+        ),
+        (&["--region", REGION, "--domain", "a.b", "--only", "cellar"], "--only cellar: expected one of network data"),
+        (&["--region", REGION, "--domain", "a.b", "--issuer", "https://a.b"], "--issuer requires --audience"),
+        (&["--region", REGION, "--domain", "a.b", "--colour", "red"], "unknown argument --colour"),
+        (&["--region", REGION, "--domain", "a.b", "destroy"], "unknown argument destroy"),
     ] {
         let mut command = account.command(&script());
         command.args(arguments);
@@ -631,7 +637,7 @@ async fn what_the_packages_are_built_for_is_what_is_installed_first() {
     let said = deploy(&["--architecture", "arm64"]).ended(1);
     assert!(said.contains("darkroom-1.2.3.aarch64.zip is not there"), "{said}");
     assert!(
-        said.contains("What is there is built for x86_64: give --architecture x86_64, or build on arm64\n"),
+        said.contains("The packages are built for x86_64: use --architecture x86_64, or build on arm64\n"),
         "{said}"
     );
     account.put("artifacts/darkroom-1.2.3.aarch64.zip", "a package");
@@ -699,7 +705,7 @@ async fn instances_of_an_older_launch_template_are_replaced_until_all_are_of_the
     account.put("aws.end", "Failed\t50\tno instance became healthy\n");
     let said = account.deploy(&[]).ended(1);
     assert!(
-        said.contains("instances: Failed: no instance became healthy. Those that were not replaced serve on."),
+        said.contains("instances: Failed: no instance became healthy. The other instances keep serving."),
         "{said}"
     );
 
@@ -708,7 +714,10 @@ async fn instances_of_an_older_launch_template_are_replaced_until_all_are_of_the
     account.put("aws.there", "2\t1\n");
     account.stand_in("sleep", "#!/bin/sh\n");
     let said = account.deploy(&[]).ended(1);
-    assert!(said.contains("instances: 1 in service, of 2 at least: the lifecycle action was abandoned. "), "{said}");
+    assert!(
+        said.contains("instances: 1 in service, at least 2 required: the lifecycle action was abandoned. "),
+        "{said}"
+    );
     assert!(!said.contains("Done"), "{said}");
 }
 
@@ -719,7 +728,7 @@ async fn destroying_asks_twice_and_keeps_the_data_unless_it_is_told_otherwise() 
     account.deploy(&[]).ended(0);
     let all = account.stacks(REGION);
     let said = account.destroy(&[]).ended(1);
-    assert!(said.contains("without a terminal nobody can be asked"), "{said}");
+    assert!(said.contains("confirmation needs a terminal"), "{said}");
 
     // A terminal, and somebody who answers.
     let answering = |answers: &str| {
@@ -730,10 +739,10 @@ async fn destroying_asks_twice_and_keeps_the_data_unless_it_is_told_otherwise() 
         finish(command)
     };
     let said = answering("production\nyes\n").ended(1);
-    assert!(said.contains("that is not its name: nothing was removed"), "{said}");
+    assert!(said.contains("the name does not match: nothing was deleted"), "{said}");
     let said = answering("darkroom\nno\n").ended(1);
-    assert!(said.contains("Goes: edge gateway functions\r\nStays: network data ("), "{said}");
-    assert!(said.contains("nothing was removed"), "{said}");
+    assert!(said.contains("Delete: edge gateway functions\r\nKeep: network data ("), "{said}");
+    assert!(said.contains("nothing was deleted"), "{said}");
     assert_eq!(account.stacks(REGION), all);
     answering("darkroom\nyes\n").ended(0);
     assert_eq!(account.stacks(REGION), "darkroom-data UPDATE_COMPLETE\ndarkroom-network CREATE_COMPLETE");
@@ -745,13 +754,13 @@ async fn destroying_asks_twice_and_keeps_the_data_unless_it_is_told_otherwise() 
     let parameters = account.put("parameters", "DeletionProtection=no\n");
     account.deploy(&["--only", "data", "--parameters", &parameters]).ended(0);
     let said = account.destroy(&["--delete-data", "--dry-run"]).ended(0);
-    assert!(said.contains("Goes: data network\nAll photos and users go for good."), "{said}");
+    assert!(said.contains("Delete: data network\nAll photos and users will be deleted permanently."), "{said}");
     account.destroy(&["--delete-data", "--yes", "--yes"]).ended(0);
     assert_eq!(account.stacks(REGION), "");
     assert_eq!(account.aws(&["s3api", "list-buckets", "--query", "length(Buckets)"]), "0");
     assert_eq!(account.aws(&["dynamodb", "list-tables", "--query", "length(TableNames)"]), "0");
     let said = account.destroy(&["--yes", "--yes"]).ended(0);
-    assert!(said.contains("There is nothing to remove."), "{said}");
+    assert!(said.contains("There is nothing to delete."), "{said}");
 }
 
 /// What AWS refuses to delete, and the emulator does not.
@@ -828,7 +837,7 @@ Outputs:
     kill_process_group(group, Signal::INT).expect("it is there");
     let ended = eventually("interrupted", async || first.try_wait().expect("a child")).await;
     assert_eq!(ended.code(), Some(130), "{}", said("first"));
-    let told = "deploy: interrupted while network is changed, which goes on. Run it again to go on.\n";
+    let told = "deploy: interrupted while changing network, which continues. Run it again to go on.\n";
     assert!(said("first").ends_with(told), "{}", said("first"));
 
     let mut second = start("second");
