@@ -255,7 +255,8 @@ fn credential_health(lease: &LeaseState) -> DependencyHealth {
     DependencyHealth::known(Some(lease.age.unwrap_or_default()), outcome)
 }
 
-/// A check of the topic would need a permission that publishing does not, so this is the result of the last publication.
+/// A check of the topic would need a permission that publishing does not, so this is the result of the last
+/// publication.
 fn topic_health(topic: &Topic) -> DependencyHealth {
     let (age, outcome) = match topic.last() {
         Some((age, Ok(()))) => (age, Ok("the last publication succeeded".to_owned())),

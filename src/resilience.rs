@@ -1,4 +1,5 @@
-//! The circuit breaker and request deadlines.
+//! Circuit breaker, request deadlines and backoff.
 
+pub mod backoff;
 pub mod breaker;
 pub mod deadline;

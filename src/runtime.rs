@@ -187,8 +187,8 @@ async fn check_schema(app: AppState) {
     }
 }
 
-/// While the read model lags, pages are read from the database. When the database can't even tell the lag, an old page is
-/// better than none.
+/// While the read model lags, pages are read from the database. When the database can't even tell the lag, an old page
+/// is better than none.
 async fn watch_read_model(app: AppState) {
     let Some(model) = &app.read_model else { return };
     loop {

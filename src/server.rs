@@ -25,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use body::BodyTooSlow;
 pub use client_address::{Peer, Refusal};
+pub use connection::Drain;
 pub use proxy_protocol::HeaderError;
 pub use socket::{Socket, bind, inherited};
 pub use tls::Tls;
@@ -39,17 +40,6 @@ use connection::ConnectionContext;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The shortest time between two log lines about refused connections.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The two steps of a drain, and the time for the second.
-#[derive(Debug, Clone)]
-pub struct Drain {
-    /// The lame-duck time begins: requests are accepted, and every response asks the client to close the connection.
-    pub draining: CancellationToken,
-    /// The listener closes, and running requests end.
-    pub closing: CancellationToken,
-    /// How long running requests may take before their connections are aborted.
-    pub timeout: Duration,
-}
 
 #[derive(Debug)]
 pub struct Listener {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use chrono::DateTime;
 
 use super::failure::Failure;
+use crate::resilience::backoff;
 
 /// How patient the client is.
 #[derive(Debug, Clone, Copy)]
@@ -33,19 +34,9 @@ impl Policy {
 
     /// How long to wait after so many failures before this one.
     pub fn wait(&self, failures: u32, asked: Option<Duration>) -> Duration {
-        let own = self.base.saturating_mul(1 << failures.min(16)).min(self.cap);
-        // Half of it is chance, so that clients that were turned away together don't come back together.
-        let own = own / 2 + (own / 2).mul_f64(chance());
+        let own = backoff::delay(self.base, self.cap, failures);
         asked.map_or(own, |asked| asked.min(self.longest) + own / 4)
     }
-}
-
-/// 0 to 1.
-fn chance() -> f64 {
-    let mut bits = [0; 4];
-    // Without random numbers the jitter is lost, nothing else.
-    let _ = aws_lc_rs::rand::fill(&mut bits);
-    f64::from(u32::from_le_bytes(bits)) / f64::from(u32::MAX)
 }
 
 /// Calls until it works, fails for good, or has failed too often. Each failure that is not the last is told.

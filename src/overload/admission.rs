@@ -1,15 +1,15 @@
 //! Admission control: how many requests run at a time, and what happens to the others.
 //!
 //! A service that accepts more requests than it can process does less: requests wait for a database connection until
-//! their clients have given up, and are then answered for nothing. So requests queue here, briefly, and those that are not
-//! admitted in time are refused at once, which costs next to nothing.
+//! their clients have given up, and are then answered for nothing. So requests queue here, briefly, and those that are
+//! not admitted in time are refused at once, which costs next to nothing.
 //!
 //! The concurrency limit follows the queueing delays that requests meet once they are admitted: the wait for a pooled
-//! database connection, and the scheduling delay of the runtime. As in `CoDel` (RFC 8289) the minimum delay of an interval
-//! decides: in a burst some request does not wait, in an overload every request does. While the minimum is above the
-//! target, the limit shrinks, at most to half per interval; while it is not, and the limit holds requests back, the limit
-//! grows by a tenth. It never falls below what the database connections can serve, so the database is never idle while
-//! requests are queued.
+//! database connection, and the scheduling delay of the runtime. As in `CoDel` (RFC 8289) the minimum delay of an
+//! interval decides: in a burst some request does not wait, in an overload every request does. While the minimum is
+//! above the target, the limit shrinks, at most to half per interval; while it is not, and the limit holds requests
+//! back, the limit grows by a tenth. It never falls below what the database connections can serve, so the database is
+//! never idle while requests are queued.
 
 use std::{
     sync::{
@@ -126,8 +126,8 @@ impl Load {
     fn end_interval(&mut self, limit: usize) -> usize {
         let peak = std::mem::replace(&mut self.peak, self.running);
         let rate = f64::from(std::mem::take(&mut self.completed)) / INTERVAL.as_secs_f64();
-        // Below the limit the rate shows the demand, not the capacity. While no request completes, as during a slow first
-        // login to the database, the capacity is unknown.
+        // Below the limit the rate shows the demand, not the capacity. While no request completes, as during a slow
+        // first login to the database, the capacity is unknown.
         self.completion_rate = match self.completion_rate {
             _ if peak < limit => None,
             None => (rate > 0.0).then_some(rate),

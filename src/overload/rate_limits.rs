@@ -1,5 +1,5 @@
-//! Rate limits per caller, behind the gateway's throttling. A caller is a user, an invite (shared by all of its guests) or
-//! a client address.
+//! Rate limits per caller, behind the gateway's throttling. A caller is a user, an invite (shared by all of its guests)
+//! or a client address.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},

@@ -1,58 +1,60 @@
-//! The time that a request has: its budget reaches everything that is done for it, wherever that waits.
+//! Request deadlines: a task-local deadline that everything done for a request or an invocation can read.
 
 use std::time::Duration;
 
-use tokio::time::{Instant, error::Elapsed, timeout_at};
+use tokio::time::{Instant, error::Elapsed, sleep_until, timeout_at};
+
+pub use current as ends;
+pub use has_time_left as is_ahead;
+pub use is_half_spent_since as had_half_since;
+pub use wait_until_near as is_near;
 
 tokio::task_local! {
-    static BUDGET: Budget;
+    static CURRENT: Deadline;
 }
 
 #[derive(Clone, Copy)]
-struct Budget {
-    begun: Instant,
-    ends: Instant,
+struct Deadline {
+    started_at: Instant,
+    ends_at: Instant,
 }
 
-/// What is left of a budget is too little to begin something with; what goes on with work that can come again gives it back.
-const LAST: Duration = Duration::from_secs(1);
+/// When less than this is left, nothing new starts, and work that can be resumed stops.
+const MIN_TIME_LEFT: Duration = Duration::from_secs(1);
 
-/// Does some work within a time, and within that of the work around it. What the work waits for can ask for [`ends`].
-///
-/// # Errors
-/// The time is over; the work was dropped where it stood.
+/// Runs `work` for at most `limit`, and not beyond an enclosing deadline. At the deadline the work is dropped.
 pub async fn within<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
-    let begun = Instant::now();
-    let ends = self::ends().map_or(begun + limit, |around| around.min(begun + limit));
-    timeout_at(ends, BUDGET.scope(Budget { begun, ends }, work)).await
+    let started_at = Instant::now();
+    let ends_at = current().map_or(started_at + limit, |enclosing| enclosing.min(started_at + limit));
+    timeout_at(ends_at, CURRENT.scope(Deadline { started_at, ends_at }, work)).await
 }
 
-/// When the time of the work at hand is over, if it has one: there is no use in waiting beyond that.
+/// The deadline of the current task, if it has one.
 #[must_use]
-pub fn ends() -> Option<Instant> {
-    budget().map(|budget| budget.ends)
+pub fn current() -> Option<Instant> {
+    deadline().map(|deadline| deadline.ends_at)
 }
 
-/// Whether what began then has had at least half of the whole time; never, for work without a budget.
+fn deadline() -> Option<Deadline> {
+    CURRENT.try_with(|deadline| *deadline).ok()
+}
+
+/// Whether at least half of the whole time has passed since `started`; false without a deadline.
 #[must_use]
-pub fn had_half_since(then: Instant) -> bool {
-    budget().is_some_and(|Budget { begun, ends }| then.elapsed() >= (ends - begun) / 2)
+pub fn is_half_spent_since(started: Instant) -> bool {
+    deadline().is_some_and(|Deadline { started_at, ends_at }| started.elapsed() >= (ends_at - started_at) / 2)
 }
 
-fn budget() -> Option<Budget> {
-    BUDGET.try_with(|budget| *budget).ok()
-}
-
-/// Whether there is time to begin something; always, for work without a budget.
+/// Whether there is time to start something; true without a deadline.
 #[must_use]
-pub fn is_ahead() -> bool {
-    ends().is_none_or(|ends| Instant::now() + LAST < ends)
+pub fn has_time_left() -> bool {
+    current().is_none_or(|ends_at| Instant::now() + MIN_TIME_LEFT < ends_at)
 }
 
-/// Waits until there is only time to end what goes on; for ever, for work without a budget.
-pub async fn is_near() {
-    match ends() {
-        Some(ends) => tokio::time::sleep_until(ends - LAST.min(ends.duration_since(Instant::now()))).await,
+/// Waits until there is only time to finish; for ever without a deadline.
+pub async fn wait_until_near() {
+    match current() {
+        Some(ends_at) => sleep_until(ends_at - MIN_TIME_LEFT.min(ends_at.duration_since(Instant::now()))).await,
         None => std::future::pending().await,
     }
 }
@@ -62,21 +64,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_inner_budget_reaches_no_further_than_the_one_around_it() {
-        let begun = Instant::now();
+    async fn inner_deadline_is_bounded_by_outer() {
+        let started = Instant::now();
         let inner = async {
-            assert!(is_ahead());
-            is_near().await;
-            assert!(!is_ahead());
-            assert!(begun.elapsed() >= LAST);
-            assert!(had_half_since(begun) && !had_half_since(Instant::now()));
+            assert!(has_time_left());
+            wait_until_near().await;
+            assert!(!has_time_left());
+            assert!(started.elapsed() >= MIN_TIME_LEFT);
+            assert!(is_half_spent_since(started) && !is_half_spent_since(Instant::now()));
             std::future::pending::<()>().await;
         };
         let inner = within(Duration::from_mins(1), inner);
-        assert!(within(2 * LAST, inner).await.expect("the inner one ends").is_err());
-        assert!((2 * LAST..10 * LAST).contains(&begun.elapsed()), "{:?}", begun.elapsed());
-        assert!(is_ahead() && ends().is_none() && !had_half_since(begun));
-        // Less than what is left for the end, at all.
-        within(LAST / 10, is_near()).await.expect("at once");
+        assert!(within(2 * MIN_TIME_LEFT, inner).await.expect("the inner deadline is the outer one").is_err());
+        assert!((2 * MIN_TIME_LEFT..10 * MIN_TIME_LEFT).contains(&started.elapsed()), "{:?}", started.elapsed());
+        assert!(has_time_left() && current().is_none() && !is_half_spent_since(started));
+        // A deadline that is near from the start.
+        within(MIN_TIME_LEFT / 10, wait_until_near()).await.expect("returns at once");
     }
 }

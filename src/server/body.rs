@@ -1,4 +1,4 @@
-//! Request bodies with a minimum rate, and response bodies that keep their request in flight.
+//! Request bodies with a minimum rate.
 
 use std::{
     error::Error,
@@ -12,7 +12,6 @@ use futures_util::FutureExt;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::timeouts::InFlight;
 use crate::telemetry::metrics;
 
 /// Time that every body gets, however small it is.
@@ -81,30 +80,6 @@ where
                 Some(Err(BodyTooSlow.into()))
             }),
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A response body; its request is in flight until the body is dropped.
-#[derive(Debug)]
-pub(crate) struct InFlightBody<B> {
-    pub(crate) body: B,
-    pub(crate) _in_flight: InFlight,
-}
-
-impl<B: Body + Unpin> Body for InFlightBody<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

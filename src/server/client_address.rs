@@ -50,8 +50,8 @@ impl Peer {
         Self { address, trusted_hops: front.trusted_hops, forwarded: front.forwarded }
     }
 
-    /// The client of a request: the address that the outermost trusted proxy has added, else the peer's own. What a client
-    /// wrote itself is further left than the trusted proxies reach.
+    /// The client of a request: the address that the outermost trusted proxy has added, else the peer's own. What a
+    /// client wrote itself is further left than the trusted proxies reach.
     pub fn client_ip(&self, headers: &HeaderMap) -> IpAddr {
         let own = self.address.ip().to_canonical();
         let Some(nth) = self.trusted_hops.checked_sub(1) else { return own };

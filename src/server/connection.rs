@@ -1,18 +1,26 @@
 //! One connection, from its first byte to its last.
 
-use std::{convert::Infallible, future::poll_fn, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
-    Router,
+    BoxError, Router,
     body::Body,
     extract::Request,
     http::{HeaderValue, Version, header},
     response::Response,
 };
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+    server::{conn::auto, graceful::GracefulConnection},
     service::TowerToHyperService,
 };
 use rustix::net::sockopt;
@@ -26,9 +34,10 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
-    Drain, Peer, Refusal, Tls,
-    body::{InFlightBody, MinRateBody},
+    body::MinRateBody,
+    client_address::{Peer, Refusal},
     timeouts::{RequestState, TimeoutStream},
+    tls::Tls,
 };
 use crate::{
     config::{Front, Limits},
@@ -44,6 +53,17 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 /// Concurrent requests on an HTTP/2 connection: the least that RFC 9113, 6.5.2 recommends.
 const MAX_CONCURRENT_STREAMS: u32 = 100;
+
+/// The two steps of a drain, and the time for the second.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    /// The lame-duck time begins: requests are accepted, and every response asks the client to close the connection.
+    pub draining: CancellationToken,
+    /// The listener closes, and running requests end.
+    pub closing: CancellationToken,
+    /// How long running requests may take before their connections are aborted.
+    pub timeout: Duration,
+}
 
 /// What all connections of a listener share.
 pub(crate) struct ConnectionContext {
@@ -90,8 +110,8 @@ async fn accept(context: &ConnectionContext, mut stream: TcpStream, address: Soc
     }
 }
 
-/// Without Nagle's algorithm, as responses are small and awaited; with keepalive, as a peer that disappears silently would
-/// occupy its connection for ever.
+/// Without Nagle's algorithm, as responses are small and awaited; with keepalive, as a peer that disappears silently
+/// would occupy its connection for ever.
 fn set_socket_options(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
@@ -121,13 +141,28 @@ async fn serve_http(
                 if draining.is_cancelled() && version <= Version::HTTP_11 {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(response.map(|body| InFlightBody { body, _in_flight: in_flight }))
+                // The request is in flight until its response body is dropped.
+                Ok::<_, Infallible>(response.map(|body| {
+                    body.map_err(move |error| {
+                        let _request = &in_flight;
+                        error
+                    })
+                }))
             }
         })
     };
     let builder = http_builder(&limits);
     let stream = TokioIo::new(TimeoutStream::new(stream, state.clone(), &limits));
-    let mut connection = pin!(builder.serve_connection(stream, TowerToHyperService::new(service)));
+    let connection = pin!(builder.serve_connection(stream, TowerToHyperService::new(service)));
+    drive(connection, &state, &context.drain).await;
+}
+
+/// Polls a connection to its end; in a drain, asks the client to close it.
+async fn drive<C: GracefulConnection<Error = BoxError>>(
+    mut connection: Pin<&mut C>,
+    state: &RequestState,
+    drain: &Drain,
+) {
     let (mut is_draining, mut is_closing, mut sent_goaway) = (false, false, false);
     loop {
         let poll = poll_fn(|cx| {
@@ -146,8 +181,8 @@ async fn serve_http(
                 }
                 return;
             }
-            () = context.drain.draining.cancelled(), if !is_draining => is_draining = true,
-            () = context.drain.closing.cancelled(), if !is_closing => {
+            () = drain.draining.cancelled(), if !is_draining => is_draining = true,
+            () = drain.closing.cancelled(), if !is_closing => {
                 (is_draining, is_closing) = (true, true);
                 state.close_when_idle();
             }

@@ -1,11 +1,13 @@
-//! PROXY protocol version 2: a binary header with the client's address, which a load balancer sends first on a connection.
+//! PROXY protocol version 2: a binary header with the client's address, which a load balancer sends first on a
+//! connection.
 //!
-//! Specification: <https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>, and for the VPC endpoint that a Network Load
-//! Balancer adds <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/edit-target-group-attributes.html>. Headers
-//! are read only from peers that the configuration trusts.
+//! Specification: <https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>, and for the VPC endpoint that a
+//! Network Load Balancer adds
+//! <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/edit-target-group-attributes.html>. Headers are
+//! read only from peers that the configuration trusts.
 //!
-//! A parser of our own, because the crates accept version 1 as well and are not stable yet; this one is strict, limits the
-//! length, verifies the checksum, and is property-tested.
+//! A parser of our own, because the crates accept version 1 as well and are not stable yet; this one is strict, limits
+//! the length, verifies the checksum, and is property-tested.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -30,7 +30,8 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<Socket> {
     }
 }
 
-/// The sockets that systemd passes, in the order of the `ListenStream=` lines of the socket unit; see `sd_listen_fds(3)`.
+/// The sockets that systemd passes, in the order of the `ListenStream=` lines of the socket unit; see
+/// `sd_listen_fds(3)`.
 pub fn inherited() -> anyhow::Result<Vec<Socket>> {
     let mut passed = ListenFd::from_env();
     let mut sockets = Vec::new();

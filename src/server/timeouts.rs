@@ -1,8 +1,8 @@
 //! Connection timeouts.
 //!
-//! hyper has one timeout for the head of a request, which also covers the idle time between requests. A load balancer needs
-//! a long idle timeout, and a slow-header attack (Slowloris) must not get one. So the timeouts are enforced here, below
-//! hyper, by a stream that knows when a request starts and when its response has been written.
+//! hyper has one timeout for the head of a request, which also covers the idle time between requests. A load balancer
+//! needs a long idle timeout, and a slow-header attack (Slowloris) must not get one. So the timeouts are enforced here,
+//! below hyper, by a stream that knows when a request starts and when its response has been written.
 
 use std::{
     io,
@@ -25,7 +25,8 @@ use crate::{config::Limits, telemetry::metrics};
 
 /// A client that accepts no byte of a response for this long is gone or malicious.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
-/// How long a connection that is to close waits for a request that may already be on its way: closing would make it fail.
+/// How long a connection that is to close waits for a request that may already be on its way: closing would make it
+/// fail.
 const CLOSE_GRACE: Duration = Duration::from_millis(100);
 /// The connection preface of HTTP/2, RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -1,5 +1,5 @@
-//! `/health/live` and `/health/ready`, for load balancers. They check no shared dependency unless configured to: a check
-//! that fails on every instance at once takes the whole service down.
+//! `/health/live` and `/health/ready`, for load balancers. They check no shared dependency unless configured to: a
+//! check that fails on every instance at once takes the whole service down.
 
 use axum::{extract::State, http::StatusCode};
 use serde::Serialize;
@@ -26,7 +26,8 @@ pub async fn live() -> Reply<Status> {
 /// Whether the process accepts requests
 ///
 /// While it drains it still does, and answers 200 with `draining` until its listener closes, unless
-/// `http.unready_at_once` is set; then 503. With `http.ready_needs_database` also 503 while the database does not answer.
+/// `http.unready_at_once` is set; then 503. With `http.ready_needs_database` also 503 while the database does not
+/// answer.
 #[utoipa::path(get, path = "/health/ready", tag = "health", responses((status = 200, body = Status), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn ready(State(app): State<AppState>) -> (StatusCode, Reply<Status>) {
     let (code, status) = Status::of_readiness(&app).await;
