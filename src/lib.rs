@@ -1,35 +1,39 @@
-//! Darkroom: photo sharing for events. A host opens an album, guests add photos by an invite link, everybody sees
-//! thumbnails within seconds.
+//! Darkroom: a photo-sharing service for events. A host opens an album, guests add photos through an invite link, and
+//! everyone sees thumbnails within seconds.
 //!
-//! The map of the house. Arrows point down only: whoever stands higher may use whoever stands lower.
+//! # Module overview
 //!
-//! | area | what it is for |
+//! A module uses only modules below it in this table.
+//!
+//! | module | purpose |
 //! |---|---|
-//! | `main` | the command line |
-//! | [`lambda`] | the functions of AWS Lambda: the same handlers and jobs |
-//! | [`command`] | one function for each verb that runs the service |
+//! | `main`, `cli` | parse the command line, dispatch, exit code |
+//! | [`commands`] | one function per command that an operator runs |
 //! | [`dev`] | `darkroom dev`: a private database server and a development identity |
 //! | [`client`] | `darkroom upload` |
-//! | [`app`] | builds what a command needs, owns the shared state |
-//! | [`net`] | listeners and drain |
-//! | [`http`] | the route table, one file per resource, problems, identity, idempotency |
-//! | [`identity`] | who signed in: JWTs against a key set |
-//! | [`worker`] | the loop, one file per job, the sweep, the processes that decode |
-//! | [`announce`] | where events go |
-//! | [`queue`] | jobs: leases and the rules of trying again |
-//! | [`storage`] | originals and renditions, signed URLs |
-//! | [`read_model`] | what viewers' pages are read from under a crowd |
-//! | [`db`] | the pool, transactions, all SQL |
-//! | [`domain`] | the words of the product and their rules; knows nobody |
-//! | [`aws`] | what AWS's clients start from, and what their errors ask an operator to do |
-//! | `breaker` | leaves alone for a while what fails |
-//! | `deadline` | the time that a request has, for all that waits in its name |
+//! | [`lambda`] | the AWS Lambda functions: the same handlers and jobs |
+//! | [`runtime`] | start-up, signals, background tasks, shutdown |
+//! | [`http`] | router, OpenAPI, routes, middleware, errors, authentication, idempotency |
+//! | [`jobs`] | the `Job` trait, registry, runner, retry policy, reconciler, SQS |
+//! | [`services`] | use cases: rules, transaction and lock order, called by routes, jobs and Lambda alike |
+//! | [`app`] | composition root: builds the components |
+//! | [`health`] | health checks of the dependencies |
+//! | [`overload`] | admission control and rate limits |
+//! | [`server`] | listeners, connection timeouts, client address, PROXY protocol, TLS |
+//! | [`identity`] | verifies JWTs against a key set |
+//! | [`sandbox`] | decodes pictures in confined child processes |
+//! | [`notifications`] | publishes events to SNS, a webhook and the log |
+//! | [`read_model`] | the DynamoDB projection of albums |
+//! | [`storage`] | originals and renditions: files, S3, signed URLs, `CloudFront` |
+//! | [`db`] | pool, sessions, transactions, credentials, and all SQL |
+//! | [`aws`] | configuration, credentials and error advice for the AWS SDK |
+//! | [`domain`] | albums, photos, invites, events, edits, ids and their rules |
+//! | `resilience` | circuit breaker, request deadlines, backoff |
 //! | [`telemetry`] | logs, metrics, traces, request ids |
-//! | [`config`] | what an operator can set |
+//! | [`config`] | loads and validates the settings |
 //!
-//! Pictures are opened and rendered by `crates/imaging`.
-//!
-//! Walks through real operations stand in `docs/architecture.md`.
+//! `crates/imaging` decodes pictures and makes renditions. `docs/architecture.md` follows real operations through the
+//! code.
 
 #![forbid(unsafe_code)]
 
