@@ -27,34 +27,34 @@ help:
 # The shell becomes darkroom, so that a Ctrl-C reaches nothing else; make waits for its clean end and says nothing.
 run:
 	[ -x $(TARGET)/debug/darkroom ] || echo "First build: 5 to 8 minutes on 2 cores (90 MB of crates to download, 1.5 GB in $(TARGET)/). Later ones take seconds." >&2
-	tests/bed/install-packages
+	tests/scripts/install-packages
 	cargo build
 	exec $(TARGET)/debug/darkroom dev --listen "$(LISTEN)" --data "$(DATA)"
 
 test:
-	TEST_DB="$(TEST_DB)" TEST_ARGS="$(TEST_ARGS)" tests/bed/run-tests
+	TEST_DB="$(TEST_DB)" TEST_ARGS="$(TEST_ARGS)" tests/scripts/run-tests
 
 test-full:
-	TEST_DB="$(TEST_DB)" TEST_FULL=1 tests/bed/run-tests
+	TEST_DB="$(TEST_DB)" TEST_FULL=1 tests/scripts/run-tests
 
 hooks:
 	git config core.hooksPath .ci/hooks
 	echo "commits are checked by .ci/hooks: the format, the lints and the subject line"
 
 check: $(DENY)
-	tests/bed/install-packages
+	tests/scripts/install-packages
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 	$(DENY) check licenses bans sources
 
 bench:
-	tests/bed/install-packages
+	tests/scripts/install-packages
 	cargo bench $(BENCH_ARGS)
 
 # rpmbuild comes with what the tests need.
 package:
-	tests/bed/install-packages test
+	tests/scripts/install-packages test
 	cargo build --release --locked
 	deploy/package/make-packages --binary $(TARGET)/release/darkroom --out $(TARGET)/package
 

@@ -1,13 +1,14 @@
-//! `deploy/`: the stacks and the script that deploys them.
+//! Packages and units, the `CloudFormation` stacks, and the script that deploys them.
 
 mod alarms;
 mod calls;
 mod checks;
 mod drain;
-mod estate;
 mod gateway;
+mod install;
 mod parameters;
 mod pipeline;
-mod reach;
+mod reachability;
 mod roles;
 mod script;
+mod stacks;

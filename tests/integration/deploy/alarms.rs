@@ -11,12 +11,12 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    cloudwatch::{self, Sent},
-    support::{
-        cloud::query,
-        estate::{Estate, text},
+    aws::cloudwatch::{self, Sent},
+    harness::{
+        aws::query,
         eventually,
         iam::REGION,
+        stacks::{Estate, text},
         template::{self, resolve},
     },
 };

@@ -7,14 +7,14 @@ use aws_sdk_sqs::Client as Sqs;
 use serde_json::{Value, json};
 
 use crate::{
-    lambda::{rest, sample},
-    support::{
+    aws::lambda::{rest, sample},
+    harness::{
         Client, TestServer,
+        aws::{Cloud, Part, Role},
         client::id,
-        cloud::{Cloud, Part, Role},
         eventually,
         fault_proxy::{Fault, FaultProxy},
-        function::Function,
+        lambda::Function,
         numbered,
         process::{Process, darkroom, run},
     },

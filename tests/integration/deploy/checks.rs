@@ -7,9 +7,9 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{
-    checkers,
+use crate::harness::{
     template::{self, STACKS},
+    tools,
 };
 
 /// All templates: the stacks, and the one that an administrator makes for CI.
@@ -26,14 +26,14 @@ fn said(output: &Output) -> String {
 }
 
 fn cfn_lint(templates: &[PathBuf]) -> Output {
-    let mut command = Command::new(checkers::program("cfn-lint"));
+    let mut command = Command::new(tools::program("cfn-lint"));
     command.arg("--template").args(templates);
     output(command)
 }
 
 /// The checks that failed: their number, resource and file.
 fn checkov(templates: &[PathBuf]) -> Vec<String> {
-    let mut command = Command::new(checkers::program("checkov"));
+    let mut command = Command::new(tools::program("checkov"));
     command.args(["--skip-download", "--framework", "cloudformation", "--quiet", "--output", "json"]);
     // For `${Domain}` it reads the template's path and the name. Where the path of this checkout has just 40 characters up to
     // the `.yaml` (`/srv/ci/darkroom/deploy/stacks/functions`), it takes that for a secret access key of AWS in a function's
@@ -60,7 +60,7 @@ fn checkov(templates: &[PathBuf]) -> Vec<String> {
 }
 
 fn asl_validator(definition: &Value) -> Output {
-    let mut command = Command::new(checkers::program("asl-validator"));
+    let mut command = Command::new(tools::program("asl-validator"));
     command.args(["--json-definition", &definition.to_string()]);
     output(command)
 }

@@ -11,11 +11,12 @@ use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post}
 use chrono::TimeDelta;
 use tempfile::TempDir;
 
-use crate::support::{
-    checkers, eventually,
+use crate::harness::{
+    eventually,
     iam::Key,
-    imds::{self, INSTANCE, Imds},
+    instance_metadata::{self, INSTANCE, Imds},
     process::write_program,
+    tools,
 };
 
 const GROUP: &str = "darkroom-service";
@@ -56,11 +57,12 @@ impl Bed {
         let key = Key { id: "AKIAINSTANCE".to_owned(), secret: "a secret".to_owned(), session_token: None };
         let imds = Imds::start(&key, TimeDelta::hours(6)).await;
         let group = Arc::<Group>::default();
-        let endpoint = imds::serve(Router::new().route("/", post(told)).with_state(Arc::clone(&group))).await;
+        let endpoint =
+            instance_metadata::serve(Router::new().route("/", post(told)).with_state(Arc::clone(&group))).await;
         let folder = tempfile::tempdir().unwrap();
         let systemctl = folder.path().join("systemctl");
         write_program(&systemctl, "#!/bin/sh\necho \"$@\" >>\"$0.told\"\n");
-        let aws = checkers::aws_client();
+        let aws = tools::aws_client();
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/package/drain"));
         let path = format!("{}:{}:/usr/bin:/bin", folder.path().display(), aws.parent().unwrap().display());
         command.env_clear().env("PATH", path).envs(imds.environment()).env("AUTO_SCALING_GROUP", GROUP);

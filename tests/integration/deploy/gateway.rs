@@ -10,10 +10,10 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::support::{
-    Answer, Client, TestServer, checkers, contract,
-    gateway::{BALANCER, Front},
-    template,
+use crate::harness::{
+    Answer, Client, TestServer,
+    api_gateway::{BALANCER, Front},
+    openapi, template, tools,
 };
 
 const API_ONLY: &str = "worker.enabled = false";
@@ -56,7 +56,7 @@ fn it_is_printed_and_is_openapi_3_0_whatever_the_installation_has() {
         let file = folder.path().join("gateway.json");
         // The gateway writes `{file+}` where OpenAPI has no greedy parameters.
         std::fs::write(&file, document.to_string().replace("+}", "}")).unwrap();
-        let judged = Command::new(checkers::program("openapi-spec-validator")).arg(&file).output().unwrap();
+        let judged = Command::new(tools::program("openapi-spec-validator")).arg(&file).output().unwrap();
         let said = [judged.stdout, judged.stderr].concat();
         judged.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&said).into_owned())
     };
@@ -118,7 +118,7 @@ fn what_cloudformation_fills_in_is_in_the_stack() {
 fn it_has_each_public_route_but_those_of_objects_and_leads_it_to_itself() {
     let document = document(&[]);
     let routes = routes(&document);
-    let public = contract::document()["paths"].as_object().unwrap();
+    let public = openapi::document()["paths"].as_object().unwrap();
     let objects = ["/v1/uploads/", "/v1/originals/", "/v1/renditions/"];
     let wanted =
         public.keys().map(String::as_str).filter(|path| !objects.iter().any(|object| path.starts_with(object)));
@@ -172,7 +172,7 @@ fn no_other_api_invokes_the_function() {
 
 #[test]
 fn all_need_the_key_and_only_routes_of_users_alone_ask_the_pool() {
-    let public = contract::document();
+    let public = openapi::document();
     for holds in [&["HasUserPool"][..], &[]] {
         let document = document(holds);
         let mut of_users = 0;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use crate::support::{
-    estate::REFUSED,
-    made::{Resource, made},
+use crate::harness::{
+    stacks::REFUSED,
     template,
+    template_resources::{Resource, made},
 };
 
 /// What operators give, or the script looks up for them, where there is no default.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::roles::{each, names, statements};
-use crate::support::{checkers, template};
+use crate::harness::{template, tools};
 
 /// Actions of which everything is said although AWS knows what they are about: in which policy, and why nothing narrower is.
 const ABOUT_EVERYTHING: [(&str, &str, &str); 10] = [
@@ -59,7 +59,7 @@ fn a_star_in_a_pattern_is_any_text() {
 
 #[test]
 fn nothing_is_said_of_everything_where_aws_has_names() {
-    let aws = checkers::actions_of_aws();
+    let aws = tools::actions_of_aws();
     // All that a pattern means, such as `logs:Describe*`, and that is about something.
     let with_resources = |pattern: &str| {
         let (service, name) = pattern.split_once(':').expect("service:Action");

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use darkroom::config::{Config, Source};
 use serde_json::{Value, json};
 
-use crate::support::template;
+use crate::harness::template;
 
 /// Roles that are taken on without telling for which account: EC2 and API Gateway have no such condition, and a canary's role is
 /// tried by Synthetics before there is a function.

@@ -10,13 +10,13 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
-use crate::support::{
-    account::{Account, finish, script},
-    cloud::ACCOUNT,
-    estate, eventually,
+use crate::harness::{
+    aws::ACCOUNT,
+    aws_account::{Account, finish, script},
+    eventually,
     iam::REGION,
     process::{darkroom, run},
-    template,
+    stacks, template,
 };
 
 const NETWORK: (&str, &str) = (
@@ -367,7 +367,7 @@ async fn an_installation_is_made_and_a_second_run_changes_nothing() {
 /// A template as the emulator takes it. Its balancer's and secrets' names look other than AWS's, so no pattern holds them; and
 /// it fetches the included document before it has put parameters in.
 fn real(stack: &str) -> String {
-    let mut template = estate::known(template::read(stack));
+    let mut template = stacks::known(template::read(stack));
     for parameter in template["Parameters"].as_object_mut().expect("parameters").values_mut() {
         parameter.as_object_mut().expect("a parameter").remove("AllowedPattern");
     }

@@ -1,0 +1,141 @@
+//! What the agent is told in `deploy/cloudwatch` exists: each metric is in the registry, and each unit is a unit. What alarms and
+//! dashboard look at is held against it in `deploy::alarms`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::Command,
+};
+
+use darkroom::telemetry::metrics::{self, MetricKind};
+use serde_json::{Value, json};
+
+use crate::harness::{process::write_program, template};
+
+/// Under which the agent sends all of it.
+pub const NAMESPACE: &str = "Darkroom";
+
+/// The metrics of the service: name, and whether it is a summary.
+fn registry() -> BTreeMap<String, bool> {
+    metrics::registry().iter().map(|metric| (metric.name.to_owned(), metric.kind == MetricKind::Summary)).collect()
+}
+
+fn file(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/cloudwatch").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn read(name: &str) -> Value {
+    serde_json::from_str(&file(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+}
+
+/// A metric with the names of its dimensions.
+pub type Sent = (String, BTreeSet<String>);
+
+/// What the agent sends: what the service tells, and what it sees of the machine itself.
+pub fn sent() -> BTreeSet<Sent> {
+    told().union(&seen()).cloned().collect()
+}
+
+/// What the agent sends of the machine. All are added up to the one dimension that is named here.
+fn seen() -> BTreeSet<Sent> {
+    let agent = read("agent.json");
+    assert_eq!(agent["metrics"]["namespace"], NAMESPACE);
+    assert_eq!(agent["agent"]["omit_hostname"], true, "a machine's name is no dimension");
+    assert_eq!(agent["metrics"]["aggregation_dimensions"], json!([["service"]]));
+    let plugins = agent["metrics"]["metrics_collected"].as_object().unwrap().values();
+    let names = plugins.flat_map(|plugin| {
+        assert_eq!(plugin["append_dimensions"], json!({ "service": "darkroom" }));
+        texts(&plugin["measurement"])
+    });
+    names.map(|name| (name, BTreeSet::from(["service".to_owned()]))).collect()
+}
+
+/// What the agent sends of the metrics that the service tells.
+fn told() -> BTreeSet<Sent> {
+    let agent = read("agent.json");
+    let emf = &agent["logs"]["metrics_collected"]["prometheus"]["emf_processor"];
+    assert_eq!(emf["metric_namespace"], NAMESPACE);
+    let mut sent = BTreeSet::new();
+    for declaration in emf["metric_declaration"].as_array().unwrap() {
+        for dimensions in declaration["dimensions"].as_array().unwrap() {
+            for selector in texts(&declaration["metric_selectors"]) {
+                let name = selector.strip_prefix('^').and_then(|it| it.strip_suffix('$')).expect("a whole name");
+                sent.insert((name.to_owned(), texts(dimensions).into_iter().collect()));
+            }
+        }
+    }
+    sent
+}
+
+#[test]
+fn the_agent_asks_for_no_metric_that_does_not_exist() {
+    let (registry, told) = (registry(), told());
+    assert!(registry.len() > 20 && told.len() > 20, "both are read: {registry:?} {told:?}");
+    let agent = read("agent.json");
+    let units = &agent["logs"]["metrics_collected"]["prometheus"]["emf_processor"]["metric_unit"];
+    for (name, dimensions) in &told {
+        let summary = registry.get(name).unwrap_or_else(|| panic!("{name} is not in the registry"));
+        assert_eq!(dimensions.contains("quantile"), *summary, "{name}: a summary, and no other, has quantiles");
+        assert!(dimensions.contains("service"), "{name}: the label that prometheus.yaml adds");
+        let unit = if name.ends_with("_seconds") { "Seconds" } else { "Count" };
+        assert_eq!(units[name], unit, "{name}");
+    }
+    assert!(file("prometheus.yaml").contains("service: darkroom"));
+}
+
+#[test]
+fn the_agent_reads_the_journal_of_units_that_exist() {
+    let agent = read("agent.json");
+    let lists = agent["logs"]["logs_collected"]["journald"]["collect_list"].as_array().unwrap();
+    let units: Vec<String> = lists.iter().flat_map(|list| texts(&list["units"])).collect();
+    assert!(!units.is_empty());
+    for unit in units {
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(&unit).exists(), "{unit}");
+    }
+}
+
+/// What an instance tells its agent, where the repository has this version of it and none that is newer.
+fn told_by_an_instance(version: &str) -> Value {
+    let service = template::read("service");
+    let data =
+        &service["Resources"]["Template"]["Properties"]["LaunchTemplateData"]["UserData"]["Fn::Base64"]["Fn::Sub"][0];
+    let script = data.as_str().unwrap().split_once("bash -euo pipefail <<'END'").unwrap().1;
+    let script = script.split_once('\n').unwrap().1.split_once("\nEND\n").unwrap().0;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let script = script.replace("${Installation}", "party").replace("/opt/aws/amazon-cloudwatch-agent/etc", path);
+    let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/cloudwatch");
+    let script = script
+        .replace("/usr/share/darkroom/cloudwatch/prometheus.yaml", &format!("{ours}/prometheus.yaml"))
+        .replace("/usr/share/darkroom/cloudwatch/agent.json", &format!("{ours}/agent.json"));
+    // Of two versions the least comes first.
+    let dnf = format!(
+        "#!/bin/sh\nwanted=${{3#*>= }}\n[ \"$wanted\" = \"$3\" ] || \
+         [ \"$(printf '%s\\n' \"$wanted\" {version} | sort -V | head -1)\" = \"$wanted\" ]\n"
+    );
+    for (name, text) in [("dnf", &*dnf), ("usermod", "#!/bin/sh\n"), ("amazon-cloudwatch-agent-ctl", "#!/bin/sh\n")] {
+        write_program(&folder.path().join(name), text);
+    }
+    let mut bash = Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", &script]).env("PATH", format!("{path}:/usr/bin:/bin"));
+    let ended = bash.output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let file = std::fs::read_to_string(folder.path().join("darkroom.json")).unwrap();
+    serde_json::from_str(&file.replace(path, "")).unwrap_or_else(|error| panic!("{error}: {file}"))
+}
+
+#[test]
+fn an_agent_that_cannot_read_the_journal_still_sends_metrics() {
+    let mut newest = told_by_an_instance("1.300070.0");
+    assert_eq!(newest["logs"]["metrics_collected"]["prometheus"]["log_group_name"], "/party/metrics");
+    let lists = &newest["logs"]["logs_collected"]["journald"]["collect_list"];
+    assert_eq!(lists[0]["log_group_name"], "/party/service");
+
+    newest["logs"].as_object_mut().unwrap().remove("logs_collected");
+    assert_eq!(told_by_an_instance("1.300064.1"), newest);
+}

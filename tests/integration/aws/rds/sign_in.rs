@@ -1,0 +1,258 @@
+//! Signing in: tokens, their leases, credentials that change, secrets that rotate.
+
+use std::{io::Write, time::Duration};
+
+use chrono::TimeDelta;
+use futures_util::future::join_all;
+
+use super::{Service, granted, load::Load, pairs, settings};
+use crate::harness::{
+    aws_api::Aws,
+    eventually,
+    iam::Key,
+    instance_metadata::Imds,
+    is_full_run, numbered,
+    process::{darkroom, run},
+    rds::Rds,
+};
+
+/// Connections that live so short that new ones sign in all the time.
+const SHORT_LIVED: &[(&str, &str)] = &[("MAX_LIFETIME", "500ms")];
+/// Whatever the libraries say, too.
+const TRACE: [&str; 2] = ["DARKROOM_LOG_LEVEL", "trace,aws_sigv4=trace"];
+const RENEWALS: &str = r#"darkroom_db_token_renewals_total{pool="writer"}"#;
+const REFUSALS: &str = r#"darkroom_db_access_denied_total{pool="writer"}"#;
+const FAILURES: &str = r#"darkroom_db_token_renewal_failures_total{pool="writer"}"#;
+
+/// No secret, and nothing that a token holds.
+#[track_caller]
+fn expect_no_secret(text: &str, key: &Key) {
+    // The middle of it, which looks the same wherever it is written and however it is encoded.
+    let token = key.session_token.as_deref().map_or("X-Amz-Security-Token", |token| &token[20..60]);
+    for secret in [key.secret.as_str(), token, "X-Amz-Signature"] {
+        assert_eq!(text.lines().find(|line| line.contains(secret)), None, "{secret} is told");
+    }
+}
+
+#[tokio::test]
+async fn a_photo_goes_all_its_way_with_plain_and_with_session_tokens() {
+    let rds = Rds::shared().await;
+    for (user, key) in [("plain_key", Key::long_lived()), ("session_key", Key::temporary(2100))] {
+        rds.iam().allow(&key, &[user]);
+        let mut environment = key.environment();
+        // All that the libraries below would tell of the way to the token.
+        environment.push(TRACE.map(str::to_owned).into());
+        let service = Service::start(rds, user, &environment).await;
+        let host = service.user("alice");
+        let album = host.album("wedding").await;
+        let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+        assert_eq!(host.settled(&photo).await["state"], "ready");
+        assert!(rds.iam().verdicts(user).iter().all(|verdict| verdict == "ok"), "{user}");
+        let login = service.health("database_login").await;
+        assert_eq!(login["status"], "ok", "{login}");
+        let certificate = eventually("looked at the certificate", async || {
+            let row = service.health("database_certificate").await;
+            row.is_object().then_some(row)
+        });
+        let certificate = certificate.await;
+        assert_eq!(certificate["status"], "ok", "{certificate}");
+        let info = reqwest::get(format!("{}/info", service.process.operations)).await.unwrap().text().await.unwrap();
+        let metrics =
+            reqwest::get(format!("{}/metrics", service.process.operations)).await.unwrap().text().await.unwrap();
+        for text in [info, metrics, login.to_string(), service.process.log()] {
+            expect_no_secret(&text, &key);
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_are_probed_by_keepalive_so_that_a_vanished_host_is_noticed() {
+    let (rds, key) = (Rds::shared().await, Key::long_lived());
+    rds.iam().allow(&key, &["probed"]);
+    let service = Service::start(rds, "probed", &key.environment()).await;
+    service.user("alice").get("/v1/albums").await.expect(200);
+    // See proc(5) and the kernel's networking/proc_net_tcp: peer, state, and which timer runs, 02 being keepalive's.
+    let probed = async || {
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", service.process.id())).unwrap();
+        let peer = format!(":{:04X}", rds.port());
+        let mut timers = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        timers
+            .any(|fields| fields[2].ends_with(&peer) && fields[3] == "01" && fields[5].starts_with("02:"))
+            .then_some(())
+    };
+    eventually("a connection under keepalive", probed).await;
+}
+
+#[tokio::test]
+async fn many_who_come_at_once_bring_one_token() {
+    let (rds, key) = (Rds::shared().await, Key::long_lived());
+    rds.iam().allow(&key, &["many"]);
+    let service = Service::start(rds, "many", &key.environment()).await;
+    let host = service.user("alice");
+    let answers = join_all((0..40).map(|_| host.get("/v1/albums"))).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    assert!(rds.iam().verdicts("many").len() > 1, "several connections");
+    assert!(service.metric(RENEWALS).await < 1.5, "one token");
+}
+
+#[tokio::test]
+async fn no_request_fails_while_tokens_expire() {
+    // Half the life of a token: one that is used up to the end of its lease leaves a busy machine time to verify it.
+    const LEASE: Duration = Duration::from_millis(2500);
+    let (rds, key) = (Rds::start().await, Key::long_lived());
+    rds.iam().allow(&key, &["steady"]);
+    rds.iam().max_age(5);
+    let mut more = key.environment();
+    more.extend(pairs(&[("TOKEN_LEASE", "2500ms"), ("MAX_LIFETIME", "1500ms"), ("MAX_CONNECTIONS", "6")]));
+    let service = Service::start(&rds, "steady", &more).await;
+    let load = Load::start(&service.user("alice"));
+    // Several lives of a token.
+    let time = Duration::from_secs(if is_full_run() { 30 } else { 12 });
+    tokio::time::sleep(time).await;
+    let outcome = load.stop().await;
+    let failed: Vec<u16> = outcome.failed().iter().map(|request| request.status).collect();
+    assert!(failed.is_empty(), "{} of {} requests failed: {failed:?}", failed.len(), outcome.requests.len());
+    outcome.expect_kept(&service.beside.database).await;
+    let (tokens, logins) = (service.metric(RENEWALS).await, rds.iam().verdicts("steady"));
+    assert!(logins.iter().all(|verdict| verdict == "ok"), "{logins:?}");
+    // A lease is renewed when between 17/30 and 20/30 of its time are over.
+    let most = time.as_secs_f64() / (LEASE.as_secs_f64() * 17.0 / 30.0) + 2.0;
+    assert!(tokens <= most, "{tokens} tokens");
+    let signed_in = f64::from(u32::try_from(logins.len()).unwrap());
+    assert!(signed_in > 1.5 * tokens, "{} logins with {tokens} tokens show nothing", logins.len());
+    eprintln!("{} requests, {} logins, {tokens} tokens", outcome.requests.len(), logins.len());
+}
+
+#[tokio::test]
+async fn credentials_that_change_under_way_are_noticed_at_the_first_refusal() {
+    let (rds, first, second) = (Rds::shared().await, Key::temporary(700), Key::temporary(900));
+    rds.iam().allow(&first, &["rotated"]);
+    let imds = Imds::start(&first, TimeDelta::hours(6)).await;
+    let mut more = imds.environment();
+    more.extend(pairs(SHORT_LIVED));
+    more.push(TRACE.map(str::to_owned).into());
+    let service = Service::start(rds, "rotated", &more).await;
+    let load = Load::start(&service.user("alice"));
+    eventually("signed in", async || (rds.iam().verdicts("rotated").len() > 3).then_some(())).await;
+    // The token that is leased would have been good for minutes.
+    imds.replace(&second, TimeDelta::hours(6));
+    rds.iam().allow(&second, &["rotated"]);
+    rds.iam().forget(&first);
+    eventually("refused, and renewed", async || (service.metric(REFUSALS).await >= 1.0).then_some(())).await;
+    let before = rds.iam().verdicts("rotated").len();
+    eventually("signed in again", async || (rds.iam().verdicts("rotated").len() > before + 3).then_some(())).await;
+    let outcome = load.stop().await;
+    assert_eq!(outcome.failed().len(), 0, "of {} requests", outcome.requests.len());
+    let tokens = service.metric(RENEWALS).await;
+    assert!((2.0..=3.0).contains(&tokens), "{tokens} tokens");
+    expect_no_secret(&service.process.log(), &first);
+    expect_no_secret(&service.process.log(), &second);
+}
+
+#[tokio::test]
+async fn while_tokens_cannot_be_renewed_the_last_one_serves_and_operators_are_told_once() {
+    let (rds, key) = (Rds::shared().await, Key::temporary(300));
+    rds.iam().allow(&key, &["stuck"]);
+    let imds = Imds::start(&key, TimeDelta::hours(6)).await;
+    let mut more = imds.environment();
+    more.extend(pairs(SHORT_LIVED));
+    more.push(TRACE.map(str::to_owned).into());
+    more.extend(pairs(&[("TOKEN_LEASE", "30s")]));
+    let service = Service::start(rds, "stuck", &more).await;
+    let host = service.user("alice");
+    host.get("/v1/albums").await.expect(200);
+    imds.fail(true);
+    let login = eventually("failing", async || {
+        let row = service.health("database_login").await;
+        (row["status"] == "failing").then_some(row)
+    })
+    .await;
+    assert!(login["detail"].as_str().unwrap().contains("can't be renewed"), "{login}");
+    host.get("/v1/albums").await.expect(200);
+    eventually("tried again", async || (service.metric(FAILURES).await >= 2.0).then_some(())).await;
+    imds.fail(false);
+    let healed = async || (service.health("database_login").await["status"] == "ok").then_some(());
+    eventually("renewed", healed).await;
+    host.get("/v1/albums").await.expect(200);
+    let log = service.process.log();
+    for words in ["can't be renewed", "is renewed again"] {
+        assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
+    }
+    expect_no_secret(&log, &key);
+}
+
+#[tokio::test]
+async fn a_token_ends_before_the_credentials_that_signed_it() {
+    let (rds, key) = (Rds::shared().await, Key::temporary(300));
+    rds.iam().allow(&key, &["ending"]);
+    let imds = Imds::start(&key, TimeDelta::seconds(45)).await;
+    let service = Service::start(rds, "ending", &imds.environment()).await;
+    service.user("alice").get("/v1/albums").await.expect(200);
+    let expiry = service.metric(r#"darkroom_db_token_expiry_timestamp_seconds{pool="writer"}"#).await;
+    let left = expiry - std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    assert!((1.0..=35.0).contains(&left), "{left} s, of a token whose credentials end in 45 s");
+}
+
+#[tokio::test]
+async fn credentials_are_found_where_aws_libraries_find_them() {
+    let (rds, key) = (Rds::shared().await, Key::temporary(400));
+    rds.iam().allow(&key, &["found"]);
+    let database = rds.database().await;
+    rds.create_user("found", &granted("darkroom_app", &database.name)).await;
+    let service = Service::start_on(database, &settings(rds, "found", &key.environment())).await;
+    let imds = Imds::start(&key, TimeDelta::hours(6)).await;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let (id, secret, token) = (&key.id, &key.secret, key.session_token.as_deref().unwrap());
+    writeln!(file, "[photos]\naws_access_key_id={id}\naws_secret_access_key={secret}\naws_session_token={token}\n")
+        .unwrap();
+    let profile = vec![
+        ("AWS_SHARED_CREDENTIALS_FILE".to_owned(), file.path().display().to_string()),
+        ("AWS_PROFILE".to_owned(), "photos".to_owned()),
+    ];
+    for (place, environment) in [
+        ("environment", key.environment()),
+        ("profile", profile),
+        ("instance", imds.environment()),
+        ("container", imds.container_environment()),
+    ] {
+        let mut all = service.beside.environment();
+        all.retain(|(name, _)| name != "DARKROOM_DATABASE_SOCKET" && name != "DARKROOM_DATABASE_USER");
+        let name = all.iter().position(|(name, _)| name == "DARKROOM_DATABASE_NAME").unwrap();
+        let name = all.remove(name);
+        all.extend(settings(rds, "found", &environment).into_iter().filter(|(_, value)| !value.is_empty()));
+        all.push(name);
+        let (code, table, complaints) = run(darkroom(&["check"], &all)).await;
+        assert_eq!(code, 0, "{place}: {table}{complaints}");
+        assert!(table.contains(&format!("with {id}")), "{place}: {table}");
+        expect_no_secret(&table, &key);
+    }
+}
+
+#[tokio::test]
+async fn a_rotated_secret_is_read_again_when_the_old_password_is_refused() {
+    let (rds, key, aws) = (Rds::shared().await, Key::long_lived(), Aws::start().await);
+    aws.allow(&key);
+    let database = rds.database().await;
+    rds.create_password_user("rotating", "first-password", &granted("darkroom_app", &database.name)).await;
+    rds.forget_verified_passwords("rotating", "first-password").await;
+    let secret = |password: &str| format!(r#"{{"engine":"mysql","username":"rotating","password":"{password}"}}"#);
+    aws.put_secret("darkroom/db", &secret("first-password"));
+    let mut more = key.environment();
+    more.extend(aws.environment());
+    more.extend(pairs(SHORT_LIVED));
+    more.push(TRACE.map(str::to_owned).into());
+    more.extend(pairs(&[("AUTH", "secrets-manager"), ("SECRET_ID", "darkroom/db"), ("USER", "")]));
+    let service = Service::start_on(database, &settings(rds, "", &more)).await;
+    let load = Load::start(&service.user("alice"));
+    eventually("signed in", async || (service.metric(RENEWALS).await >= 1.0).then_some(())).await;
+    // As a rotation does: both are done, one after the other, and the old one is of no use any more.
+    aws.put_secret("darkroom/db", &secret("second-password"));
+    rds.run("ALTER USER 'rotating'@'%' IDENTIFIED BY 'second-password'").await;
+    eventually("refused, and read again", async || (service.metric(RENEWALS).await >= 2.0).then_some(())).await;
+    let outcome = load.stop().await;
+    assert_eq!(outcome.failed().len(), 0, "of {} requests", outcome.requests.len());
+    assert_eq!(aws.calls().iter().filter(|call| *call == "GetSecretValue").count(), 2);
+    for password in ["first-password", "second-password"] {
+        assert!(!service.process.log().contains(password));
+    }
+}

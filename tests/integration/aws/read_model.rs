@@ -1,0 +1,549 @@
+//! The read model: pages of viewers that are MySQL's byte for byte and need no MySQL, whatever comes late or twice.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use darkroom::{
+    dev::database::{DirLock, PrivateServer},
+    domain::{AlbumId, PhotoId},
+    read_model::{
+        Over, ReadModel,
+        items::{Item, Key},
+    },
+};
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Answer, Client, TestServer,
+    aws::{Cloud, Part, Role},
+    database::{Database, choice},
+    eventually,
+    fault_proxy::{Fault, FaultProxy},
+    process::{Process, darkroom, run},
+    read_model::{Mirrors, NO_WORKER, NOWHERE, pages},
+    tiny,
+};
+
+/// A service with a read model, and two processes that show what is in it.
+struct Two {
+    server: TestServer,
+    cloud: Cloud,
+    mirrors: Mirrors,
+}
+
+impl Two {
+    async fn start(settings: &str) -> Self {
+        let cloud = Cloud::start().await;
+        let server = TestServer::start_in(&cloud, &[Part::ReadModel], settings).await;
+        let mirrors = Mirrors::of(&server).await;
+        Self { server, cloud, mirrors }
+    }
+
+    fn read_model(&self) -> &ReadModel {
+        self.server.app.read_model.as_ref().expect("it is on")
+    }
+}
+
+fn captions(photos: &[Value]) -> Vec<&str> {
+    photos.iter().map(|photo| photo["caption"].as_str().unwrap_or_default()).collect()
+}
+
+#[tokio::test]
+async fn a_viewers_pages_are_the_databases_through_all_that_happens() {
+    let two = Two::start("").await;
+    let host = two.server.user("alice");
+    let album = host.album("crowded").await;
+    let viewer = host.invite(&album, &json!({ "role": "view" })).await;
+    assert!(two.mirrors.same("empty", &viewer, &album).await.is_empty());
+    let mut photos = Vec::new();
+    for number in 0..5 {
+        photos.push(host.upload(&album, "image/png", &tiny(number)).await);
+        host.settled(&photos[number as usize]).await;
+    }
+    assert_eq!(two.mirrors.same("five photos", &viewer, &album).await.len(), 5);
+
+    let photo = |number: usize| format!("/v1/photos/{}", photos[number]);
+    host.patch(&photo(1), &json!({ "caption": "\"Zoë\" & 🎂" })).await.expect(200);
+    assert_eq!(captions(&two.mirrors.same("a caption", &viewer, &album).await)[3], "\"Zoë\" & 🎂");
+    host.patch(&photo(2), &json!({ "visibility": "hidden" })).await.expect(200);
+    assert_eq!(two.mirrors.same("one hidden", &viewer, &album).await.len(), 4);
+    host.delete(&photo(4)).await.expect(204);
+    assert_eq!(two.mirrors.same("one deleted", &viewer, &album).await.len(), 3);
+    host.patch(&photo(2), &json!({ "visibility": "visible" })).await.expect(200);
+    assert_eq!(two.mirrors.same("shown again", &viewer, &album).await.len(), 4);
+    let settings = json!({ "title": "reviewed", "review": true, "closed": false });
+    host.patch(&format!("/v1/albums/{album}"), &settings).await.expect(200);
+    let guest = two.server.bearer(&host.invite(&album, &json!({ "role": "contribute" })).await);
+    let waiting = guest.upload(&album, "image/png", &tiny(9)).await;
+    host.settled(&waiting).await;
+    assert_eq!(two.mirrors.same("one that waits for review", &viewer, &album).await.len(), 4);
+    host.patch(&format!("/v1/photos/{waiting}"), &json!({ "visibility": "visible" })).await.expect(200);
+    assert_eq!(two.mirrors.same("reviewed", &viewer, &album).await.len(), 5);
+
+    // A list may change over in the middle.
+    let [plain, model] =
+        [&two.mirrors.plain, &two.mirrors.model].map(|process| Client::new(&process.url, Some(viewer.clone())));
+    for order in ["newest", "oldest"] {
+        let path = format!("/v1/albums/{album}/photos?limit=2&order={order}");
+        let (mut items, mut next, mut turn) = (Vec::new(), Some(path.clone()), 0);
+        while let Some(asked) = next {
+            let page = answered([&plain, &model][turn % 2], &asked, 200).await.json();
+            items.extend(page["items"].as_array().unwrap().clone());
+            next = page["next_cursor"].as_str().map(|cursor| format!("{path}&cursor={cursor}"));
+            turn += 1;
+        }
+        assert!(turn == 3 && items == plain.all(&path).await, "{order}");
+    }
+    // What only the database can tell is not made up.
+    model.get(&format!("/v1/albums/{album}/photos?state=processing")).await.expect(503);
+    Client::new(&two.mirrors.model.url, Some(guest_token(&host, &album).await))
+        .get(&format!("/v1/albums/{album}"))
+        .await
+        .expect(503);
+    // An album that it does not open, and an entity tag that both give.
+    let other = host.album("other").await;
+    for client in [&plain, &model] {
+        let path = format!("/v1/albums/{album}");
+        let tag = answered(client, &path, 200).await.header("etag").to_owned();
+        eventually("not modified", async || {
+            let again = client.request(reqwest::Method::GET, &path).header("if-none-match", &tag);
+            (client.send(again).await.status == 304).then_some(())
+        })
+        .await;
+        assert_eq!(tag, plain.get(&path).await.header("etag"));
+    }
+    plain.get(&format!("/v1/albums/{other}")).await.expect(404);
+}
+
+/// Asks until the answer is the one that is wanted. A table that took too long to answer is asked again, where no database can
+/// answer in its place: that is no other answer.
+async fn answered(client: &Client, path: &str, wanted: u16) -> Answer {
+    eventually(path, async || {
+        let answer = client.get(path).await;
+        assert!(answer.status == wanted || answer.status == 503, "{}: {path}", answer.status);
+        (answer.status == wanted).then_some(answer)
+    })
+    .await
+}
+
+/// An album's pages, all of which could be shown; see [`answered`].
+async fn whole_pages(viewer: &Client, album: &str) -> BTreeMap<String, (u16, String)> {
+    eventually("all pages", async || {
+        let pages = pages(viewer, album).await;
+        pages.values().all(|(status, _)| *status != 503).then_some(pages)
+    })
+    .await
+}
+
+async fn guest_token(host: &Client, album: &str) -> String {
+    host.invite(album, &json!({ "role": "contribute" })).await
+}
+
+#[tokio::test]
+async fn with_the_database_killed_pages_are_served_and_hosts_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = DirLock::acquire(folder.path()).unwrap();
+    let private = PrivateServer::start(&lock, choice()).await.expect("a server");
+    let cloud = Cloud::start().await;
+    let parts: (&Cloud, &[Part]) = (&cloud, &[Part::ReadModel]);
+    let database = Database::on(&private).await;
+    let server = TestServer::begin(database, tempfile::tempdir().unwrap(), "", Some(parts)).await;
+    let host = server.user("alice");
+    let album = host.album("outage").await;
+    let viewer = server.bearer(&host.invite(&album, &json!({ "role": "view" })).await);
+    for number in 0..3 {
+        host.settled(&host.upload(&album, "image/png", &tiny(number)).await).await;
+    }
+    eventually("projected", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(()))
+        .await;
+    let before = pages(&viewer, &album).await;
+    assert!(before[&format!("/v1/albums/{album}")].1.contains("\"photo_count\":3"), "{before:?}");
+    private.kill().await;
+    for _ in 0..3 {
+        let asked = Instant::now();
+        assert_eq!(whole_pages(&viewer, &album).await, before);
+        // Less than it would take if each page waited for a connection.
+        assert!(asked.elapsed().as_secs() < 10, "{:?}", asked.elapsed());
+    }
+    host.get(&format!("/v1/albums/{album}")).await.expect(503);
+}
+
+#[tokio::test]
+async fn what_comes_late_twice_or_out_of_order_changes_nothing() {
+    let two = Two::start("").await;
+    let host = two.server.user("alice");
+    let album = host.album("first title").await;
+    let viewer = host.invite(&album, &json!({ "role": "view" })).await;
+    let [kept, gone] =
+        [host.upload(&album, "image/png", &tiny(1)).await, host.upload(&album, "image/png", &tiny(2)).await];
+    host.settled(&kept).await;
+    host.settled(&gone).await;
+    two.mirrors.same("two photos", &viewer, &album).await;
+    let model = two.read_model();
+    let (album_id, photo_id) = (album.parse::<AlbumId>().unwrap(), gone.parse::<PhotoId>().unwrap());
+    let mut session = two.server.app.db.session().await.unwrap();
+    let standing = darkroom::db::read_model::standing(&mut session, album_id).await.unwrap().unwrap();
+    let photos = darkroom::db::read_model::photos(&mut session, album_id, &[photo_id]).await.unwrap();
+    drop(session);
+    let now = chrono::Utc::now();
+    let late: Vec<Item> =
+        photos.iter().map(|(id, seq, photo)| Item::photo(album_id, *id, *seq, photo.as_ref(), now)).collect();
+    assert!(late[0].json.is_some());
+    let late = [late, vec![Item::album(&standing.album)]].concat();
+
+    host.delete(&format!("/v1/photos/{gone}")).await.expect(204);
+    host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "second title" })).await.expect(200);
+    assert_eq!(two.mirrors.same("one left", &viewer, &album).await.len(), 1);
+    let after = whole_pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await;
+    for _ in 0..3 {
+        model.write(&late, Over::Older).await.unwrap();
+        darkroom::jobs::kinds::read_model::album(&two.server.app.db, model, album_id).await.unwrap();
+    }
+    assert_eq!(whole_pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await, after);
+    two.mirrors.same("still one", &viewer, &album).await;
+
+    // Nor does an album come back.
+    host.delete(&format!("/v1/albums/{album}")).await.expect(204);
+    model.write(&late, Over::OlderOrSame).await.unwrap();
+    // Refused as long as the invite is known here, and then unknown to who has no database.
+    let status = Client::new(&two.mirrors.model.url, Some(viewer)).get(&format!("/v1/albums/{album}")).await.status;
+    assert!(status == 401 || status == 503, "{status}");
+}
+
+#[tokio::test]
+async fn an_invite_that_has_ended_opens_nothing_from_the_very_moment() {
+    // Nobody works: what is refused was written by the request itself.
+    let two = Two::start("worker.enabled = false").await;
+    let host = two.server.user("alice");
+    let album = host.album("private").await;
+    let invite = |body: Value| {
+        let (host, path) = (host.clone(), format!("/v1/albums/{album}/invites"));
+        async move { host.post(&path, &body).await.expect(201) }
+    };
+    let revoked = invite(json!({ "role": "view" })).await;
+    let kept = invite(json!({ "role": "view" })).await["token"].as_str().unwrap().to_owned();
+    let soon = chrono::Utc::now() + chrono::TimeDelta::seconds(4);
+    let expiring = invite(json!({ "role": "view", "expires_at": soon })).await["token"].as_str().unwrap().to_owned();
+    let token = revoked["token"].as_str().unwrap();
+    let (code, said, complaint) = run(darkroom(&["project"], &two.server.environment())).await;
+    assert_eq!(code, 0, "{said}{complaint}");
+    two.mirrors.same("projected", token, &album).await;
+    let at_model = |token: &str| Client::new(&two.mirrors.model.url, Some(token.to_owned()));
+    let path = format!("/v1/albums/{album}");
+    host.delete(&format!("/v1/albums/{album}/invites/{}", revoked["id"].as_str().unwrap())).await.expect(204);
+    answered(&at_model(token), &path, 401).await;
+    answered(&at_model(token), &format!("{path}/photos"), 401).await;
+    answered(&at_model(&kept), &path, 200).await;
+    eventually("expired", async || (at_model(&expiring).get(&path).await.status == 401).then_some(())).await;
+    at_model("dki_guessed").get(&path).await.expect(503);
+    host.delete(&path).await.expect(204);
+    answered(&at_model(&kept), &path, 401).await;
+}
+
+#[tokio::test]
+async fn a_table_that_was_lost_is_rebuilt_and_what_has_no_row_is_removed() {
+    let two = Two::start("").await;
+    let host = two.server.user("alice");
+    let album = host.album("rebuilt").await;
+    let viewer = host.invite(&album, &json!({ "role": "view" })).await;
+    let shown = host.upload(&album, "image/png", &tiny(1)).await;
+    let hidden = host.upload(&album, "image/png", &tiny(2)).await;
+    host.settled(&shown).await;
+    host.settled(&hidden).await;
+    host.patch(&format!("/v1/photos/{hidden}"), &json!({ "visibility": "hidden" })).await.expect(200);
+    two.mirrors.same("projected", &viewer, &album).await;
+
+    // A worker has no right to look through all of it.
+    assert!(two.read_model().all_keys(None).await.unwrap_err().is_of_rights());
+    let operator = two.cloud.sdk(Role::Operator);
+    let model = &ReadModel::new(&two.server.app.config.read_model, Some(&operator)).unwrap().unwrap();
+    let (keys, more) = model.all_keys(None).await.unwrap_or_else(|error| panic!("{error}"));
+    assert!(more.is_none() && keys.len() == 4, "{keys:?}");
+    model.remove(&keys).await.unwrap();
+    let strays = [
+        Item::deleted(AlbumId::generate(), chrono::Utc::now()).key,
+        Key::photo(AlbumId::generate(), PhotoId::generate()),
+        Key::invite(&[7; 32]),
+        // Of a photo that is hidden, and of one that there never was.
+        Key::photo(album.parse().unwrap(), hidden.parse().unwrap()),
+        Key::photo(album.parse().unwrap(), PhotoId::generate()),
+    ];
+    let damaged: Vec<Item> =
+        strays.iter().map(|key| Item { key: key.clone(), seq: 1, json: Some("{}".into()), expires_at: None }).collect();
+    model.write(&damaged, Over::OlderOrSame).await.unwrap();
+
+    let mut environment = two.server.environment();
+    environment.retain(|(name, _)| !name.starts_with("AWS_"));
+    environment.extend(two.cloud.environment(Role::Operator));
+    let project = async |arguments: &[&str]| run(darkroom(arguments, &environment)).await;
+    let (code, said, complaint) = project(&["project"]).await;
+    assert!(code == 0 && said == "0 albums projected\n", "{code}: {said}{complaint}");
+    let (code, said, complaint) = project(&["project", "--rebuild"]).await;
+    assert!(code == 0 && said == "1 albums and 1 photos written anew, 2 items removed\n", "{code}: {said}{complaint}");
+    assert_eq!(two.mirrors.same("rebuilt", &viewer, &album).await.len(), 1);
+    let (keys, _) = model.all_keys(None).await.unwrap();
+    assert!(!keys.contains(&strays[1]) && !keys.contains(&strays[2]), "{keys:?}");
+    assert_eq!(project(&["project", "--rebuild"]).await.0, 0, "again");
+}
+
+#[tokio::test]
+async fn what_is_due_is_worked_off_by_the_command_and_found_by_the_sweep() {
+    let two = Two::start("worker.enabled = false").await;
+    let host = two.server.user("alice");
+    let albums = [host.album("one").await, host.album("two").await];
+    let mut viewers = Vec::new();
+    for album in &albums {
+        viewers.push(host.invite(album, &json!({ "role": "view" })).await);
+    }
+    let (code, said, complaint) = run(darkroom(&["project"], &two.server.environment())).await;
+    assert!(code == 0 && said == "2 albums projected\n", "{code}: {said}{complaint}");
+    two.mirrors.same("by the command", &viewers[0], &albums[0]).await;
+
+    // A job that was lost.
+    host.patch(&format!("/v1/albums/{}", albums[1]), &json!({ "title": "renamed" })).await.expect(200);
+    two.server.database.change("DELETE FROM jobs").await;
+    let report = darkroom::jobs::reconciler::run(&two.server.app, false).await.unwrap();
+    assert_eq!(report.enqueued, 2, "its announcement and its projection");
+    while darkroom::jobs::step(&two.server.app).await.unwrap() != darkroom::jobs::Outcome::Idle {}
+    two.mirrors.same("by the sweep", &viewers[1], &albums[1]).await;
+
+    let mut off = two.server.environment();
+    off.retain(|(name, _)| !name.starts_with("DARKROOM_READ_MODEL"));
+    for arguments in [&["project"][..], &["project", "--rebuild"]] {
+        let (code, said, complaint) = run(darkroom(arguments, &off)).await;
+        assert!(code == 64 && said.is_empty() && complaint.contains("read_model.kind"), "{code}: {complaint}");
+    }
+    let mut nowhere = two.server.environment();
+    nowhere.retain(|(name, _)| name != NOWHERE.0);
+    nowhere.push((NOWHERE.0.to_owned(), NOWHERE.1.to_owned()));
+    let (code, said, complaint) = run(darkroom(&["project"], &nowhere)).await;
+    assert!(code == 1 && said.is_empty() && complaint.contains("database"), "{code}: {complaint}");
+    // An instance may not look through all of the table.
+    let (code, said, complaint) = run(darkroom(&["project", "--rebuild"], &two.server.environment())).await;
+    assert!(code == 1 && said.is_empty() && complaint.contains("does the role allow"), "{code}: {complaint}");
+}
+
+#[tokio::test]
+async fn while_the_table_is_down_or_slow_the_database_answers_within_the_budget() {
+    let two = Two::start("").await;
+    let host = two.server.user("alice");
+    let album = host.album("slow").await;
+    let token = host.invite(&album, &json!({ "role": "view" })).await;
+    host.settled(&host.upload(&album, "image/png", &tiny(1)).await).await;
+    two.mirrors.same("projected", &token, &album).await;
+    let proxy = FaultProxy::start(&two.cloud.emulator.url).await;
+    let address = ("DARKROOM_HTTP_PUBLIC_URL", &*two.server.url);
+    for fault in [Fault::Cut, Fault::Status(500), Fault::Throttle, Fault::Delay(std::time::Duration::from_secs(20))] {
+        proxy.heal();
+        let process =
+            Process::start(&two.server, "serve", &[address, NO_WORKER, ("AWS_ENDPOINT_URL", &proxy.url)]).await;
+        let viewer = Client::new(&process.url, Some(token.clone()));
+        let path = format!("/v1/albums/{album}/photos");
+        let reads = async |outcome: &str| {
+            let wanted = format!("darkroom_read_model_reads_total{{outcome=\"{outcome}\"}} ");
+            let text = process.metrics().await;
+            text.lines().find_map(|line| line.strip_prefix(&wanted)?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let from_the_table = async || {
+            let hits = reads("hit").await;
+            let shown = viewer.get(&path).await.expect(200);
+            (reads("hit").await == hits + 2).then_some(shown)
+        };
+        let before = eventually("read from the table", from_the_table).await;
+        let fallbacks = reads("fallback").await;
+        proxy.every_of("dynamodb", 1, fault);
+        let asked = Instant::now();
+        assert_eq!(viewer.get(&path).await.expect(200), before, "{fault:?}");
+        // Neither the 20 s of a table that is slow nor the time of a database that is away.
+        assert!(asked.elapsed().as_millis() < 2_500, "{fault:?}: {:?}", asked.elapsed());
+        assert_eq!(reads("fallback").await, fallbacks + 1, "{fault:?}");
+        // It is left alone now, for 3 s from when it failed.
+        let hit = proxy.hit();
+        for _ in 0..5 {
+            assert_eq!(viewer.get(&path).await.expect(200), before, "{fault:?}");
+        }
+        assert!(proxy.hit() <= hit + 2 || asked.elapsed().as_secs() >= 3, "{fault:?}");
+        proxy.heal();
+        assert_eq!(eventually("read from it again", from_the_table).await, before, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_takes_no_writes_loses_nothing_and_holds_up_no_announcement() {
+    let cloud = Cloud::start().await;
+    let parts = [Part::Announce, Part::ReadModel];
+    let server = TestServer::start_in(&cloud, &parts, "worker.enabled = false").await;
+    let proxy = FaultProxy::start(&cloud.emulator.url).await;
+    let few = ("DARKROOM_WORKER_MAX_ATTEMPTS", "2");
+    let worker = Process::start(&server, "work", &[("AWS_ENDPOINT_URL", &proxy.url), few]).await;
+    proxy.every_of("dynamodb", 1, Fault::Throttle);
+    let host = server.user("alice");
+    let album = host.album("later").await;
+    let token = host.invite(&album, &json!({ "role": "view" })).await;
+    host.settled(&host.upload(&album, "image/png", &tiny(1)).await).await;
+    assert_eq!(
+        serde_json::from_str::<Value>(cloud.received(&cloud.fifo_ear).await.body().unwrap()).unwrap()["data"]["seq"],
+        1
+    );
+    eventually("tried for longer than other jobs are", async || {
+        (worker.log().matches("a job failed and will be tried again").count() > 3).then_some(())
+    })
+    .await;
+    let failed = "SELECT COUNT(*) FROM jobs WHERE kind = 'project' AND dead = FALSE AND last_error LIKE '%ThroughputExceeded%quota%'";
+    assert_eq!(server.database.count(failed).await, 1);
+    // The very service that reads the table says no more than what it knows: MySQL answers.
+    let viewer = server.bearer(&token);
+    let photos = format!("/v1/albums/{album}/photos");
+    assert_eq!(viewer.get(&photos).await.expect(200)["items"].as_array().unwrap().len(), 1);
+    proxy.every_of("dynamodb", 5, Fault::Status(503));
+    eventually("at rest", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
+    let address = ("DARKROOM_HTTP_PUBLIC_URL", &*server.url);
+    let model = Process::start(&server, "serve", &[address, NO_WORKER, NOWHERE]).await;
+    let alone = Client::new(&model.url, Some(token));
+    assert_eq!(answered(&alone, &photos, 200).await.json(), viewer.get(&photos).await.expect(200));
+}
+
+/// What is deleted while the table takes no writes goes when it does, without an operator.
+#[tokio::test]
+async fn an_album_that_is_deleted_meanwhile_is_purged_in_the_end() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, &[Part::ReadModel], "worker.enabled = false").await;
+    let proxy = FaultProxy::start(&cloud.emulator.url).await;
+    let once = ("DARKROOM_WORKER_MAX_ATTEMPTS", "1");
+    let _worker = Process::start(&server, "work", &[("AWS_ENDPOINT_URL", &proxy.url), once]).await;
+    let host = server.user("alice");
+    let album = host.album("gone").await;
+    host.settled(&host.upload(&album, "image/png", &tiny(1)).await).await;
+    eventually("at rest", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
+    proxy.every_of("dynamodb", 1, Fault::Refuse("AccessDeniedException"));
+    assert_eq!(host.delete(&format!("/v1/albums/{album}")).await.status, 204);
+    let refused =
+        "SELECT COUNT(*) FROM jobs WHERE kind = 'purge_album' AND last_error LIKE '%AccessDenied%does the role allow%'";
+    eventually("refused", async || (server.database.count(refused).await == 1).then_some(())).await;
+    assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE dead").await, 0);
+    proxy.heal();
+    eventually("purged", async || {
+        (server.database.count("SELECT (SELECT COUNT(*) FROM jobs) + (SELECT COUNT(*) FROM albums)").await == 0)
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_changes_wait_for_too_long_the_database_answers() {
+    let two = Two::start("worker.enabled = false").await;
+    let host = two.server.user("alice");
+    let album = host.album("old title").await;
+    let token = host.invite(&album, &json!({ "role": "view" })).await;
+    let project = async || run(darkroom(&["project"], &two.server.environment())).await.0;
+    assert_eq!(project().await, 0);
+    host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "new title" })).await.expect(200);
+    let (viewer, path) = (two.server.bearer(&token), format!("/v1/albums/{album}"));
+    // Nobody works.
+    eventually("as the table has it", async || {
+        (viewer.get(&path).await.expect(200)["title"] == "old title").then_some(())
+    })
+    .await;
+    two.server.database.change("UPDATE events SET at = at - INTERVAL 1 MINUTE").await;
+    eventually("known to be behind", async || {
+        (viewer.get(&path).await.expect(200)["title"] == "new title").then_some(())
+    })
+    .await;
+    // Without a database the old one is better than none.
+    let alone = answered(&Client::new(&two.mirrors.model.url, Some(token)), &path, 200).await.json();
+    assert_eq!(alone["title"], "old title");
+}
+
+#[tokio::test]
+async fn check_and_health_look_at_the_table_and_say_what_to_do() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, &[Part::ReadModel], "worker.enabled = false").await;
+    let health = async || -> Value {
+        let details: Value = reqwest::get(format!("{}/health", server.operations)).await.unwrap().json().await.unwrap();
+        details["dependencies"]["dynamodb"].clone()
+    };
+    let check = async |changes: &[(&str, &str)]| {
+        let mut environment = server.environment();
+        environment.retain(|(name, _)| !changes.iter().any(|(changed, _)| changed == name));
+        environment.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let (code, said, _) = run(darkroom(&["check"], &environment)).await;
+        let rows: Vec<&str> = said.lines().skip_while(|line| !line.starts_with("dynamodb ")).take(2).collect();
+        (code, rows.join("\n"))
+    };
+    // A look that takes the emulator too long is taken again.
+    eventually("well", async || (health().await["status"] == "ok").then_some(())).await;
+    let (code, row) = check(&[]).await;
+    assert!(code == 0 && row.contains("ok ") && row.contains(&cloud.table), "{row}");
+    for (changes, words) in [
+        (("DARKROOM_READ_MODEL_TABLE", "somebody-elses"), ["AccessDenied", "-> does the role allow"]),
+        (("AWS_SECRET_ACCESS_KEY", "wrong"), ["Signature", "is the clock right"]),
+        (("AWS_ACCESS_KEY_ID", "AKIANOBODYNOBODYNOBO"), ["", "-> AWS does not know this access key"]),
+        (("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), ["", "-> is there a way to it"]),
+    ] {
+        let (code, row) = check(&[changes]).await;
+        assert!(
+            code == 1 && row.contains("FAILED") && words.iter().all(|word| row.contains(word)),
+            "{changes:?}: {row}"
+        );
+        assert!(!row.contains("wrong"), "{row}");
+    }
+    let table = aws_sdk_dynamodb::Client::new(&cloud.admin());
+    table.delete_table().table_name(&cloud.table).send().await.unwrap();
+    let (code, row) = check(&[]).await;
+    assert!(code == 1 && row.contains("ResourceNotFound") && row.contains("-> is the name right"), "{row}");
+    eventually("failing", async || {
+        let told = health().await;
+        (told["status"] == "failing" && told["detail"].as_str()?.contains("is the name right")).then_some(())
+    })
+    .await;
+    // No row, no write, and no page that MySQL has is lost.
+    let host = server.user("alice");
+    let album = host.album("there").await;
+    let viewer = server.bearer(&host.invite(&album, &json!({ "role": "view" })).await);
+    viewer.get(&format!("/v1/albums/{album}/photos")).await.expect(200);
+}
+
+/// Each state of some photos and their album under its number, written by several at once in any order and more than once,
+/// leaves the newest.
+#[tokio::test]
+async fn whatever_the_order_of_writes_the_newest_stays() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, &[Part::ReadModel], "worker.enabled = false").await;
+    let model = server.app.read_model.as_ref().unwrap();
+    let mut runner = TestRunner::deterministic();
+    let writes = prop::collection::vec((0..3_u64, 1..12_u64, any::<bool>()), 1..40);
+    for _ in 0..25 {
+        let writes = writes.new_tree(&mut runner).unwrap().current();
+        let (album, photos) = (AlbumId::generate(), [(); 3].map(|()| PhotoId::generate()));
+        // One number has one state: the same one each time.
+        let item = |(subject, seq, _): &(u64, u64, bool)| {
+            let key = Key::photo(album, photos[usize::try_from(*subject).unwrap()]);
+            let live = (seq * 7 + subject) % 3 > 0;
+            let json = live.then(|| json!({ "seq": seq }).to_string());
+            Item { key, seq: *seq, json, expires_at: None }
+        };
+        let again: Vec<_> = writes.iter().filter(|(.., twice)| *twice).copied().collect();
+        let all: Vec<Item> = writes.iter().chain(&again).map(item).collect();
+        let lanes: Vec<Vec<Item>> = (0..3).map(|lane| all.iter().skip(lane).step_by(3).cloned().collect()).collect();
+        let done = futures_util::future::join_all(lanes.iter().map(|lane| model.write(lane, Over::Older))).await;
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
+        let mut newest = BTreeMap::new();
+        for item in all {
+            let kept = newest.entry(item.key.sk.clone()).or_insert_with(|| item.clone());
+            if kept.seq < item.seq {
+                *kept = item;
+            }
+        }
+        let table = aws_sdk_dynamodb::Client::new(&cloud.admin());
+        let call = table.query().table_name(&cloud.table).key_condition_expression("pk = :pk");
+        let call = call
+            .expression_attribute_values(":pk", aws_sdk_dynamodb::types::AttributeValue::S(format!("album#{album}")));
+        let found = call.consistent_read(true).send().await.unwrap();
+        assert_eq!(found.items().len(), newest.len());
+        for attributes in found.items() {
+            let kept = &newest[attributes["sk"].as_s().unwrap()];
+            assert_eq!(attributes["seq"].as_n().unwrap(), &kept.seq.to_string());
+            assert_eq!(attributes.get("json").map(|json| json.as_s().unwrap()), kept.json.as_ref());
+        }
+    }
+}

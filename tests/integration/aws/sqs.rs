@@ -1,0 +1,454 @@
+//! Jobs by SQS: messages that come twice, late, in another order, or never; garbage; and processes that are killed.
+
+use std::time::Duration;
+
+use aws_sdk_sqs::Client as Sqs;
+use darkroom::{
+    db::jobs::{self, Found, Kind},
+    jobs::{
+        queue, reconciler,
+        sqs::{
+            consumer::{self, Fate},
+            message,
+        },
+    },
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    TestServer, album_invariants,
+    aws::{Cloud, Part, Role},
+    client::id,
+    database::literal,
+    eventually,
+    fault_proxy::{Fault, FaultProxy},
+    numbered,
+    process::{Process, darkroom, run},
+    slow_photo,
+};
+
+const PARTS: &[Part] = &[Part::Storage, Part::Queue];
+/// Without a worker of its own, and with a sweep that spares nothing.
+const QUIET: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\n";
+
+/// What S3 says of an upload.
+fn notification(cloud: &Cloud, photo: &str) -> String {
+    let object = json!({ "key": format!("originals/{}/{photo}", &photo[34..]) });
+    let record =
+        json!({ "eventName": "ObjectCreated:Put", "s3": { "bucket": { "name": cloud.bucket }, "object": object } });
+    json!({ "Records": [record] }).to_string()
+}
+
+async fn tell(cloud: &Cloud, body: &str) {
+    Sqs::new(&cloud.admin())
+        .send_message()
+        .queue_url(&cloud.queue)
+        .message_body(body)
+        .send()
+        .await
+        .expect("it is sent");
+}
+
+/// The variables of a process that has these rights and this endpoint.
+fn variables(cloud: &Cloud, role: Role, endpoint: &str) -> Vec<(String, String)> {
+    let mut variables = cloud.environment(role);
+    variables.retain(|(name, _)| name != "AWS_ENDPOINT_URL");
+    variables.push(("AWS_ENDPOINT_URL".to_owned(), endpoint.to_owned()));
+    variables
+}
+
+async fn start(server: &TestServer, verb: &str, variables: &[(String, String)]) -> Process {
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    Process::start(server, verb, &variables).await
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_hides_nothing_from_the_others() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let mut worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    let sqs = Sqs::new(&cloud.admin());
+    worker.signal(Signal::TERM);
+    eventually("told to stop", async || worker.log().contains("stopping:").then_some(())).await;
+    // It waits for a message still, and this one is given to it.
+    sqs.send_message().queue_url(&cloud.queue).message_body("{}").send().await.expect("a message");
+    assert_eq!(worker.ended().await.code(), Some(0), "{}", worker.log());
+    assert!(cloud.receive(&cloud.queue).await.is_some(), "hidden from all: {}", worker.log());
+}
+
+#[tokio::test]
+async fn server_and_worker_do_with_their_own_rights() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let mut serving = variables(&cloud, Role::Serve, &cloud.emulator.url);
+    serving.push(("DARKROOM_WORKER_ENABLED".to_owned(), "false".to_owned()));
+    let api = start(&server, "serve", &serving).await;
+    let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    let host = api.user(&server, "alice");
+    let album = host.album("rights").await;
+    let photos =
+        [host.upload(&album, "image/jpeg", &numbered(1)).await, host.upload(&album, "image/jpeg", &numbered(2)).await];
+    album_invariants::check(&server, &host, &album, &photos).await;
+    assert_eq!(host.delete(&format!("/v1/photos/{}", photos[0])).await.status, 204);
+    eventually("purged", async || (!server.stored().await.iter().any(|key| key.contains(&photos[0]))).then_some(()))
+        .await;
+    for process in [&api, &worker] {
+        // A look that takes the emulator too long is taken again.
+        eventually("well", async || {
+            let health = reqwest::get(format!("{}/health", process.operations)).await.unwrap();
+            let health: Value = health.json().await.unwrap();
+            ["storage", "queue"].iter().all(|part| health["dependencies"][part]["status"] == "ok").then_some(())
+        })
+        .await;
+        assert!(!process.log().contains("AccessDenied"), "{}", process.log());
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_comes_twice_or_out_of_order_changes_nothing() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("twice").await;
+    // Told before the bytes are there, and of a photo that never was.
+    let declared = host.declare(&album, "image/jpeg", &numbered(1)).await;
+    let first = id(&declared["photo"]);
+    let early = notification(&cloud, &first);
+    assert_eq!(consumer::handle(&server.app, &early, 1).await, Fate::Done);
+    assert_eq!(
+        consumer::handle(&server.app, &notification(&cloud, &uuid::Uuid::now_v7().to_string()), 1).await,
+        Fate::Done
+    );
+    assert_eq!(host.get(&format!("/v1/photos/{first}")).await.expect(200)["state"], "awaiting_upload");
+    host.put(&declared["upload"], numbered(1)).await.expect(200);
+    let job = message::write(uuid::Uuid::now_v7(), Kind::Develop, first.parse().unwrap());
+    // At the same moment, to two who act on it: one does it, and to the other it comes again if it is not done yet.
+    let (one, other) = tokio::join!(consumer::handle(&server.app, &early, 1), consumer::handle(&server.app, &early, 2));
+    let again = Fate::Again(server.app.config.worker.lease);
+    assert!([&one, &other].iter().all(|fate| [&Fate::Done, &again].contains(fate)), "{one:?}, {other:?}");
+    assert!([one, other].contains(&Fate::Done));
+    for body in [&job, &early, &job] {
+        assert_eq!(consumer::handle(&server.app, body, 3).await, Fate::Done);
+    }
+    assert_eq!(host.events(&album).await, [(1, "photo.ready".to_owned())]);
+
+    // And all of it again with workers, backwards, three times each.
+    let mut photos = vec![first];
+    for number in 2..10 {
+        photos.push(host.upload(&album, "image/jpeg", &numbered(number)).await);
+    }
+    for _ in 0..3 {
+        for photo in photos.iter().rev() {
+            tell(&cloud, &notification(&cloud, photo)).await;
+            tell(&cloud, &message::write(uuid::Uuid::now_v7(), Kind::Develop, photo.parse().unwrap())).await;
+        }
+    }
+    let work = variables(&cloud, Role::Work, &cloud.emulator.url);
+    let workers = [start(&server, "work", &work).await, start(&server, "work", &work).await];
+    album_invariants::check(&server, &host, &album, &photos).await;
+    drop(workers);
+}
+
+/// Deleted for the other's sake, it would leave the job to its row if that try fails, which is minutes later.
+#[tokio::test]
+async fn a_message_whose_job_is_another_workers_comes_again() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, &format!("{QUIET}worker.lease = \"1m\"\n")).await;
+    let host = server.user("alice");
+    let album = host.album("taken").await;
+    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let rules = &server.app.config.worker;
+    server.app.db.enqueue(Kind::Develop, photo.parse().unwrap()).await.expect("a job");
+    let mut session = server.app.db.session().await.expect("a session");
+    let found =
+        jobs::claim_this(&mut session, Kind::Develop, photo.parse().unwrap(), rules.lease).await.expect("a look");
+    drop(session);
+    let Found::Claimed(others) = found else { panic!("{found:?}") };
+    let job = message::write(others.id, Kind::Develop, photo.parse().unwrap());
+    for body in [&notification(&cloud, &photo), &job] {
+        assert_eq!(consumer::handle(&server.app, body, 1).await, Fate::Again(rules.lease));
+    }
+    assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "processing");
+    // The other's try is over, and nobody sends the job anew for the time being.
+    queue::give_back(&server.app.db, &others, Duration::from_mins(10), true).await.expect("given back");
+    assert_eq!(consumer::handle(&server.app, &job, 2).await, Fate::Done);
+    assert_eq!(host.events(&album).await, [(1, "photo.ready".to_owned())]);
+    assert_eq!(consumer::handle(&server.app, &job, 3).await, Fate::Done);
+}
+
+#[tokio::test]
+async fn with_one_call_in_five_failing_and_workers_killed_nothing_is_lost() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("trouble").await;
+    let proxy = FaultProxy::start(&cloud.emulator.url).await;
+    proxy.every(5, Fault::Status(503));
+    let work = variables(&cloud, Role::Work, &proxy.url);
+    let first = start(&server, "work", &work).await;
+    let mut photos = Vec::new();
+    for number in 0..12 {
+        photos.push(host.upload(&album, "image/jpeg", &numbered(number)).await);
+    }
+    eventually("some are ready", async || {
+        (server.database.count("SELECT COUNT(*) FROM photos WHERE state = 'ready'").await >= 2).then_some(())
+    })
+    .await;
+    first.kill();
+    proxy.every(5, Fault::Status(500));
+    let second = start(&server, "work", &work).await;
+    proxy.every(5, Fault::LoseAnswer);
+    // Messages that the first one held come back when their time is over; what S3 said goes out again meanwhile.
+    for photo in &photos {
+        tell(&cloud, &notification(&cloud, photo)).await;
+    }
+    album_invariants::check(&server, &host, &album, &photos).await;
+    assert!(proxy.hit() > 5);
+    drop(second);
+}
+
+/// The outbox: what was committed is sent once there is a queue to send it to.
+#[tokio::test]
+async fn jobs_wait_in_the_database_for_a_queue_that_is_away() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("outbox").await;
+    let proxy = FaultProxy::start(&cloud.emulator.url).await;
+    let worker = start(&server, "work", &variables(&cloud, Role::Work, &proxy.url)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    host.settled(&photo).await;
+    proxy.every_of("sqs", 1, Fault::Cut);
+    assert_eq!(host.delete(&format!("/v1/photos/{photo}")).await.status, 204);
+    eventually("the worker has noticed", async || {
+        worker.log().contains("jobs wait to be sent to the queue").then_some(())
+    })
+    .await;
+    assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'purge_photo'").await, 1);
+    let health: Value = reqwest::get(format!("{}/health", worker.operations)).await.unwrap().json().await.unwrap();
+    assert_eq!(health["dependencies"]["queue"]["status"], "failing", "{health}");
+    proxy.heal();
+    eventually("purged", async || server.stored().await.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_message_stays_hidden_while_its_photo_is_developed() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("slow").await;
+    let mut work = variables(&cloud, Role::Work, &cloud.emulator.url);
+    work.push(("DARKROOM_WORKER_LEASE".to_owned(), "6s".to_owned()));
+    let worker = start(&server, "work", &work).await;
+    let photo = host.upload(&album, "image/png", &slow_photo()).await;
+    let decoder = worker.halt_decoder().await;
+    let held = |what: &'static str| {
+        let query = format!("SELECT CAST(visible_at AS CHAR) FROM jobs WHERE subject = {}", literal(&photo));
+        let database = &server.database;
+        async move {
+            let at: Option<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(query))
+                .fetch_optional(&mut database.connect().await)
+                .await
+                .expect(what);
+            at
+        }
+    };
+    // Past the time that it is hidden for at first, which is the lease's: the lease was renewed twice.
+    let mut seen = std::collections::BTreeSet::new();
+    eventually("the lease is renewed for longer than the message was hidden at first", async || {
+        seen.insert(held("the job's row").await);
+        (seen.len() > 4).then_some(())
+    })
+    .await;
+    let others = cloud.receive(&cloud.queue).await;
+    assert!(others.is_none(), "another would begin it: {others:?}");
+    crate::harness::process::send(decoder, rustix::process::Signal::CONT);
+    album_invariants::check(&server, &host, &album, &[photo]).await;
+    assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE attempts > 1").await, 0);
+}
+
+async fn jobs(server: &TestServer, cloud: &Cloud, words: &[&str]) -> (bool, String) {
+    let mut command = darkroom(&[&["jobs"], words].concat(), &server.environment());
+    command.envs(cloud.environment(Role::Operator));
+    let (status, output, errors) = run(command).await;
+    (status == 0, output + &errors)
+}
+
+#[tokio::test]
+async fn garbage_goes_to_the_dead_letters_and_an_operator_puts_it_back_or_drops_it() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, "").await;
+    tell(&cloud, "{\"hello\": \"there\"}").await;
+    let line = eventually("listed", async || {
+        let (well, said) = jobs(&server, &cloud, &["list", "--dead"]).await;
+        assert!(well, "{said}");
+        said.lines().find(|line| line.contains("hello")).map(str::to_owned)
+    })
+    .await;
+    assert!(line.contains("neither a job nor a notification of S3"), "{line}");
+    let message = line.split_whitespace().next().expect("an id").to_owned();
+    // Looking does not take it away.
+    assert!(jobs(&server, &cloud, &["list"]).await.1.contains(&message));
+    assert_eq!(jobs(&server, &cloud, &["retry", &message]).await, (true, "1 put back\n".to_owned()));
+    // It is no better the second time; it has another id then.
+    let again = eventually("dead again", async || {
+        let (_, said) = jobs(&server, &cloud, &["list"]).await;
+        said.lines().find(|line| line.contains("hello")).map(str::to_owned)
+    })
+    .await;
+    let again = again.split_whitespace().next().expect("an id").to_owned();
+    assert_ne!(again, message);
+    let (found, said) = jobs(&server, &cloud, &["drop", &message]).await;
+    assert!(!found && said.contains("there is no dead job or message of this id"), "{said}");
+    assert_eq!(jobs(&server, &cloud, &["drop", &again]).await, (true, "dropped\n".to_owned()));
+    assert_eq!(jobs(&server, &cloud, &["list"]).await, (true, String::new()));
+}
+
+#[tokio::test]
+async fn a_job_that_fails_for_good_is_dead_in_both_places_and_retried_from_either() {
+    let cloud = Cloud::start().await;
+    let settings = format!("{QUIET}worker.max_attempts = 2");
+    let server = TestServer::start_in(&cloud, PARTS, &settings).await;
+    let host = server.user("alice");
+    let album = host.album("dead").await;
+    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let told = notification(&cloud, &photo);
+    let object = format!("originals/{}/{photo}", &photo[34..]);
+    let bucket = cloud.objects();
+    // Its original is gone between the news and the work.
+    let kept = bucket.client.get_object().bucket(&bucket.name).key(&object).send().await.expect("an original");
+    let kept = kept.body.collect().await.expect("bytes").into_bytes();
+    let mut session = server.app.db.session().await.expect("a session");
+    let row = darkroom::db::photos::get(&mut session, photo.parse().unwrap()).await.expect("a row").expect("a photo");
+    drop(session);
+    let row = &row;
+    server
+        .app
+        .db
+        .transaction(|mut tx| async move {
+            darkroom::db::photos::set_uploaded(tx.session(), row, None).await?;
+            tx.enqueue(Kind::Develop, row.id.as_uuid()).await?;
+            Ok::<_, darkroom::db::Error>(tx.done(()))
+        })
+        .await
+        .expect("a job");
+    bucket.client.delete_object().bucket(&bucket.name).key(&object).send().await.expect("it is gone");
+    assert!(matches!(consumer::handle(&server.app, &told, 1).await, Fate::Again(_)));
+    let Fate::Dead(reason) = consumer::handle(&server.app, &told, 2).await else { panic!("it is not dead") };
+    server.app.queue.as_ref().expect("a queue").bury(&told, &reason).await.expect("it is buried");
+    let (_, said) = jobs(&server, &cloud, &["list", "--dead"]).await;
+    assert!(said.contains("develop") && said.contains("the original can't be opened"), "{said}");
+
+    bucket.client.put_object().bucket(&bucket.name).key(&object).body(kept.into()).send().await.expect("it is back");
+    let (well, said) = jobs(&server, &cloud, &["retry"]).await;
+    assert!(well && said.contains("2 put back"), "{said}");
+    let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    album_invariants::check(&server, &host, &album, &[photo]).await;
+    drop(worker);
+}
+
+/// S3 looks at a URL's time when an upload begins; one that takes long ends after the sweep has given it up.
+#[tokio::test]
+async fn an_upload_that_ends_late_is_taken_in_all_the_same() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("late").await;
+    let invite = json!({ "role": "contribute", "max_photos": 1 });
+    let guest = server.bearer(&host.invite(&album, &invite).await);
+    let declared = guest.declare(&album, "image/jpeg", &numbered(1)).await;
+    let photo = id(&declared["photo"]);
+    server.database.change(format!("UPDATE photos SET sweep_at = '2020-01-01' WHERE id = {}", literal(&photo))).await;
+    assert_eq!(reconciler::run(&server.app, false).await.expect("a sweep").expired, 1);
+    assert_eq!(guest.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "expired");
+    guest.put(&declared["upload"], numbered(1)).await.expect(200);
+    assert_eq!(consumer::handle(&server.app, &notification(&cloud, &photo), 1).await, Fate::Done);
+    assert_eq!(guest.settled(&photo).await["state"], "ready");
+    assert_eq!(server.database.count("SELECT CAST(photos_used AS SIGNED) FROM invites").await, 1);
+    // The same bytes are that photo again.
+    let again = guest.send(guest.declaration(&album, "image/jpeg", &numbered(1))).await.expect(200);
+    assert_eq!((id(&again["photo"]), &again["upload"]), (photo.clone(), &Value::Null));
+    album_invariants::check(&server, &host, &album, &[photo]).await;
+}
+
+/// And nobody tells of it.
+#[tokio::test]
+async fn an_upload_that_ends_late_and_silently_is_taken_in_by_the_scrub() {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("late").await;
+    let guest = server.bearer(&host.invite(&album, &json!({ "role": "drop", "max_photos": 2 })).await);
+    let declared = guest.declare(&album, "image/jpeg", &numbered(1)).await;
+    let [photo, other] =
+        [id(&declared["photo"]), id(&guest.declare(&album, "image/jpeg", &numbered(2)).await["photo"])];
+    server.database.change("UPDATE photos SET sweep_at = '2020-01-01'").await;
+    assert_eq!(reconciler::run(&server.app, false).await.expect("a sweep").expired, 2);
+    guest.put(&declared["upload"], numbered(1)).await.expect(200);
+    // Not what was declared, by whoever may write to the bucket.
+    let (bucket, key) = (cloud.objects(), |photo: &str| format!("originals/{}/{photo}", &photo[34..]));
+    bucket.client.put_object().bucket(&bucket.name).key(key(&other)).send().await.expect("put");
+    let report = reconciler::run(&server.app, true).await.expect("a sweep");
+    assert_eq!((report.accepted, report.removed), (1, 1), "{report:?}");
+    assert_eq!(server.stored().await.into_iter().collect::<Vec<_>>(), [key(&photo)]);
+    assert_eq!(server.database.count("SELECT CAST(photos_used AS SIGNED) FROM invites").await, 1);
+    let again = guest.send(guest.declaration(&album, "image/jpeg", &numbered(1))).await.expect(200);
+    assert_eq!((&id(&again["photo"]), &again["upload"]), (&photo, &Value::Null));
+    let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    assert_eq!(guest.settled(&photo).await["state"], "ready");
+    assert_eq!(guest.get(&format!("/v1/photos/{other}")).await.expect(200)["state"], "expired");
+    drop(worker);
+}
+
+/// An outage is not the job's fault: what it keeps from being done is done afterwards, without an operator.
+#[tokio::test]
+async fn an_outage_of_aws_kills_no_job() {
+    outlasts(Fault::Cut).await;
+}
+
+#[tokio::test]
+async fn an_original_that_breaks_off_on_its_way_is_fetched_again() {
+    outlasts(Fault::CutBody).await;
+}
+
+/// What S3 does to the calls of a worker costs no job a try, and leaves no message behind that a queue would give up.
+async fn outlasts(fault: Fault) {
+    let cloud = Cloud::start().await;
+    let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
+    let host = server.user("alice");
+    let album = host.album("outage").await;
+    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let proxy = FaultProxy::start(&cloud.emulator.url).await;
+    proxy.every_of("s3", 1, fault);
+    let mut work = variables(&cloud, Role::Work, &proxy.url);
+    work.push(("DARKROOM_WORKER_MAX_ATTEMPTS".to_owned(), "1".to_owned()));
+    work.push(("DARKROOM_WORKER_LEASE".to_owned(), "30s".to_owned()));
+    server
+        .app
+        .db
+        .transaction(|mut tx| async move {
+            tx.enqueue(Kind::PurgePhoto, uuid::Uuid::now_v7()).await?;
+            Ok::<_, darkroom::db::Error>(tx.done(()))
+        })
+        .await
+        .expect("a job");
+    if fault == Fault::CutBody {
+        // It is looked at without a body.
+        tell(&cloud, &notification(&cloud, &photo)).await;
+    }
+    let worker = start(&server, "work", &work).await;
+    eventually("it has failed more often than it may", async || {
+        (worker.log().matches("a job failed and will be tried again").count() >= 3).then_some(())
+    })
+    .await;
+    assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE dead OR attempts > 1").await, 0);
+    assert!(!worker.metrics().await.contains("darkroom_sqs_messages_total{outcome=\"dead\"}"), "{}", worker.log());
+    proxy.heal();
+    tell(&cloud, &notification(&cloud, &photo)).await;
+    album_invariants::check(&server, &host, &album, &[photo]).await;
+    eventually("no jobs", async || {
+        (server.database.count("SELECT COUNT(*) FROM jobs WHERE kind <> 'announce'").await == 0).then_some(())
+    })
+    .await;
+}

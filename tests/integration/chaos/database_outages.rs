@@ -1,0 +1,284 @@
+//! The database dies, freezes, comes back, is not the right one, or is not up to date.
+
+use std::time::{Duration, Instant};
+
+use darkroom::dev::database::{DirLock, PrivateServer};
+use rustix::process::Signal;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection};
+
+use crate::{
+    chaos::crashes::ALBUM_LOCK,
+    harness::{
+        Answer, Client, TestServer, album_invariants,
+        client::id,
+        database::{Database, choice, literal},
+        eventually, numbered,
+        process::{darkroom, freeze, run, send},
+    },
+};
+
+/// The longest that a client waits to hear that the database is down.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+/// What a busy machine takes on top of that: less than if somebody waited for a connection a second time.
+const MARGIN: Duration = Duration::from_millis(900);
+const NO_GRACE: &str = "sweep.orphan_grace = \"0s\"\n";
+
+/// A problem that says to come again soon.
+#[track_caller]
+fn expect_unavailable(answer: &Answer, asked: Instant) {
+    assert_eq!(answer.status, 503, "{}", String::from_utf8_lossy(&answer.bytes));
+    assert_eq!(answer.json()["detail"], "the database does not answer right now");
+    assert!(matches!(answer.header("retry-after").parse(), Ok(1..=10)), "{:?}", answer.headers);
+    let took = asked.elapsed();
+    assert!(took < TOLD_WITHIN + MARGIN, "told after {took:?}");
+}
+
+/// An album on a server that gives its database little time, also for what is to succeed.
+async fn album_in_time(host: &Client) -> String {
+    eventually("an album", async || {
+        let answer = host.post("/v1/albums", &json!({ "title": "frozen" })).await;
+        (answer.status == 201).then(|| id(&answer.json()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn while_the_database_is_dead_clients_are_told_so_and_afterwards_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = DirLock::acquire(folder.path()).unwrap();
+    let private = PrivateServer::start(&lock, choice()).await.expect("a server");
+    let server = TestServer::start_on(Database::on(&private).await, tempfile::tempdir().unwrap(), NO_GRACE).await;
+    let host = server.user("alice");
+    let album = host.album("outage").await;
+    let photos = format!("/v1/albums/{album}/photos");
+    let declared = host.declare(&album, "image/jpeg", &numbered(0)).await;
+    let follower = {
+        let (host, events) = (host.clone(), format!("/v1/albums/{album}/events?wait=25"));
+        tokio::spawn(async move { host.get(&events).await })
+    };
+    let mut accepted = Vec::new();
+    for number in 1..=6 {
+        accepted.push(host.upload(&album, "image/jpeg", &numbered(number)).await);
+    }
+    private.kill().await;
+
+    // Twice: with connections that were open, and with none left.
+    for _ in 0..2 {
+        let asked = Instant::now();
+        expect_unavailable(&host.get(&photos).await, asked);
+        let asked = Instant::now();
+        expect_unavailable(&host.put(&declared["upload"], numbered(0)).await, asked);
+        let asked = Instant::now();
+        expect_unavailable(&host.post("/v1/albums", &serde_json::json!({ "title": "x" })).await, asked);
+    }
+    for (base, path) in [(&server.url, "live"), (&server.url, "ready"), (&server.operations, "live")] {
+        assert_eq!(reqwest::get(format!("{base}/health/{path}")).await.unwrap().status(), 200, "{base} {path}");
+    }
+    let details = reqwest::get(format!("{}/health", server.operations)).await.unwrap();
+    assert_eq!(details.status(), 503);
+    let details: serde_json::Value = details.json().await.unwrap();
+    assert_eq!(
+        (&details["status"], &details["dependencies"]["database"]["status"]),
+        (&"degraded".into(), &"failing".into())
+    );
+    assert_eq!(details["dependencies"]["storage"]["status"], "ok");
+
+    let private = PrivateServer::start(&lock, choice()).await.expect("the server recovers");
+    eventually("healed", async || (host.get(&photos).await.status == 200).then_some(())).await;
+    host.put(&declared["upload"], numbered(0)).await.expect(200);
+    accepted.push(id(&declared["photo"]));
+    album_invariants::check(&server, &host, &album, &accepted).await;
+    assert_eq!(follower.await.unwrap().status, 200, "who waited went on waiting");
+    drop(server);
+    private.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_events_waits_through_an_outage() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = DirLock::acquire(folder.path()).unwrap();
+    let private = PrivateServer::start(&lock, choice()).await.expect("a server");
+    let settings = "worker.enabled = false";
+    let server = TestServer::start_on(Database::on(&private).await, tempfile::tempdir().unwrap(), settings).await;
+    let host = server.user("alice");
+    let album = host.album("outage").await;
+    let events = format!("/v1/albums/{album}/events");
+    let last = host.get(&events).await.expect(200)["last"].as_u64().unwrap();
+    let follower = {
+        let (host, events) = (host.clone(), format!("{events}?after={last}&wait=25"));
+        tokio::spawn(async move { host.get(&events).await })
+    };
+    let signals = server.app.db.signals();
+    let waiting = eventually("followed", async || signals.followed().pop()).await;
+    host.get(&events).await.expect(200);
+    // It is told of an event that it can't read: the database dies in between.
+    let insert = format!(
+        "INSERT INTO events (album_id, seq, kind, public_kind, at) VALUES ({}, {}, 'album.updated', 'album.updated', NOW(3))",
+        literal(&album),
+        last + 1
+    );
+    sqlx::query(AssertSqlSafe(insert)).execute(&mut server.database.connect().await).await.unwrap();
+    private.kill().await;
+    signals.reached(waiting, last + 1);
+    expect_unavailable(&host.get(&events).await, Instant::now());
+    assert!(!follower.is_finished(), "sent away");
+    let private = PrivateServer::start(&lock, choice()).await.expect("the server recovers");
+    let told = follower.await.unwrap().expect(200);
+    assert_eq!((&told["last"], told["items"].as_array().map(Vec::len)), (&json!(last + 1), Some(1)), "{told}");
+    drop(server);
+    private.stop().await;
+}
+
+#[tokio::test]
+async fn of_a_database_that_is_frozen_clients_are_told_when_their_request_has_had_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = DirLock::acquire(folder.path()).unwrap();
+    let private = PrivateServer::start(&lock, choice()).await.expect("a server");
+    let settings = "worker.enabled = false\nhttp.request_timeout = \"1s\"\n";
+    let server = TestServer::start_on(Database::on(&private).await, tempfile::tempdir().unwrap(), settings).await;
+    let host = server.user("alice");
+    let album = format!("/v1/albums/{}", album_in_time(&host).await);
+    freeze(private.pid()).await;
+    let asked = Instant::now();
+    let answer = host.get(&album).await;
+    let took = asked.elapsed();
+    let live = reqwest::get(format!("{}/health/live", server.url)).await.unwrap().status();
+    let details: serde_json::Value =
+        reqwest::get(format!("{}/health", server.operations)).await.unwrap().json().await.unwrap();
+    send(private.pid(), Signal::CONT);
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after").is_empty()), (503, false));
+    assert!(took < TOLD_WITHIN + MARGIN, "told after {took:?}");
+    assert_eq!((live.as_u16(), &details["dependencies"]["database"]["status"]), (200, &"failing".into()));
+    eventually("healed", async || (host.get(&album).await.status == 200).then_some(())).await;
+    drop(server);
+    private.stop().await;
+}
+
+#[tokio::test]
+async fn an_upload_to_a_frozen_database_is_told_so_when_its_statement_has_had_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = DirLock::acquire(folder.path()).unwrap();
+    let private = PrivateServer::start(&lock, choice()).await.expect("a server");
+    let settings = "worker.enabled = false\ndatabase.query_timeout = \"1s\"\ndatabase.acquire_timeout = \"1s\"\n";
+    let server = TestServer::start_on(Database::on(&private).await, tempfile::tempdir().unwrap(), settings).await;
+    let host = server.user("alice");
+    let album = album_in_time(&host).await;
+    let declared = host.declare(&album, "image/jpeg", &numbered(0)).await;
+    freeze(private.pid()).await;
+    // Nothing else limits the time of an upload: it may be a long one.
+    for _ in 0..3 {
+        let asked = Instant::now();
+        expect_unavailable(&host.put(&declared["upload"], numbered(0)).await, asked);
+    }
+    send(private.pid(), Signal::CONT);
+    // Or it is there already: the COMMIT whose answer came too late.
+    let there =
+        async || matches!(host.put(&declared["upload"], numbered(0)).await.status.as_u16(), 200 | 409).then_some(());
+    eventually("healed", there).await;
+    let photo = host.get(&format!("/v1/photos/{}", id(&declared["photo"]))).await.expect(200);
+    assert_eq!(photo["state"], "processing");
+    drop(server);
+    private.stop().await;
+}
+
+#[tokio::test]
+async fn a_transaction_whose_connection_is_lost_is_run_again_within_its_request() {
+    let server = TestServer::start_with("worker.enabled = false").await;
+    let host = server.user("alice");
+    let album = host.album("before").await;
+    let mut holder = server.database.connect().await;
+    let mut tx = holder.begin().await.unwrap();
+    sqlx::query("SELECT id FROM albums FOR UPDATE").fetch_all(&mut *tx).await.unwrap();
+    let change = {
+        let (host, album) = (host.clone(), album.clone());
+        tokio::spawn(async move { host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "after" })).await })
+    };
+    let mut killed = Vec::new();
+    for _ in 0..2 {
+        let session = server.database.held_up_anew_in(ALBUM_LOCK, &killed).await;
+        server.database.change(format!("KILL {session}")).await;
+        killed.push(session);
+    }
+    server.database.held_up_anew_in(ALBUM_LOCK, &killed).await;
+    tx.rollback().await.unwrap();
+    assert_eq!(change.await.unwrap().expect(200)["title"], "after");
+    let events = "SELECT COUNT(*) FROM events WHERE kind = 'album.updated'";
+    assert_eq!(server.database.count(events).await, 1, "done once");
+}
+
+#[tokio::test]
+async fn a_lock_that_does_not_come_free_is_waited_for_again_and_given_up_in_time() {
+    // The server gives up a lock after 1 s.
+    let settings = "worker.enabled = false\ndatabase.query_timeout = '2s'\ndatabase.transaction_timeout = '7s'\nhttp.request_timeout = '1m'";
+    let server = TestServer::start_with(settings).await;
+    let host = server.user("alice");
+    let path = format!("/v1/albums/{}", host.album("locked").await);
+    let title = json!({ "title": "after" });
+    let mut holder = server.database.connect().await;
+    let mut tx = holder.begin().await.unwrap();
+    sqlx::query("SELECT id FROM albums FOR UPDATE").fetch_all(&mut *tx).await.unwrap();
+    let asked = Instant::now();
+    assert_eq!(host.patch(&path, &title).await.status, 503);
+    assert!(asked.elapsed() < Duration::from_secs(12), "after {:?}", asked.elapsed());
+
+    let change = {
+        let (host, path, title) = (host.clone(), path.clone(), title.clone());
+        tokio::spawn(async move { host.patch(&path, &title).await })
+    };
+    server.database.held_up_in(ALBUM_LOCK).await;
+    // Longer than the server waits for a lock, shorter than the transaction's time: this is a second or third try.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    tx.rollback().await.unwrap();
+    assert_eq!(change.await.unwrap().expect(200)["title"], "after");
+}
+
+#[tokio::test]
+async fn of_two_migrations_at_once_one_works_and_the_other_waits() {
+    let server = TestServer::start_with("worker.enabled = false").await;
+    let empty = Database::create().await;
+    let mut environment = server.environment();
+    environment.push(("DARKROOM_DATABASE_NAME".into(), empty.name.clone()));
+    let migrate = |arguments: &[&str]| run(darkroom(&[&["migrate"], arguments].concat(), &environment));
+    let (code, said, _) = migrate(&["--check"]).await;
+    let pending = said.lines().filter(|line| line.starts_with("pending: ")).count();
+    assert!(
+        code == 1 && pending >= 6 && said.starts_with(&format!("0 migrations applied, {pending} pending\n")),
+        "{said}"
+    );
+    assert_eq!(empty.count("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE()").await, 0);
+
+    let done = (0, format!("{pending} migrations applied, 0 pending\n"));
+    let (first, second, third) = tokio::join!(migrate(&[]), migrate(&[]), migrate(&[]));
+    for (code, said, complaints) in [first, second, third, migrate(&["--check"]).await, migrate(&[]).await] {
+        assert_eq!((code, said), done, "{complaints}");
+    }
+}
+
+#[tokio::test]
+async fn the_wrong_database_user_or_address_is_named() {
+    let server = TestServer::start_with("worker.enabled = false").await;
+    for (variable, value, words) in [
+        ("DARKROOM_DATABASE_NAME", "no_such_database", "no_such_database"),
+        ("DARKROOM_DATABASE_USER", "nobody-we-know", "nobody-we-know"),
+        ("DARKROOM_DATABASE_SOCKET", "/nowhere/mysql.sock", "/nowhere/mysql.sock"),
+    ] {
+        let mut environment = server.environment();
+        environment.retain(|(name, _)| name != variable);
+        environment.push((variable.into(), value.into()));
+        if variable == "DARKROOM_DATABASE_USER" {
+            environment.push(("DARKROOM_DATABASE_PASSWORD".into(), "a-password-to-keep".into()));
+        }
+        for verb in ["migrate", "check"] {
+            let (code, said, complaints) = run(darkroom(&[verb], &environment)).await;
+            let all = format!("{said}{complaints}");
+            assert!(code == 1 && all.contains(words), "{variable}: {verb}: exit {code}: {all}");
+            assert!(!all.contains("a-password-to-keep") && !all.contains("panicked"), "{all}");
+            let line = all.lines().find(|line| line.contains(words)).unwrap();
+            // MySQL asks an unknown user for its password in a way of its choice, and one of them wants TLS.
+            let causes = ["error communicating", "error returned", "error with configuration"]
+                .map(|cause| line.matches(cause).count());
+            assert_eq!(causes.iter().sum::<usize>(), 1, "said once: {line}");
+        }
+    }
+}

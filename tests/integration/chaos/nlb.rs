@@ -1,0 +1,465 @@
+//! The service behind a balancer that passes connections on, checks health and speaks PROXY protocol version 2: instances
+//! that are replaced, killed and stopped while clients talk to them.
+
+use std::{
+    io::{Read, Write},
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, routing::get};
+use darkroom::{
+    config::Front,
+    server::{self, Drain, Listener},
+};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    chaos::crashes::{begin_upload, incoming_bytes},
+    harness::{
+        Client, DEADLINE, TestServer, album_invariants,
+        client::id,
+        eventually,
+        haproxy::Haproxy,
+        is_full_run, large_photo,
+        process::{Process, free_address},
+        tiny,
+    },
+};
+
+/// Who ask one thing after the other, most over a connection that is kept as long as the service keeps it.
+const CLIENTS: u32 = 6;
+/// Of them, who take a new connection for each request.
+const NEWCOMERS: u32 = 2;
+/// And who waits for the events of the first one's album.
+const FOLLOWERS: u32 = 1;
+/// The pause of each between two requests.
+const PAUSE: Duration = Duration::from_millis(20);
+/// So many more requests show that the load goes on.
+const SOME: usize = 100;
+
+type Settings = &'static [(&'static str, &'static str)];
+
+const REQUIRED: (&str, &str) = ("DARKROOM_HTTP_PROXY_PROTOCOL", "required");
+
+/// Instances on one database, and the balancer before them.
+struct Fleet {
+    server: TestServer,
+    url: String,
+    balancer: Haproxy,
+    addresses: Vec<String>,
+    instances: Vec<Process>,
+    settings: Settings,
+}
+
+impl Fleet {
+    async fn start(size: usize, settings: Settings) -> Self {
+        let quiet = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\n";
+        let (server, front) = (TestServer::start_with(quiet).await, free_address());
+        let addresses: Vec<String> = (0..size).map(|_| free_address()).collect();
+        let balancer = Haproxy::start(&front, &addresses).await;
+        let url = format!("http://{front}");
+        let mut fleet = Self { server, url, balancer, addresses, instances: Vec::new(), settings };
+        for nth in 0..size {
+            let instance = fleet.launch(nth).await;
+            fleet.instances.push(instance);
+        }
+        for nth in 0..size {
+            fleet.balancer.up(nth).await;
+        }
+        fleet
+    }
+
+    /// Starts an instance at its address.
+    async fn launch(&self, nth: usize) -> Process {
+        let own = [("DARKROOM_HTTP_LISTEN", &*self.addresses[nth]), ("DARKROOM_HTTP_PUBLIC_URL", &*self.url)];
+        Process::start(&self.server, "serve", &[self.settings, &own].concat()).await
+    }
+
+    /// A client of the balancer, with connections of its own.
+    fn user(&self, subject: &str) -> Client {
+        Client::new(&self.url, Some(self.server.identity.token(subject).expect("a token")))
+    }
+
+    /// Waits until clients have connections to an instance.
+    async fn used(&self, nth: usize) {
+        eventually("used", async || (self.balancer.open(nth).await > 0).then_some(())).await;
+    }
+
+    /// Waits until new connections to an instance are refused.
+    async fn closed(&self, nth: usize) {
+        let address = &self.addresses[nth];
+        eventually("closed", async || TcpStream::connect(address).await.is_err().then_some(())).await;
+    }
+
+    /// Stops an instance as a service manager does, and waits for its clean end.
+    async fn stop(&mut self, nth: usize) {
+        self.instances[nth].signal(Signal::TERM);
+        let code = self.instances[nth].ended().await.code();
+        assert_eq!(code, Some(0), "{}", self.instances[nth].log());
+    }
+}
+
+/// Clients at work. A request that fails is not made again, neither by them nor by the library below: it only takes
+/// another connection when it finds its own closed before it has sent a byte.
+struct Load {
+    stop: CancellationToken,
+    asked: Arc<Asked>,
+    clients: Vec<JoinHandle<Vec<String>>>,
+    /// Who uploads, and into which album.
+    hosts: Vec<(Client, String)>,
+}
+
+/// What was asked so far.
+#[derive(Default)]
+struct Asked(Mutex<Vec<Request>>);
+
+#[derive(Clone)]
+struct Request {
+    begun: Instant,
+    took: Duration,
+    failure: Option<String>,
+    /// Its answer may take long.
+    waits: bool,
+}
+
+/// What came of a load.
+struct Outcome {
+    requests: Vec<Request>,
+    /// Each host's album, and the photos there of which it was told that they have been taken in.
+    albums: Vec<(Client, String, Vec<String>)>,
+}
+
+impl Load {
+    async fn start(fleet: &Fleet) -> Self {
+        let (stop, asked) = (CancellationToken::new(), Arc::<Asked>::default());
+        let (mut clients, mut hosts) = (Vec::new(), Vec::new());
+        for number in 0..CLIENTS {
+            let host = fleet.user(&format!("host-{number}"));
+            let album = host.album("load").await;
+            if number < FOLLOWERS {
+                // Another client: one that waits takes its connection for itself.
+                let follower = fleet.user(&format!("host-{number}"));
+                clients.push(tokio::spawn(follow(follower, album.clone(), asked.clone(), stop.clone())));
+            }
+            clients.push(tokio::spawn(work(host.clone(), album.clone(), number, asked.clone(), stop.clone())));
+            hosts.push((host, album));
+        }
+        Self { stop, asked, clients, hosts }
+    }
+
+    /// Waits until it has gone on for a while.
+    async fn goes_on(&self) {
+        let count = || self.asked.0.lock().unwrap().len();
+        let before = count();
+        eventually("so many requests more", async || (count() >= before + SOME).then_some(())).await;
+    }
+
+    async fn stop(self) -> Outcome {
+        self.stop.cancel();
+        let (mut albums, mut hosts) = (Vec::new(), self.hosts.into_iter());
+        for (nth, client) in self.clients.into_iter().enumerate() {
+            let photos = client.await.expect("a client does not panic");
+            // The follower is the second half of the first host.
+            if nth >= FOLLOWERS as usize {
+                let (host, album) = hosts.next().expect("a host");
+                albums.push((host, album, photos));
+            }
+        }
+        let requests = self.asked.0.lock().unwrap().clone();
+        Outcome { requests, albums }
+    }
+}
+
+impl Outcome {
+    fn failed(&self) -> Vec<&Request> {
+        self.requests.iter().filter(|request| request.failure.is_some()).collect()
+    }
+
+    /// Prints the numbers.
+    fn show(&self, what: &str) {
+        let slowest = self.requests.iter().filter(|request| !request.waits && request.failure.is_none());
+        println!(
+            "{what}: {} requests of {} clients, {} failed, the slowest took {:?}",
+            self.requests.len(),
+            CLIENTS + FOLLOWERS,
+            self.failed().len(),
+            slowest.map(|request| request.took).max().unwrap_or_default()
+        );
+    }
+}
+
+impl Asked {
+    /// Sends a request; answers its answer's body if it went well.
+    async fn ask(&self, client: &Client, request: RequestBuilder, waits: bool) -> Option<Value> {
+        let begun = Instant::now();
+        let answer = client.try_send(request).await;
+        let (failure, body) = match answer {
+            Ok(answer) if answer.status.is_success() => (None, Some(answer.json())),
+            Ok(answer) => (Some(format!("{}: {}", answer.status, answer.json())), None),
+            Err(error) => (Some(format!("{error:?}")), None),
+        };
+        self.0.lock().unwrap().push(Request { begun, took: begun.elapsed(), failure, waits });
+        body
+    }
+}
+
+/// Uploads, changes and looks, until told to stop; answers the photos that were taken in.
+async fn work(client: Client, album: String, number: u32, asked: Arc<Asked>, stop: CancellationToken) -> Vec<String> {
+    let mut photos = Vec::new();
+    let path = format!("/v1/albums/{album}");
+    let ask = async |request: RequestBuilder| {
+        tokio::time::sleep(PAUSE).await;
+        let request = if number < NEWCOMERS { request.header("connection", "close") } else { request };
+        asked.ask(&client, request, false).await
+    };
+    for turn in 0_u32.. {
+        if stop.is_cancelled() {
+            break;
+        }
+        let bytes = tiny(number << 16 | turn);
+        if let Some(declared) = ask(client.declaration(&album, "image/png", &bytes)).await
+            && ask(client.sending(&declared["upload"], bytes)).await.is_some()
+        {
+            photos.push(id(&declared["photo"]));
+        }
+        let title = json!({ "title": format!("load {turn}") });
+        ask(client.request(Method::PATCH, &path).json(&title)).await;
+        ask(client.request(Method::GET, &path)).await;
+        ask(client.request(Method::GET, &format!("{path}/photos?limit=5"))).await;
+    }
+    photos
+}
+
+/// Reads an album's events as they come, until told to stop.
+async fn follow(client: Client, album: String, asked: Arc<Asked>, stop: CancellationToken) -> Vec<String> {
+    let mut last = 0;
+    loop {
+        let request = client.request(Method::GET, &format!("/v1/albums/{album}/events?after={last}&wait=25"));
+        match stop.run_until_cancelled(asked.ask(&client, request, true)).await {
+            Some(answer) => last = answer.and_then(|events| events["last"].as_u64()).unwrap_or(last),
+            None => return Vec::new(),
+        }
+    }
+}
+
+/// Replaces two of three instances under load, or all of them in a full run; no request may fail.
+async fn replaced_one_by_one(what: &str, settings: Settings, deregistered: bool) {
+    let mut fleet = Fleet::start(3, settings).await;
+    let load = Load::start(&fleet).await;
+    for nth in 0..if is_full_run() { 3 } else { 2 } {
+        load.goes_on().await;
+        fleet.used(nth).await;
+        if deregistered {
+            fleet.balancer.drain(nth).await;
+        }
+        fleet.stop(nth).await;
+        fleet.instances[nth] = fleet.launch(nth).await;
+        if deregistered {
+            fleet.balancer.admit(nth).await;
+        }
+        fleet.balancer.up(nth).await;
+    }
+    load.goes_on().await;
+    let outcome = load.stop().await;
+    outcome.show(what);
+    let failures: Vec<&Option<String>> = outcome.failed().into_iter().map(|request| &request.failure).collect();
+    assert!(failures.is_empty(), "{failures:?}");
+    for (host, album, photos) in &outcome.albums {
+        assert!(!photos.is_empty());
+        album_invariants::check(&fleet.server, host, album, photos).await;
+    }
+}
+
+#[tokio::test]
+async fn instances_that_are_deregistered_and_replaced_fail_no_request() {
+    let settings = &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "1s")];
+    replaced_one_by_one("replaced after deregistration", settings, true).await;
+}
+
+/// Whoever stops an instance without a word to the balancer needs readiness to turn red at once, and a lame-duck time
+/// that is longer than the checks take to find out. Else new connections are still sent to the listener that has closed.
+#[tokio::test]
+async fn instances_that_are_only_stopped_fail_no_request_if_the_checks_find_out_in_the_lame_duck_time() {
+    let settings = &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "5s"), ("DARKROOM_HTTP_UNREADY_AT_ONCE", "true")];
+    replaced_one_by_one("replaced without a word", settings, false).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_is_killed_takes_only_what_it_was_at_with_it() {
+    let mut fleet = Fleet::start(3, &[REQUIRED]).await;
+    let load = Load::start(&fleet).await;
+    load.goes_on().await;
+    fleet.used(0).await;
+    fleet.instances.remove(0).kill();
+    fleet.balancer.down(0).await;
+    let found = Instant::now();
+    load.goes_on().await;
+    let outcome = load.stop().await;
+    outcome.show("killed");
+    // Until the checks find out, a balancer sends connections to where nobody listens any more.
+    let (failed, refused) = (outcome.failed(), fleet.balancer.refused(0).await);
+    let under_way = (failed.len() as u64).saturating_sub(refused);
+    println!("killed: {under_way} of them were under way, {refused} came before the checks had found out");
+    assert!(under_way <= u64::from(CLIENTS + FOLLOWERS), "each client has one request under way at most");
+    let later: Vec<_> = failed.iter().filter(|request| request.begun > found).map(|request| &request.failure).collect();
+    assert!(later.is_empty(), "{later:?}");
+    // What it had taken on, others finish.
+    for (host, _, photos) in &outcome.albums {
+        for photo in photos {
+            assert_eq!(host.settled(photo).await["state"], "ready");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_and_a_long_poll_outlive_the_stop_signal_and_give_up_their_connections() {
+    let mut fleet = Fleet::start(1, &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "100ms")]).await;
+    let (host, bytes) = (fleet.user("alice"), large_photo());
+    let album = host.album("drain").await;
+    let declared = host.declare(&album, "image/png", &bytes).await;
+    let mut upload = begin_upload(&declared["upload"], &bytes, bytes.len() / 2);
+    let follower = tokio::spawn({
+        let (host, events) = (host.clone(), format!("/v1/albums/{album}/events?wait=25"));
+        async move { host.get(&events).await }
+    });
+    eventually("half on the disk", async || (incoming_bytes(&fleet.server) > 1 << 20).then_some(())).await;
+    let three = "darkroom_http_requests_in_flight 3";
+    let under_way = async || fleet.instances[0].metrics().await.lines().any(|line| line == three).then_some(());
+    eventually("three requests under way: upload, long poll and this one", under_way).await;
+    fleet.instances[0].signal(Signal::TERM);
+    let answer = follower.await.unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (StatusCode::OK, "close"));
+    fleet.closed(0).await;
+    let answered = tokio::task::spawn_blocking(move || {
+        for piece in bytes[bytes.len() / 2..].chunks(1 << 20) {
+            upload.write_all(piece).unwrap();
+        }
+        let mut answer = String::new();
+        // It ends here, for the connection is closed.
+        upload.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let answer = answered.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert_eq!(fleet.instances[0].ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn clients_that_never_end_their_requests_are_cut_at_the_deadline_and_the_log_says_so() {
+    let settings = &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "500ms"), ("DARKROOM_HTTP_DRAIN_TIMEOUT", "1s")];
+    let mut fleet = Fleet::start(1, settings).await;
+    let (host, bytes) = (fleet.user("alice"), tiny(1));
+    let album = host.album("drain").await;
+    let declared = host.declare(&album, "image/png", &bytes).await;
+    // It lets go of its connection, which would be counted.
+    drop(host);
+    let mut body = begin_upload(&declared["upload"], &bytes, 10);
+    let mut head = std::net::TcpStream::connect(fleet.url.strip_prefix("http://").unwrap()).unwrap();
+    head.write_all(b"GET /v1/albums HTTP/1.1\r\nhost: dark").unwrap();
+    let begun = async || (incoming_bytes(&fleet.server) > 0 && fleet.balancer.open(0).await == 2).then_some(());
+    eventually("both begun", begun).await;
+    fleet.stop(0).await;
+    let log = fleet.instances[0].log();
+    let line = |words: &str| log.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{words}: {log}"));
+    let cut: Value = serde_json::from_str(line("aborting connections")).unwrap();
+    assert_eq!((&cut["level"], &cut["connections"]), (&"WARN".into(), &2.into()), "{cut}");
+    let upload: Value = serde_json::from_str(line("\"route\":\"/v1/uploads/{photo_id}\"")).unwrap();
+    assert_eq!(upload["outcome"], "cancelled", "{upload}");
+    let told = tokio::task::spawn_blocking(move || {
+        // A reset says the same as an end without a word.
+        [&mut body, &mut head].map(|stream| {
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            answer.len()
+        })
+    });
+    assert_eq!(told.await.unwrap(), [0, 0]);
+}
+
+#[tokio::test]
+async fn in_the_lame_duck_time_all_are_served_and_asked_to_go_elsewhere() {
+    // The balancer tells of its clients; others come by themselves.
+    const LONG: (&str, &str) = ("DARKROOM_HTTP_LAME_DUCK", "1m");
+    const FROM: (&str, &str) = ("DARKROOM_HTTP_PROXY_PROTOCOL", "[\"127.0.0.1/32\"]");
+    let another = reqwest::Client::builder().local_address(IpAddr::from([127, 0, 0, 3])).build().unwrap();
+    let cases: [(Settings, StatusCode); 2] = [
+        (&[FROM, LONG], StatusCode::OK),
+        (&[FROM, LONG, ("DARKROOM_HTTP_UNREADY_AT_ONCE", "true")], StatusCode::SERVICE_UNAVAILABLE),
+    ];
+    for (settings, readiness) in cases {
+        let mut fleet = Fleet::start(1, settings).await;
+        let host = fleet.user("alice");
+        host.album("lame duck").await;
+        let before = host.get("/v1/albums").await;
+        assert_eq!((before.status, before.header("connection")), (StatusCode::OK, ""));
+        fleet.instances[0].signal(Signal::TERM);
+        let url = format!("{}/health/ready", fleet.instances[0].url);
+        let ready = async || {
+            let answer = another.get(&url).send().await.expect("new connections are taken");
+            let told = (answer.status(), answer.headers().get("connection").cloned());
+            (answer.json::<Value>().await.unwrap()["status"] == "draining").then_some(told)
+        };
+        let told = eventually("draining", ready).await;
+        assert_eq!(told, (readiness, Some("close".parse().unwrap())));
+        if readiness == StatusCode::OK {
+            // The first comes over the connection that there is, the second over another.
+            for connection in ["old", "new"] {
+                let answer = host.get("/v1/albums").await;
+                assert_eq!((answer.status, answer.header("connection")), (StatusCode::OK, "close"), "{connection}");
+            }
+        } else {
+            fleet.balancer.down(0).await;
+            // A target that is down gets no new connection: this comes over the one that there is.
+            let answer = host.get("/v1/albums").await;
+            assert_eq!((answer.status, answer.header("connection")), (StatusCode::OK, "close"));
+        }
+        fleet.instances[0].signal(Signal::TERM);
+        assert_eq!(fleet.instances[0].ended().await.code(), Some(1), "told twice, it does not wait for the time's end");
+    }
+}
+
+/// The runtime has one thread, which is here: it can't look at a socket between the requests and the closing.
+#[tokio::test]
+async fn who_is_connected_and_has_asked_is_answered_when_the_listener_closes() {
+    const ASK: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
+    let server = TestServer::start_with("worker.enabled = false").await;
+    let socket = server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let closing = CancellationToken::new();
+    let drain = Drain { draining: closing.clone(), closing: closing.clone(), timeout: DEADLINE };
+    let limits = server.app.limits.subscribe();
+    let listener = Listener { socket, front: Front::default(), limits, tls: None };
+    let serving = tokio::spawn(listener.serve(Router::new().route("/", get("here")), drain));
+    let mut used = std::net::TcpStream::connect(address).unwrap();
+    used.write_all(ASK).unwrap();
+    let used = tokio::task::spawn_blocking(move || {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"here") {
+            let mut byte = [0];
+            used.read_exact(&mut byte).unwrap();
+            answer.extend(byte);
+        }
+        used
+    });
+    let mut streams = vec![used.await.unwrap()];
+    streams.extend((0..20).map(|_| std::net::TcpStream::connect(address).unwrap()));
+    for stream in &mut streams {
+        stream.write_all(ASK).unwrap();
+    }
+    closing.cancel();
+    let answered = tokio::task::spawn_blocking(move || {
+        let answers = streams.iter_mut().map(|stream| {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200 OK\r\n")
+        });
+        answers.collect::<Vec<bool>>()
+    });
+    assert_eq!(answered.await.unwrap(), [true; 21]);
+    serving.await.unwrap();
+}

@@ -1,0 +1,29 @@
+//! What operators see: metrics, log lines, traces, slow requests. Each on a process of its own, since one process has one
+//! set of metrics and one log.
+
+mod export;
+mod metrics;
+mod requests;
+mod traces;
+
+use serde_json::Value;
+
+use crate::harness::{eventually, process::Process};
+
+/// The lines of its log with this message, once there are any that fit.
+async fn lines(process: &Process, message: &str, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
+    eventually(&format!("a line `{message}` in the log"), async || {
+        let log = process.log();
+        let all = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let fitting: Vec<Value> = all.filter(|line| line["message"] == message && fits(line)).collect();
+        (!fitting.is_empty()).then_some(fitting)
+    })
+    .await
+}
+
+/// The one line about a request.
+async fn line_of(process: &Process, request_id: &str) -> Value {
+    let mut all = lines(process, "request completed", |line| line["request_id"] == request_id).await;
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
+}

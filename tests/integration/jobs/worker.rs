@@ -1,0 +1,282 @@
+//! The worker: leases, tries, giving up and giving back, and what is deleted meanwhile.
+
+use std::{process::Command, sync::Arc};
+
+use darkroom::jobs::{self, Outcome, queue::Next};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection};
+use tokio::task::JoinHandle;
+
+use crate::{
+    chaos::crashes::ALBUM_LOCK,
+    harness::{
+        Client, TestServer, album_invariants,
+        client::id,
+        database::literal,
+        eventually, fixture, numbered,
+        process::{Process, darkroom, run, send},
+        slow_photo, tiny,
+    },
+};
+
+/// Nothing happens but by the test's own steps.
+const BY_HAND: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\nworker.lease = \"60s\"\n";
+
+async fn step(server: &TestServer) -> Outcome {
+    jobs::step(&server.app).await.expect("the database answers")
+}
+
+fn begin_step(server: &TestServer) -> JoinHandle<Outcome> {
+    let app = Arc::clone(&server.app);
+    tokio::spawn(async move { jobs::step(&app).await.expect("the database answers") })
+}
+
+async fn state(host: &Client, photo: &str) -> Value {
+    host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"].clone()
+}
+
+fn original(server: &TestServer, photo: &str) -> std::path::PathBuf {
+    server.photos().join("originals").join(&photo[34..]).join(photo)
+}
+
+/// Runs `darkroom jobs ...` on the server's database.
+async fn jobs(server: &TestServer, arguments: &[&str]) -> (i32, String) {
+    let command: Command = darkroom(&[&["jobs"], arguments].concat(), &server.environment());
+    let (code, said, _) = run(command).await;
+    (code, said)
+}
+
+#[tokio::test]
+async fn what_is_done_under_a_lost_lease_has_no_effect() {
+    let server = TestServer::start_with(BY_HAND).await;
+    let host = server.user("alice");
+    let album = host.album("lease").await;
+    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let mut holder = server.database.connect().await;
+    let mut tx = holder.begin().await.unwrap();
+    let lock = format!("SELECT id FROM albums WHERE id = {} FOR UPDATE", literal(&album));
+    sqlx::query(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
+    // The first waits in its last transaction; its lease is over, and a second takes the job.
+    let first = begin_step(&server);
+    server.database.held_up_in(ALBUM_LOCK).await;
+    server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3)").await;
+    let second = begin_step(&server);
+    let stolen = "SELECT COUNT(*) FROM jobs WHERE attempts = 2";
+    eventually("taken by another", async || (server.database.count(stolen).await == 1).then_some(())).await;
+    tx.rollback().await.unwrap();
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (Outcome::Lost, Outcome::Done));
+    album_invariants::check(&server, &host, &album, &[photo]).await;
+}
+
+#[tokio::test]
+async fn a_worker_notices_that_its_lease_is_lost_and_lets_go() {
+    let server = TestServer::start_with(&BY_HAND.replace("60s", "1s")).await;
+    let host = server.user("alice");
+    let album = host.album("lease").await;
+    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let mut holder = server.database.connect().await;
+    let mut tx = holder.begin().await.unwrap();
+    let lock = format!("SELECT id FROM albums WHERE id = {} FOR UPDATE", literal(&album));
+    sqlx::query(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
+    let first = begin_step(&server);
+    server.database.held_up_in(ALBUM_LOCK).await;
+    let ends = "SELECT CAST(MAX(visible_at) AS CHAR) FROM jobs";
+    let end_of_lease =
+        async || -> String { sqlx::query_scalar(ends).fetch_one(&mut server.database.connect().await).await.unwrap() };
+    let before = end_of_lease().await;
+    eventually("renewed", async || (end_of_lease().await > before).then_some(())).await;
+    server.database.change("UPDATE jobs SET lease = NULL, visible_at = UTC_TIMESTAMP(3)").await;
+    assert_eq!(first.await.unwrap(), Outcome::Lost);
+    tx.rollback().await.unwrap();
+    assert_eq!(step(&server).await, Outcome::Done);
+    album_invariants::check(&server, &host, &album, &[photo]).await;
+}
+
+#[tokio::test]
+async fn what_is_not_the_photos_fault_is_tried_again_and_then_waits_for_an_operator() {
+    let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 3\n")).await;
+    let host = server.user("alice");
+    let album = host.album("dead").await;
+    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let original = original(&server, &photo);
+    std::fs::rename(&original, original.with_extension("away")).unwrap();
+    for attempt in 1..=3 {
+        let outcome = step(&server).await;
+        if attempt == 3 {
+            assert_eq!(outcome, Outcome::Failed(Next::Dead));
+        } else {
+            assert!(matches!(outcome, Outcome::Failed(Next::Again(wait)) if !wait.is_zero()), "{outcome:?}");
+            // It waits out its backoff.
+            server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR").await;
+            assert_eq!(step(&server).await, Outcome::Idle);
+            server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3)").await;
+        }
+    }
+    assert_eq!(step(&server).await, Outcome::Idle);
+    assert_eq!(state(&host, &photo).await, "processing");
+    assert_eq!(host.events(&album).await, []);
+
+    let (code, listed) = jobs(&server, &["list", "--dead"]).await;
+    assert!(code == 0 && listed.lines().count() == 1, "{listed}");
+    for part in ["dead", "develop", &photo, "3 tries", "the original can't be opened"] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+    assert_eq!(jobs(&server, &["retry", &photo]).await, (1, "0 put back\n".to_owned()), "a photo is no job");
+    let job = listed.split_whitespace().next().unwrap().to_owned();
+    std::fs::rename(original.with_extension("away"), &original).unwrap();
+    assert_eq!(jobs(&server, &["retry", &job]).await, (0, "1 put back\n".to_owned()));
+    assert_eq!(step(&server).await, Outcome::Done);
+    album_invariants::check(&server, &host, &album, &[photo]).await;
+}
+
+#[tokio::test]
+async fn an_operator_may_drop_a_dead_job_and_no_other() {
+    let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 1\n")).await;
+    let host = server.user("alice");
+    let album = host.album("dead").await;
+    let (lost, fine) =
+        (host.upload(&album, "image/jpeg", &numbered(1)).await, host.upload(&album, "image/jpeg", &numbered(2)).await);
+    std::fs::remove_file(original(&server, &lost)).unwrap();
+    assert_eq!(step(&server).await, Outcome::Failed(Next::Dead));
+    let (_, listed) = jobs(&server, &["list"]).await;
+    let id_of = |photo: &str| {
+        let line = listed.lines().find(|line| line.contains(photo)).unwrap();
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    assert_eq!(jobs(&server, &["drop", &id_of(&fine)]).await.0, 1, "it is not dead");
+    assert_eq!(jobs(&server, &["drop", &id_of(&lost)]).await, (0, "dropped\n".to_owned()));
+    assert_eq!(jobs(&server, &["drop", &id_of(&lost)]).await.0, 1, "it is gone");
+    assert_eq!(jobs(&server, &["list", "--dead"]).await, (0, String::new()));
+    let rejected = host.get(&format!("/v1/photos/{lost}")).await.expect(200);
+    assert_eq!(
+        (&rejected["state"], &rejected["reject_reason"]),
+        (&json!("rejected"), &json!("the photo could not be processed"))
+    );
+    assert_eq!(step(&server).await, Outcome::Done);
+    assert_eq!(state(&host, &fine).await, "ready");
+    assert_eq!(host.events(&album).await, [(1, "photo.rejected".to_owned()), (2, "photo.ready".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_job_whose_tries_all_ended_with_their_workers_is_laid_aside() {
+    let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 3\n")).await;
+    let host = server.user("alice");
+    let album = host.album("deadly").await;
+    host.upload(&album, "image/jpeg", &numbered(1)).await;
+    server.database.change("UPDATE jobs SET attempts = 3, lease = subject WHERE kind = 'develop'").await;
+    assert_eq!(step(&server).await, Outcome::Failed(Next::Dead));
+    let (_, listed) = jobs(&server, &["list", "--dead"]).await;
+    assert!(listed.contains("every try ended without a word"), "{listed}");
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_gives_its_job_back_as_if_it_had_never_had_it() {
+    let settings = "http.drain_timeout = \"500ms\"\nworker.lease = \"60s\"\nworker.concurrency = 1\n";
+    let mut server = TestServer::start_with(settings).await;
+    let host = server.user("alice");
+    let album = host.album("stop").await;
+    let declared = host.declare(&album, "image/jpeg", &numbered(1)).await;
+    let photo = id(&declared["photo"]);
+    let mut holder = server.database.connect().await;
+    let mut tx = holder.begin().await.unwrap();
+    let lock = format!("SELECT id FROM albums WHERE id = {} FOR UPDATE", literal(&album));
+    sqlx::query(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
+    host.put(&declared["upload"], numbered(1)).await.expect(200);
+    server.database.held_up_in(ALBUM_LOCK).await;
+    let begun = std::time::Instant::now();
+    server.stop().await.expect("a clean stop");
+    let took = begun.elapsed().as_secs();
+    assert!(took < 10, "the statement that waits is not waited for, but it took {took} s");
+    let given_back =
+        "SELECT COUNT(*) FROM jobs WHERE kind = 'develop' AND attempts = 0 AND lease IS NULL AND last_error IS NULL
+                      AND visible_at <= UTC_TIMESTAMP(3)";
+    assert_eq!(server.database.count(given_back).await, 1);
+    tx.rollback().await.unwrap();
+    let server = server.restart_with("").await;
+    assert_eq!(server.user("alice").settled(&photo).await["state"], "ready");
+}
+
+#[tokio::test]
+async fn a_worker_of_the_same_process_wakes_at_once() {
+    let server = TestServer::start_with("worker.poll_interval = \"10m\"\nsweep.interval = \"10m\"\n").await;
+    let host = server.user("alice");
+    let album = host.album("at once").await;
+    // Far more than there are workers, each of which sleeps for ten minutes if it is not woken.
+    for number in 0..12 {
+        let photo = host.upload(&album, "image/png", &tiny(number)).await;
+        if number % 3 == 0 {
+            host.settled(&photo).await;
+        }
+    }
+    eventually("all done", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(()))
+        .await;
+    assert_eq!(host.events(&album).await.len(), 12);
+}
+
+#[tokio::test]
+async fn a_photo_deleted_while_it_is_decoded_leaves_no_file() {
+    let server = TestServer::start_with("worker.enabled = false\nsweep.orphan_grace = \"24h\"\n").await;
+    let host = server.user("alice");
+    let album = host.album("deleted").await;
+    let photo = host.upload(&album, "image/png", &slow_photo()).await;
+    let worker = Process::start(&server, "work", &[("DARKROOM_WORKER_LEASE", "1m")]).await;
+    let decoder = worker.halt_decoder().await;
+    assert_eq!(host.delete(&format!("/v1/photos/{photo}")).await.status, 204);
+    let purges = "SELECT COUNT(*) FROM jobs WHERE kind = 'purge_photo'";
+    eventually("purged", async || (server.database.count(purges).await == 0).then_some(())).await;
+    send(decoder, Signal::CONT);
+    eventually("at rest", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
+    eventually("without files", async || album_invariants::files(&server.photos()).is_empty().then_some(())).await;
+    assert_eq!(host.events(&album).await, [(1, "photo.removed".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_deleted_album_goes_with_all_that_is_in_it() {
+    let server = TestServer::start().await;
+    let host = server.user("alice");
+    let (album, other) = (host.album("to go").await, host.album("to stay").await);
+    let kept = host.upload(&other, "image/png", &tiny(0)).await;
+    for number in 0..4 {
+        let photo = host.upload(&album, "image/png", &tiny(number)).await;
+        if number < 3 {
+            host.settled(&photo).await;
+        }
+    }
+    host.invite(&album, &serde_json::json!({ "role": "view" })).await;
+    host.settled(&kept).await;
+    assert_eq!(host.delete(&format!("/v1/albums/{album}")).await.status, 204);
+    assert_eq!(host.get(&format!("/v1/albums/{album}")).await.status, 404);
+    eventually("purged", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
+    for (table, column, left) in
+        [("albums", "id", 1), ("photos", "album_id", 1), ("events", "album_id", 1), ("invites", "album_id", 0)]
+    {
+        let of = async |id: &str| {
+            let query = format!("SELECT COUNT(*) FROM {table} WHERE {column} = {}", literal(id));
+            server.database.count(AssertSqlSafe(query)).await
+        };
+        assert_eq!((of(&album).await, of(&other).await), (0, left), "{table}");
+    }
+    album_invariants::storage_is_what_the_rows_say(&server).await;
+}
+
+#[tokio::test]
+async fn a_photo_whose_decoder_always_dies_is_rejected_and_the_next_one_is_fine() {
+    let server = TestServer::start_with("worker.enabled = false\nsweep.orphan_grace = \"0s\"\n").await;
+    let host = server.user("alice");
+    let album = host.album("killer").await;
+    let more = [("DARKROOM_WORKER_CONCURRENCY", "1"), ("DARKROOM_IMAGING_PROCESSES", "1")];
+    let worker = Process::start(&server, "work", &more).await;
+    let killer = host.upload(&album, "image/png", &slow_photo()).await;
+    for _ in 0..3 {
+        worker.kill_decoder().await;
+    }
+    let settled = host.settled(&killer).await;
+    assert_eq!(
+        (&settled["state"], &settled["reject_reason"]),
+        (&"rejected".into(), &"the picture can't be decoded".into())
+    );
+    let next = host.upload(&album, "image/jpeg", &fixture("grey.jpg")).await;
+    assert_eq!(host.settled(&next).await["state"], "ready");
+    album_invariants::check(&server, &host, &album, &[killer, next]).await;
+}
