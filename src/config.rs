@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_of_lambda_has_defaults_of_its_own_and_no_folder() {
+    fn lambda_has_own_defaults_and_no_folder() {
         let s3 = LEAST.replace("directory = \"/var/lib/darkroom\"", "kind = \"s3\", bucket = \"photos\"");
         let queue =
             r#"queue = { kind = "sqs", url = "https://sqs.example/q", dead_letter_url = "https://sqs.example/d" }"#;
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_set_is_a_url_a_file_or_the_set_itself() {
+    fn key_set_is_url_file_or_inline() {
         let read = |place: &str| read(LEAST, &[("DARKROOM_IDENTITY_JWKS", place)]).map(|config| config.identity.jwks);
         assert!(matches!(read("https://id.example/keys"), Ok(Jwks::Url(_))));
         assert!(matches!(read("keys.json"), Ok(Jwks::File(_))));
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_overrides_the_file_and_secrets_are_masked() {
+    fn variables_override_file_and_mask_secrets() {
         let env = [("DARKROOM_WORKER_CONCURRENCY", "7"), ("DARKROOM_DATABASE_PASSWORD", "0123")];
         let config = read(LEAST, &env).unwrap();
         assert_eq!(config.worker.concurrency, 7);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_may_be_named_and_told_before_the_reading() {
+    fn resolves_named_secrets() {
         let arn = "arn:aws:secretsmanager:eu-west-3:123456789012:secret:signing-AbCdEf";
         let least = LEAST.replace(
             "signing_keys = [\"00112233445566778899aabbccddeeff\"]",
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn who_answers_no_client_needs_no_signing_key() {
+    fn worker_needs_no_signing_key() {
         let s3 = r#"storage = { kind = "s3", bucket = "photos" }
             queue = { kind = "sqs", url = "https://sqs.example/q", dead_letter_url = "https://sqs.example/d" }"#;
         let least = LEAST.lines().filter(|line| !line.contains("storage")).collect::<Vec<_>>().join("\n") + s3;

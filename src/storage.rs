@@ -424,7 +424,7 @@ mod tests {
 
     /// In a function they are, and who has old URLs must not be told that they are still good.
     #[test]
-    fn urls_of_credentials_that_may_end_any_time_are_told_apart() {
+    fn detects_urls_of_temporary_credentials() {
         let dir = tempfile::tempdir().unwrap();
         let (storage, id, now) = (in_files(dir.path()), PhotoId::generate(), Utc::now());
         let view = |key: &str, token: Option<&str>, expiry: Option<SystemTime>| {
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn rendition_urls_stay_the_same_for_a_window_and_live_for_one_to_two() {
+    fn rendition_urls_are_stable_for_a_window() {
         let dir = tempfile::tempdir().unwrap();
         let storage = in_files(dir.path());
         let id = PhotoId::generate();

@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_cause_gets_one_advice_under_all_its_names() {
+    fn maps_error_codes_to_one_advice() {
         for names in [
             &["AccessDenied", "AccessDeniedException", "AuthorizationError", "AuthorizationErrorException"][..],
             &["Throttling", "ThrottlingException", "Throttled", "ThrottledException", "SlowDown"],

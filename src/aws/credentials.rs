@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn they_are_kept_while_good_and_asked_for_ahead_of_their_end() {
+    async fn caches_credentials_and_renews_early() {
         let (asked, second) = ask_twice(RENEW * 2).await;
         assert_eq!(asked, 1);
         assert!(second.is_ok());
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_provider_that_gives_none_is_not_asked_by_everybody() {
+    async fn does_not_hammer_failing_provider() {
         let provider = Failing(Duration::ZERO, Arc::new(AtomicU32::new(1)));
         let keys = Keys::new(SharedCredentialsProvider::new(provider.clone()));
         for _ in 0..5 {

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_region_is_read_from_the_names_that_rds_gives() {
+    fn parses_region_of_rds_host() {
         for (host, region) in [
             ("photos.c9akciq32.eu-west-1.rds.amazonaws.com", Some("eu-west-1")),
             ("PHOTOS.C9AKCIQ32.EU-WEST-1.RDS.AMAZONAWS.COM.", Some("eu-west-1")),

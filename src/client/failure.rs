@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn each_status_means_try_again_or_this_photo_or_all() {
+    fn classifies_each_status() {
         let body = r#"{"type": "x", "detail": "so", "request_id": "r1"}"#;
         for status in [408, 429, 500, 502, 503, 504] {
             assert!(matches!(meaning(status, None, body), Failure::Passing { .. }), "{status}");
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_the_rules_that_were_broken_and_the_bare_status_where_nothing_is_said() {
+    fn describes_field_errors_or_status() {
         let body = r#"{"detail": "the request breaks a rule", "errors": [{"field": "a", "message": "b"}, {"field": "guest_name", "message": "d"}]}"#;
         assert_eq!(meaning(422, None, body), Failure::Fatal("the request breaks a rule: a b, guest_name d".into()));
         assert_eq!(meaning(413, None, "<html>"), Failure::Refused("the server answered 413 Payload Too Large".into()));

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_the_cap_and_half_of_each_is_certain() {
+    fn backoff_grows_to_cap_with_jitter() {
         let policy = Policy::USUAL;
         for (failures, full) in [(0, 0.5), (1, 1.0), (4, 8.0), (5, 15.0), (40, 15.0)] {
             for _ in 0..50 {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_asks_for_is_kept_up_to_a_limit() {
+    fn honours_retry_after_up_to_limit() {
         let policy = Policy::USUAL;
         assert!(policy.wait(0, Some(Duration::from_secs(7))) >= Duration::from_secs(7));
         assert!(policy.wait(0, Some(Duration::from_hours(24))) < policy.longest + policy.cap);

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_means_its_files_in_order_without_hidden_ones_and_loops() {
+    fn lists_directory_without_hidden_files() {
         let folder = Folder::with(&[
             ("b.jpg", b"1"),
             ("a/2.jpg", b"22"),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_tell_the_type_and_the_digest_is_of_all_of_them() {
+    fn detects_type_and_digests_whole_file() {
         let long = [&b"\xff\xd8\xff\xe0"[..], &vec![7; 2 * BUFFER]].concat();
         let folder = Folder::with(&[
             ("long.txt", &long),

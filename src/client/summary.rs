@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_what_failed_and_why_and_how_to_go_on() {
+    fn summary_explains_failures() {
         let mut summary = Summary::new("Anna & Ben".into());
         for outcome in [
             Outcome::Added,

@@ -61,7 +61,7 @@ async fn upload(options: &Options) -> anyhow::Result<Summary> {
 }
 
 #[tokio::test]
-async fn sends_what_is_new_and_skips_what_is_there_or_comes_twice() {
+async fn uploads_new_and_skips_known_files() {
     let (server, folder) = (Server::start().await, Folder::with(3, 300_000));
     fs::copy(folder.0.join("0000.jpg"), folder.0.join("copy.jpg")).unwrap();
     fs::write(folder.0.join("notes.txt"), "hello").unwrap();
@@ -84,7 +84,7 @@ async fn sends_what_is_new_and_skips_what_is_there_or_comes_twice() {
 }
 
 #[tokio::test]
-async fn a_server_that_stumbles_is_asked_again_until_the_photo_is_in() {
+async fn retries_until_photo_is_accepted() {
     for (faults, puts) in [
         (vec![Fault::Declare(503), Fault::Declare(429)], 1),
         (vec![Fault::Put(503), Fault::Put(401)], 3),
@@ -102,7 +102,7 @@ async fn a_server_that_stumbles_is_asked_again_until_the_photo_is_in() {
 }
 
 #[tokio::test]
-async fn a_declaration_keeps_its_key_and_a_new_url_needs_a_new_one() {
+async fn keeps_idempotency_key_per_declaration() {
     let (server, folder) = (Server::start().await, Folder::with(1, 1000));
     server.will(vec![Fault::Declare(500), Fault::Put(500)]);
     assert!(upload(&options(&server, &[&folder.0])).await.unwrap().is_success());
@@ -123,7 +123,7 @@ async fn waits_as_long_as_the_server_asks_for() {
 }
 
 #[tokio::test]
-async fn what_holds_for_all_stops_the_rest_early_and_is_said_once() {
+async fn common_error_stops_upload_early() {
     for (fault, why) in [(Fault::Declare(401), "no (401)"), (Fault::Close, "the album is closed")] {
         let (server, folder) = (Server::start().await, Folder::with(50, 1000));
         server.will(vec![fault]);
@@ -136,7 +136,7 @@ async fn what_holds_for_all_stops_the_rest_early_and_is_said_once() {
 }
 
 #[tokio::test]
-async fn a_spent_invite_and_a_large_file_fail_alone_and_with_the_servers_words() {
+async fn single_failures_show_server_detail() {
     let (server, folder) = (Server::start().await, Folder::with(6, 1000));
     server.will(vec![Fault::Declare(409), Fault::Declare(413)]);
     let summary = upload(&options(&server, &[&folder.0])).await.unwrap();
@@ -145,7 +145,7 @@ async fn a_spent_invite_and_a_large_file_fail_alone_and_with_the_servers_words()
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_is_not_asked_for_every_file() {
+async fn gives_up_on_unreachable_server() {
     let (server, folder) = (Server::start().await, Folder::with(200, 1000));
     server.will(vec![Fault::Declare(503); 2000]);
     let summary = upload(&options(&server, &[&folder.0])).await.unwrap();
@@ -168,7 +168,7 @@ async fn many_files_go_a_few_at_a_time() {
 }
 
 #[tokio::test]
-async fn after_an_interruption_the_same_command_goes_on() {
+async fn resumes_after_interruption() {
     let (server, folder) = (Server::start().await, Folder::with(30, 1000));
     let options = options(&server, &[&folder.0]);
     let stop = CancellationToken::new();
@@ -182,7 +182,7 @@ async fn after_an_interruption_the_same_command_goes_on() {
 }
 
 #[tokio::test]
-async fn waiting_tells_what_was_rejected_and_what_never_got_ready() {
+async fn wait_reports_rejected_and_unready() {
     for (fault, why) in
         [(Fault::Reject, "this picture is cut off"), (Fault::Sleep, "was uploaded, but was not ready after 0 s")]
     {
@@ -199,7 +199,7 @@ async fn waiting_tells_what_was_rejected_and_what_never_got_ready() {
 }
 
 #[tokio::test]
-async fn a_file_that_changes_under_way_is_the_files_fault() {
+async fn reports_file_changed_during_upload() {
     let (server, folder) = (Server::start().await, Folder::with(1, 100_000));
     let (path, stop) = (folder.0.join("0000.jpg"), CancellationToken::new());
     let mut picture = source::examine(&path, &stop).await.unwrap();

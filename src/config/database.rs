@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn off_loopback_nothing_weaker_than_verify_identity_is_accepted() {
+    fn requires_verify_identity_off_loopback() {
         for mode in ["disabled", "preferred", "required", "verify-ca"] {
             let told = read(&format!("user = 'x'\nhost = 'db.internal'\ntls_mode = '{mode}'")).unwrap_err().to_string();
             assert!(told.contains("database.tls_mode") && told.contains("in clear"), "{mode}: {told}");
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn the_region_is_said_or_read_from_the_name_and_never_guessed() {
+    fn region_is_given_or_parsed_never_guessed() {
         let region = |settings: &str| match read(settings).map(|database| database.login.auth) {
             Ok(Auth::Iam(iam)) => Ok((iam.region, iam.host)),
             Ok(_) => panic!("no IAM in {settings}"),
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_go_together_is_refused_by_name() {
+    fn names_conflicting_settings() {
         for (settings, key) in [
             (format!("user = 'x'\nauth = 'iam'\npassword = 'y'\n{RDS}"), "database.password"),
             (format!("auth = 'iam'\n{RDS}"), "database.user"),
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn another_user_may_migrate_without_a_limit_for_statements() {
+    fn migration_user_has_no_statement_timeout() {
         let database = read("user = 'app'\npassword = 'a'\nmigrate_user = 'ddl'\nmigrate_password = 'b'").unwrap();
         let migrating = database.for_migrations();
         assert_eq!((migrating.login.user.as_str(), database.login.user.as_str()), ("ddl", "app"));

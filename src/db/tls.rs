@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn each_certificate_of_the_shipped_bundle_is_a_ca_and_is_named_above() {
+    fn bundle_contains_only_listed_cas() {
         let text = fs::read_to_string(shipped()).unwrap();
         let mut named = text.lines().filter(|line| line.starts_with('#'));
         for der in CertificateDer::pem_slice_iter(text.as_bytes()) {

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_statement_speaks_of_the_names_that_are_configured() {
+    fn statements_use_configured_names() {
         let statements = statements("photos", "app", "ddl");
         assert_eq!(statements.len(), 5, "{statements:?}");
         assert!(statements[0].starts_with("CREATE DATABASE IF NOT EXISTS `photos` "), "{}", statements[0]);

@@ -63,7 +63,7 @@ mod tests {
     use crate::domain::{AlbumId, Guest, InviteRole};
 
     #[test]
-    fn a_viewer_sees_the_public_kind_the_uploader_and_the_host_the_real_one() {
+    fn event_kind_depends_on_viewer() {
         let (album_id, invite_id) = (AlbumId::generate(), InviteId::generate());
         let event = Event {
             seq: 1,

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_differ_carry_256_bits_and_do_not_show_in_debug() {
+    fn tokens_are_random_and_hidden_in_debug() {
         let (a, b) = (InviteToken::generate(), InviteToken::generate());
         assert_ne!(a.reveal(), b.reveal());
         assert_ne!(a.hash(), b.hash());

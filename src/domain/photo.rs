@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sha256_reads_hex_of_either_case_and_nothing_else() {
+    fn sha256_parses_hex_of_either_case() {
         let text = "0123456789ABCDEFabcdef0123456789".repeat(2);
         let digest = Sha256::from_hex(&text).unwrap();
         assert_eq!(digest.to_string(), text.to_lowercase());

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_emoji_and_right_to_left_byte_for_byte() {
+    fn keeps_emoji_and_bidi_text() {
         for text in ["👩‍👩‍👧‍👦 Hochzeit", "חתונה של דנה", "  padded  ", "e\u{301}"] {
             assert_eq!(Title::parse(text).unwrap().as_str(), text);
         }

@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_error_has_its_status_and_only_the_public_part_of_its_text() {
+    fn maps_errors_to_status_and_public_detail() {
         let secret = || anyhow::anyhow!("SELECT password FROM /etc/shadow");
         let unavailable = sqlx::Error::PoolTimedOut;
         for (error, status) in [

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handler_names_a_function_and_another_is_told_which_there_are() {
+    fn parses_handler_name() {
         for function in Function::ALL {
             assert_eq!(Function::of_handler(function.as_str()).unwrap(), function);
         }

@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_everybody_sees_is_more_than_a_tombstone() {
+    fn hidden_photos_become_tombstones() {
         let (shown, now) = (photo(), Utc::now());
         let hidden = Photo { visibility: Visibility::Hidden, ..photo() };
         let unready = Photo { state: PhotoState::Processing, ..photo() };
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_say_what_they_stand_for_and_sort_as_ids_do() {
+    fn keys_sort_like_ids() {
         let (album, photos) = (AlbumId::generate(), (0..50).map(|_| PhotoId::generate()).collect::<Vec<_>>());
         let keys: Vec<Key> = photos.iter().map(|id| Key::photo(album, *id)).collect();
         assert!(keys.is_sorted_by_key(|key| key.sk.clone()));
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_begins_right_after_the_last_photo_of_the_page_before() {
+    fn range_starts_after_previous_page() {
         let photos: Vec<PhotoId> = (0..3).map(|_| PhotoId::generate()).collect();
         let sks: Vec<String> = photos.iter().map(|id| Key::photo(AlbumId::generate(), *id).sk).collect();
         let inside = |(low, high): (String, String)| -> Vec<usize> {

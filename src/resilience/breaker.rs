@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_a_failure_it_rests_and_then_one_caller_goes_first() {
+    fn opens_after_failure_and_probes_once() {
         let breaker = Breaker::new(Duration::from_hours(1));
         assert!(breaker.may_be_asked() && !breaker.answered() && breaker.may_be_asked());
         assert!(breaker.failed() && !breaker.failed());

@@ -83,7 +83,7 @@ fn misbehave(order: &str) {
 }
 
 #[tokio::test]
-async fn develops_as_in_process_and_keeps_the_child_warm() {
+async fn renders_as_in_process_and_reuses_child() {
     let pool = pool(|config| {
         config.recipe = Recipe { formats: vec![OutputFormat::Jpeg, OutputFormat::Webp], ..Recipe::default() }
     });
@@ -100,7 +100,7 @@ async fn develops_as_in_process_and_keeps_the_child_warm() {
 }
 
 #[tokio::test]
-async fn rejections_come_through_and_cost_no_child() {
+async fn rejection_keeps_the_child() {
     let pool = pool(|_| {});
     let mut text = tempfile();
     text.write_all(b"words").expect("written");
@@ -198,7 +198,7 @@ async fn giving_up_ends_the_child() {
 }
 
 #[tokio::test]
-async fn children_are_replaced_after_enough_photos_and_after_a_death_in_idleness() {
+async fn replaces_used_and_dead_children() {
     let pool = pool(|config| config.recycle_after = 2);
     develop(&pool, "").await.expect("rendered");
     pool.idle.lock().expect("the idle ones")[0].0.kill_for_test();
@@ -208,7 +208,7 @@ async fn children_are_replaced_after_enough_photos_and_after_a_death_in_idleness
 }
 
 #[tokio::test]
-async fn large_photos_wait_for_room_and_are_not_starved() {
+async fn large_photos_wait_but_do_not_starve() {
     // Room for one photo only (240,000 pixels each): all get through, whatever the order.
     let pool = pool(|config| config.pixels_in_flight = 100_000);
     let (a, b, c) = tokio::join!(develop(&pool, ""), develop(&pool, ""), develop(&pool, ""));

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn one_signature_opens_all_renditions_of_one_photo() {
+    fn one_signature_covers_all_renditions() {
         let until = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         let algorithms: [(&rcgen::SignatureAlgorithm, &'static dyn VerificationAlgorithm); 2] = [
             (&rcgen::PKCS_RSA_SHA256, &RSA_PKCS1_2048_8192_SHA256),

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_ends_with_the_credentials_that_sign_it() {
+    fn url_expires_with_its_credentials() {
         let now: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
         let ends = SystemTime::from(now + Duration::from_secs(90));
         let credentials = Credentials::new("AKID", "secret", Some("token+/=".to_owned()), Some(ends), "test");

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_secret_nothing_opens_that_anybody_else_opens() {
+    fn random_secret_rejects_other_signatures() {
         let (one, other) = (Signer::new(&[]), Signer::new(&[]));
         let url = one.sign("GET", "/x?", DateTime::from_timestamp(2_000_000_000, 0).unwrap());
         let now = DateTime::from_timestamp(1_900_000_000, 0).unwrap();

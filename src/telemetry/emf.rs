@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_what_was_added_and_labels_that_cost_are_added_up() {
+    fn sums_counters_over_dropped_labels() {
         collected(|collected| {
             let count = |route: &str, by| {
                 let labels = [("route", route.to_owned()), ("method", "GET".to_owned()), ("outcome", "ok".to_owned())];
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_distribution_has_a_hundred_values_at_most_that_are_nearly_right() {
+    fn distribution_has_at_most_100_values() {
         collected(|collected| {
             let seconds = &measured::IMAGING_DURATION;
             seconds.record(0.0);
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn however_far_apart_values_are_they_are_joined_until_they_are_few() {
+    fn merges_values_until_few_remain() {
         let mut sketch = Sketch::default();
         (-150..150).for_each(|power| sketch.record(10_f64.powi(power)));
         let told = sketch.value();

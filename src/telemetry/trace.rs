@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_goes_on_with_the_trace_that_its_headers_name() {
+    fn continues_trace_of_headers() {
         let child = of(&[("traceparent", PARENT), (AMZN, ROOT)]);
         assert_eq!((child.id(), child.parent), (PARENT[3..35].to_owned(), Some(0x00f0_67aa_0ba9_02b7)));
         assert_ne!(Some(child.span), child.parent);

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_who_are_refused_at_once_bring_one_renewal_and_a_refused_fresh_one_none() {
+    async fn concurrent_refusals_renew_once() {
         let (lease, asked, _) = lease(Duration::from_mins(1));
         let first = lease.current().await.unwrap();
         let got = join_all((0..50).map(|_| lease.after_refusal(first.generation))).await;
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_told_to_all_who_come_soon_and_leaves_what_is_good() {
+    async fn shares_failure_and_keeps_valid_token() {
         let (lease, asked, failing) = lease(Duration::from_mins(1));
         failing.store(true, Ordering::SeqCst);
         let got = join_all((0..50).map(|_| lease.current())).await;
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_who_goes_while_waiting_keeps_nobody_else() {
+    async fn cancelled_waiter_blocks_nobody() {
         let (lease, asked, _) = lease(Duration::from_mins(1));
         assert!(lease.current().now_or_never().is_none());
         assert!(lease.current().await.is_ok());
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn the_renewal_is_when_two_thirds_are_over_or_up_to_a_tenth_sooner() {
+    fn renews_after_two_thirds_with_jitter() {
         let (start, life) = (SystemTime::now(), Duration::from_secs(870));
         for _ in 0..100 {
             let after = renewal(start, start + life).duration_since(start).unwrap();

@@ -171,7 +171,7 @@ async fn an_address_and_tls_1_2_are_good_too() {
 }
 
 #[tokio::test]
-async fn an_unknown_issuer_is_named_with_the_file_that_lacks_it() {
+async fn names_unknown_issuer_and_ca_file() {
     let other = file(&ca("Another CA"));
     let name = other.path().to_str().unwrap();
     let words = ["issued by CN=Test Root CA", "neither among the 1 CAs of", name, "nor a public one"];
@@ -184,7 +184,7 @@ async fn an_unknown_issuer_is_named_with_the_file_that_lacks_it() {
 }
 
 #[tokio::test]
-async fn the_issuer_to_look_for_is_the_one_that_the_server_did_not_send() {
+async fn names_issuer_the_server_omitted() {
     let intermediate = CertifiedIssuer::signed_by(ca_params("Middle CA"), KeyPair::generate().unwrap(), &CA).unwrap();
     let mut identity = identity(&intermediate, |_| ());
     identity.chain.push(intermediate.der().clone());
@@ -192,7 +192,7 @@ async fn the_issuer_to_look_for_is_the_one_that_the_server_did_not_send() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_host_is_told_with_its_names() {
+async fn lists_names_of_wrong_certificate() {
     let ca = file(&CA);
     let others = |params: &mut CertificateParams| {
         *params = CertificateParams::new(["db.example.com".to_owned(), "*.rds.example".to_owned()]).unwrap();
@@ -206,7 +206,7 @@ async fn a_certificate_for_another_host_is_told_with_its_names() {
 }
 
 #[tokio::test]
-async fn a_certificate_out_of_its_time_is_told_with_its_time_and_the_clock() {
+async fn shows_validity_of_expired_certificate() {
     let (ca, today) = (file(&CA), Utc::now().format("%F").to_string());
     let expired = |params: &mut CertificateParams| {
         params.not_before = rcgen::date_time_ymd(2019, 1, 1);
@@ -223,7 +223,7 @@ async fn a_certificate_out_of_its_time_is_told_with_its_time_and_the_clock() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_an_old_version_is_shown_all_the_same() {
+async fn shows_version_1_certificate() {
     let mut identity = identity(&CA, |_| ());
     let mut der = identity.chain[0].to_vec();
     // The version, 2 for X.509 version 3, stands in front of the serial number.
@@ -244,7 +244,7 @@ async fn without_tls_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn a_bad_ca_file_or_host_is_found_before_anything_is_sent() {
+async fn rejects_bad_ca_file_before_sending() {
     for (host, ca, words) in [
         ("localhost", Some("/nonexistent/ca.pem"), "/nonexistent/ca.pem can't be read"),
         ("not a host", None, "`not a host` is neither a DNS name nor an IP address"),
@@ -268,7 +268,7 @@ async fn greetings_of_both_families_are_read() {
 }
 
 #[tokio::test]
-async fn a_greeting_that_is_cut_or_changed_is_never_a_panic() {
+async fn damaged_greeting_never_panics() {
     for end in 1..MYSQL.len() - 4 {
         let _ = greeting(&MYSQL[5..4 + end]);
     }
@@ -279,7 +279,7 @@ async fn a_greeting_that_is_cut_or_changed_is_never_a_panic() {
 }
 
 #[tokio::test]
-async fn errors_instead_of_a_greeting_are_told_with_their_number() {
+async fn reports_error_number_of_greeting() {
     let cases: [(&[u8], &[&str]); 3] = [
         (b"\x17\0\0\0\xff\x10\x04Too many connections", &["error 1040: Too many connections (raise max_connections"]),
         (b"\x1d\0\0\0\xff\x69\x04#HY000Host '10.0.0.9' is", &["error 1129: Host '10.0.0.9' is", "host_cache"]),
@@ -327,7 +327,7 @@ async fn silence_is_told_after_the_limit() {
 }
 
 #[tokio::test]
-async fn a_peer_that_closes_is_told_by_when_it_did() {
+async fn reports_when_peer_closed() {
     let closes = |bytes: &'static [u8]| {
         serve(async move |mut stream: TcpStream| {
             stream.write_all(bytes).await.unwrap();

@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_private_folder_of_ours_will_hold_a_socket() {
+    fn requires_private_socket_folder() {
         let dir = tempfile::tempdir().unwrap();
         let (ours, link) = (dir.path().join("ours"), dir.path().join("link"));
         make_private(&ours).unwrap();
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_tells_a_full_disk_from_other_failures() {
+    fn detects_full_disk_in_log() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::new(&DirLock::acquire(dir.path()).unwrap()).unwrap();
         let failure_of = |log: &str| {

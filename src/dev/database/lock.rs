@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_the_place_of_the_folder_is_named() {
+    fn names_file_in_place_of_folder() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let refusal = DirLock::acquire(file.path()).unwrap_err().to_string();
         assert!(refusal.contains(file.path().to_str().unwrap()), "{refusal}");

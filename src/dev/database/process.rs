@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_child_that_ignores_sigterm_is_killed_after_its_patience() {
+    async fn kills_child_that_ignores_sigterm() {
         let log = tempfile::tempfile().unwrap();
         let mut deaf = command(Path::new("sh"), &log).unwrap();
         deaf.args(["-c", "trap '' TERM; echo ready; while :; do sleep 1; done"]);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_runs_on_a_folder_is_found_by_the_whole_word_and_ended() {
+    async fn ends_server_running_on_folder() {
         let dir = tempfile::tempdir().unwrap();
         let log = tempfile::tempfile().unwrap();
         let mut server = command(Path::new("sh"), &log).unwrap();

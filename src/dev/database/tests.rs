@@ -48,7 +48,7 @@ async fn assert_ends(pid: u32) {
 }
 
 #[tokio::test]
-async fn data_outlives_a_kill_a_stop_and_a_forgotten_server() {
+async fn data_survives_kill_and_stop() {
     let parent = tempfile::tempdir().unwrap();
     let lock = DirLock::acquire(&parent.path().join("a folder with 'spaces' & $signs")).unwrap();
     // What a first start leaves that was killed half-way.
@@ -77,7 +77,7 @@ async fn data_outlives_a_kill_a_stop_and_a_forgotten_server() {
 }
 
 #[tokio::test]
-async fn two_run_side_by_side_however_long_their_paths() {
+async fn runs_two_servers_with_long_paths() {
     let (near, far) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let far = far.path().join("long/".repeat(40));
     let (near, far) = (DirLock::acquire(near.path()).unwrap(), DirLock::acquire(&far).unwrap());
@@ -130,7 +130,7 @@ async fn own_a_server() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_ours_to_open_is_refused_and_left_alone() {
+async fn refuses_foreign_folder() {
     let dir = tempfile::tempdir().unwrap();
     let lock = DirLock::acquire(dir.path()).unwrap();
     std::fs::create_dir(lock.dir().join("db")).unwrap();

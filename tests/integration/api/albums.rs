@@ -14,7 +14,7 @@ use crate::harness::{
 const API_ONLY: &str = "worker.enabled = false";
 
 #[tokio::test]
-async fn an_album_is_opened_read_and_changed_by_its_host() {
+async fn host_creates_reads_and_updates_album() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.post("/v1/albums", &json!({ "title": "Summer", "review": true })).await.expect(201);
@@ -68,7 +68,7 @@ async fn ask(client: &Client, (method, path, body): &(Method, String, Value)) ->
 }
 
 #[tokio::test]
-async fn another_hosts_album_looks_like_none_at_all() {
+async fn hides_album_of_another_host() {
     let server = TestServer::start_with(API_ONLY).await;
     let (alice, bob) = (server.user("alice"), server.user("bob"));
     let album = alice.album("Private").await;
@@ -94,7 +94,7 @@ async fn another_hosts_album_looks_like_none_at_all() {
 }
 
 #[tokio::test]
-async fn a_closed_album_takes_no_photos_until_it_is_opened_again() {
+async fn closed_album_rejects_photos() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Closing time").await;
@@ -117,7 +117,7 @@ async fn a_closed_album_takes_no_photos_until_it_is_opened_again() {
 }
 
 #[tokio::test]
-async fn an_entity_tag_saves_a_reading_and_guards_a_change() {
+async fn etag_validates_reads_and_updates() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let path = format!("/v1/albums/{}", host.album("One").await);
@@ -146,7 +146,7 @@ async fn an_entity_tag_saves_a_reading_and_guards_a_change() {
 }
 
 #[tokio::test]
-async fn a_deleted_album_is_gone_for_all_at_once_and_its_rows_and_files_follow() {
+async fn deletes_album_rows_and_files() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let (album, kept) = (host.album("Gone").await, host.album("Kept").await);
@@ -191,7 +191,7 @@ async fn a_deleted_album_is_gone_for_all_at_once_and_its_rows_and_files_follow()
 }
 
 #[tokio::test]
-async fn a_list_shows_each_album_once_newest_first_whatever_the_page_size() {
+async fn lists_each_album_once_newest_first() {
     let server = TestServer::start_with(API_ONLY).await;
     let (host, other) = (server.user("alice"), server.user("bob"));
     let mut opened = Vec::new();
@@ -228,7 +228,7 @@ async fn cursor(client: &Client, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn limits_cursors_and_parameters_that_make_no_sense_are_named() {
+async fn names_invalid_query_parameters() {
     let server = TestServer::start_with(API_ONLY).await;
     let (host, other) = (server.user("alice"), server.user("bob"));
     let (one, two) = (host.album("One").await, host.album("Two").await);

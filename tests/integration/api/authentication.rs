@@ -75,7 +75,7 @@ fn forged(header: &Value, signature: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn claims_decide_who_comes_in() {
+async fn validates_claims() {
     let server = TestServer::start_with(API_ONLY).await;
     let issuer = Issuer::of(&server.folder().join("identity"));
     let now = Utc::now().timestamp();
@@ -112,7 +112,7 @@ async fn claims_decide_who_comes_in() {
 }
 
 #[tokio::test]
-async fn what_is_no_good_token_is_refused_with_a_challenge() {
+async fn challenges_invalid_tokens() {
     let server = TestServer::start_with(API_ONLY).await;
     let issuer = Issuer::of(&server.folder().join("identity"));
     let good = issuer.token(&json!({}));
@@ -198,7 +198,7 @@ async fn what_is_no_good_token_is_refused_with_a_challenge() {
 }
 
 #[tokio::test]
-async fn subjects_are_compared_byte_for_byte() {
+async fn compares_subjects_byte_for_byte() {
     let server = TestServer::start_with(API_ONLY).await;
     let issuer = Issuer::of(&server.folder().join("identity"));
     let names = ["alice", "alice ", "Alice", " alice", "alice\u{0}", "alicé", "alice\u{301}", "\u{30a2}", "\u{30a2} "];
@@ -216,7 +216,7 @@ async fn subjects_are_compared_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn an_invite_is_no_users_token() {
+async fn rejects_invite_as_user_token() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("One").await;
@@ -227,7 +227,7 @@ async fn an_invite_is_no_users_token() {
 }
 
 #[tokio::test]
-async fn a_key_set_in_a_file_is_read_again_when_a_new_key_signs() {
+async fn rereads_key_set_file_for_new_key() {
     let server = TestServer::start_with(API_ONLY).await;
     let folder = server.folder().join("identity");
     let (old, new) = (Issuer::of(&folder), Issuer::new("2027"));
@@ -244,7 +244,7 @@ async fn a_key_set_in_a_file_is_read_again_when_a_new_key_signs() {
 }
 
 #[tokio::test]
-async fn a_key_set_may_stand_in_the_configuration() {
+async fn accepts_inline_key_set() {
     let (ours, other) = (Issuer::new("ours"), Issuer::new("other"));
     let server = TestServer::start_with(&format!("{API_ONLY}\nidentity.jwks = '{}'", ours.jwks())).await;
     server.bearer(&ours.token(&json!({}))).get("/v1/albums").await.expect(200);
@@ -287,7 +287,7 @@ impl Published {
 }
 
 #[tokio::test]
-async fn a_key_set_from_a_url_is_cached_rotated_and_outlives_its_server() {
+async fn caches_key_set_from_url() {
     let (first, second) = (Issuer::new("first"), Issuer::new("second"));
     let issuer = Published::start(StatusCode::OK, &first.jwks()).await;
     let server = TestServer::start_with(&issuer.settings()).await;
@@ -338,7 +338,7 @@ async fn a_key_set_from_a_url_is_cached_rotated_and_outlives_its_server() {
 }
 
 #[tokio::test]
-async fn without_any_key_set_it_is_unavailable_and_heals() {
+async fn missing_key_set_answers_503() {
     let issuer = Issuer::new("late");
     let published = Published::start(StatusCode::SERVICE_UNAVAILABLE, &Value::Null).await;
     let server = TestServer::start_with(&published.settings()).await;
@@ -355,7 +355,7 @@ async fn without_any_key_set_it_is_unavailable_and_heals() {
 }
 
 #[tokio::test]
-async fn keys_for_other_purposes_and_of_unknown_kinds_are_left_aside() {
+async fn ignores_unusable_keys() {
     let (signing, sealing) = (Issuer::new("sig"), Issuer::new("enc"));
     let mut enc = sealing.jwk.clone();
     enc["use"] = "enc".into();

@@ -37,7 +37,7 @@ fn numbers(list: &Value) -> (Vec<u64>, u64) {
 }
 
 #[tokio::test]
-async fn changes_at_the_same_time_are_numbered_without_gap_or_repeat() {
+async fn numbers_concurrent_events_without_gaps() {
     let server = TestServer::start_with(PATIENT).await;
     let host = server.user("alice");
     let (album, other) = (host.album("Busy").await, host.album("Quiet").await);
@@ -55,7 +55,7 @@ async fn changes_at_the_same_time_are_numbered_without_gap_or_repeat() {
 }
 
 #[tokio::test]
-async fn a_reader_goes_on_after_the_last_number_it_has_seen() {
+async fn reader_resumes_after_last_number() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Zero").await;
@@ -84,7 +84,7 @@ async fn a_reader_goes_on_after_the_last_number_it_has_seen() {
 }
 
 #[tokio::test]
-async fn a_long_poll_ends_at_once_when_something_happens() {
+async fn long_poll_ends_on_event() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let (album, other) = (host.album("Followed").await, host.album("Other").await);
@@ -105,7 +105,7 @@ async fn a_long_poll_ends_at_once_when_something_happens() {
 }
 
 #[tokio::test]
-async fn a_long_poll_ends_when_another_process_commits() {
+async fn long_poll_sees_other_processes() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Shared").await;
@@ -119,7 +119,7 @@ async fn a_long_poll_ends_when_another_process_commits() {
 }
 
 #[tokio::test]
-async fn a_long_poll_without_news_ends_when_its_time_is_over() {
+async fn long_poll_times_out() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Silence").await;
@@ -130,7 +130,7 @@ async fn a_long_poll_without_news_ends_when_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn a_stop_of_the_service_ends_a_long_poll_with_an_answer() {
+async fn shutdown_answers_long_poll() {
     let mut server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Stopped").await;
@@ -142,7 +142,7 @@ async fn a_stop_of_the_service_ends_a_long_poll_with_an_answer() {
 }
 
 #[tokio::test]
-async fn what_a_reader_may_not_see_is_left_out_and_the_numbers_go_on() {
+async fn hides_events_but_advances_numbers() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = id(&host.post("/v1/albums", &json!({ "title": "Reviewed", "review": true })).await.expect(201));
@@ -168,7 +168,7 @@ async fn what_a_reader_may_not_see_is_left_out_and_the_numbers_go_on() {
 }
 
 #[tokio::test]
-async fn a_drop_guest_follows_nothing_and_odd_questions_are_named() {
+async fn rejects_drop_guest_and_invalid_queries() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Odd").await;

@@ -18,7 +18,7 @@ fn replayed(answer: &Answer) -> bool {
 }
 
 #[tokio::test]
-async fn the_same_key_and_body_give_the_first_answer_again_byte_for_byte() {
+async fn replays_first_response_byte_for_byte() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = format!("/v1/albums/{}", host.album("Keys").await);
@@ -66,7 +66,7 @@ async fn the_same_key_and_body_give_the_first_answer_again_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn one_callers_key_means_nothing_to_another_nor_on_another_path() {
+async fn keys_are_per_caller_and_path() {
     let server = TestServer::start_with(API_ONLY).await;
     let (alice, bob) = (server.user("alice"), server.user("bob"));
     let body = json!({ "title": "Mine" });
@@ -90,7 +90,7 @@ async fn one_callers_key_means_nothing_to_another_nor_on_another_path() {
 }
 
 #[tokio::test]
-async fn while_the_first_request_runs_the_second_is_told_to_wait() {
+async fn concurrent_request_answers_409() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Held up").await;
@@ -125,7 +125,7 @@ async fn while_the_first_request_runs_the_second_is_told_to_wait() {
 }
 
 #[tokio::test]
-async fn an_error_is_not_kept_and_the_request_may_be_sent_again() {
+async fn does_not_store_errors() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Closed").await;
@@ -150,7 +150,7 @@ async fn an_error_is_not_kept_and_the_request_may_be_sent_again() {
 }
 
 #[tokio::test]
-async fn a_replay_does_not_outlive_the_callers_right() {
+async fn replay_requires_current_permission() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Rights").await;
@@ -167,7 +167,7 @@ async fn a_replay_does_not_outlive_the_callers_right() {
 }
 
 #[tokio::test]
-async fn keys_that_are_no_keys_are_refused() {
+async fn rejects_invalid_keys() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let body = json!({ "title": "x" });
@@ -183,7 +183,7 @@ async fn keys_that_are_no_keys_are_refused() {
 }
 
 #[tokio::test]
-async fn many_requests_with_one_key_at_once_make_one_album() {
+async fn concurrent_requests_create_one_album() {
     let server = TestServer::start_with(PATIENT).await;
     let host = server.user("alice");
     let body = json!({ "title": "Only one" });
@@ -202,7 +202,7 @@ async fn many_requests_with_one_key_at_once_make_one_album() {
 }
 
 #[tokio::test]
-async fn the_stored_answer_is_sealed() {
+async fn encrypts_stored_response() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Sealed").await;

@@ -38,7 +38,7 @@ fn rules(album: &str, invite: &str, photo: &str) -> Vec<Rule> {
 }
 
 #[tokio::test]
-async fn each_role_may_do_what_the_design_says_and_nothing_else() {
+async fn each_role_has_its_permissions_only() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Roles").await;
@@ -64,7 +64,7 @@ async fn each_role_may_do_what_the_design_says_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_token_is_shown_once_and_only_its_hash_is_kept() {
+async fn returns_token_once_and_stores_hash() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Secrets").await;
@@ -109,7 +109,7 @@ async fn a_token_is_shown_once_and_only_its_hash_is_kept() {
 }
 
 #[tokio::test]
-async fn an_invite_that_is_expired_revoked_or_garbage_opens_nothing() {
+async fn rejects_expired_or_revoked_invite() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Closed doors").await;
@@ -152,7 +152,7 @@ async fn an_invite_that_is_expired_revoked_or_garbage_opens_nothing() {
 }
 
 #[tokio::test]
-async fn fifty_uses_at_once_of_an_invite_for_ten_photos_pass_ten_times() {
+async fn enforces_photo_limit_concurrently() {
     let server = TestServer::start_with(PATIENT).await;
     let host = server.user("alice");
     let album = host.album("Ten").await;
@@ -179,7 +179,7 @@ async fn fifty_uses_at_once_of_an_invite_for_ten_photos_pass_ten_times() {
 }
 
 #[tokio::test]
-async fn only_a_photo_that_never_came_gives_its_place_back() {
+async fn only_expired_upload_frees_invite_quota() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("One").await;
@@ -196,7 +196,7 @@ async fn only_a_photo_that_never_came_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn a_request_for_an_invite_is_checked_field_by_field() {
+async fn validates_each_invite_field() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = host.album("Checks").await;
@@ -236,7 +236,7 @@ async fn a_request_for_an_invite_is_checked_field_by_field() {
 
 /// Times are kept in milliseconds: what is answered is what will be read later.
 #[tokio::test]
-async fn odd_but_valid_times_are_kept_as_they_are_answered() {
+async fn keeps_unusual_valid_times() {
     let server = TestServer::start_with(API_ONLY).await;
     let host: Client = server.user("alice");
     let album = host.album("Times").await;

@@ -77,7 +77,7 @@ async fn logged(process: &Process, client: &str) {
 }
 
 #[tokio::test]
-async fn where_a_header_is_required_the_client_is_who_it_tells_and_all_else_is_closed_at_once() {
+async fn required_proxy_header_sets_client() {
     let (_server, process) = serve(&[("DARKROOM_HTTP_PROXY_PROTOCOL", "required")]).await;
     let whole = [&header([203, 0, 113, 7], &[]), REQUEST.as_bytes()].concat();
     assert!(answer(&process, "127.0.0.1", &[&whole]).await.starts_with("HTTP/1.1 401 "));
@@ -109,7 +109,7 @@ async fn where_a_header_is_required_the_client_is_who_it_tells_and_all_else_is_c
 }
 
 #[tokio::test]
-async fn a_header_is_believed_only_of_the_networks_that_are_named() {
+async fn trusts_proxy_header_of_listed_networks() {
     let (_server, process) = serve(&[("DARKROOM_HTTP_PROXY_PROTOCOL", "[\"127.0.0.2/32\", \"10.0.0.0/8\"]")]).await;
     let with_header = [&header([203, 0, 113, 8], &[]), REQUEST.as_bytes()].concat();
     assert!(answer(&process, "127.0.0.2", &[&with_header]).await.starts_with("HTTP/1.1 401 "));
@@ -125,7 +125,7 @@ async fn a_header_is_believed_only_of_the_networks_that_are_named() {
 }
 
 #[tokio::test]
-async fn connections_come_through_the_endpoints_that_are_named_or_not_at_all() {
+async fn accepts_only_listed_vpc_endpoints() {
     let settings =
         [("DARKROOM_HTTP_PROXY_PROTOCOL", "required"), ("DARKROOM_HTTP_PROXY_VPC_ENDPOINTS", "vpce-08d2bf15fac5001c9")];
     let (_server, process) = serve(&settings).await;
@@ -143,7 +143,7 @@ async fn connections_come_through_the_endpoints_that_are_named_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_forwarded_header_is_believed_as_far_as_the_trusted_hops_go() {
+async fn trusts_forwarded_header_by_hop_count() {
     let (_server, process) = serve(&[("DARKROOM_HTTP_TRUSTED_HOPS", "1")]).await;
     let request =
         "GET /v1/albums HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 192.0.2.66, 198.51.100.5\r\nconnection: close\r\n\r\n";
@@ -180,7 +180,7 @@ async fn metric(process: &Process, series: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn who_begins_and_does_not_go_on_is_cut_and_who_is_idle_is_not() {
+async fn cuts_stalled_but_not_idle_clients() {
     let (server, process) = serve(&[("DARKROOM_LIMITS_HEAD_TIMEOUT", "300ms")]).await;
     let mut silent = connect(&process, "127.0.0.1").await;
     let mut idle = connect(&process, "127.0.0.1").await;
@@ -224,7 +224,7 @@ async fn who_begins_and_does_not_go_on_is_cut_and_who_is_idle_is_not() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_when_its_time_is_over() {
+async fn closes_connection_after_idle_timeout() {
     let (_server, process) = serve(&[("DARKROOM_LIMITS_IDLE_TIMEOUT", "2s")]).await;
     let mut idle = connect(&process, "127.0.0.1").await;
     assert_eq!(ask(&mut idle).await, "HTTP/1.1 200 OK");
@@ -234,7 +234,7 @@ async fn an_idle_connection_is_closed_when_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn more_connections_and_larger_heads_than_are_allowed_are_refused() {
+async fn limits_connections_and_header_size() {
     let settings = [("DARKROOM_LIMITS_CONNECTIONS", "2"), ("DARKROOM_LIMITS_HEAD_BYTES", "8192")];
     let (_server, process) = serve(&settings).await;
     let (mut first, mut second) = (connect(&process, "127.0.0.1").await, connect(&process, "127.0.0.1").await);
@@ -256,7 +256,7 @@ async fn more_connections_and_larger_heads_than_are_allowed_are_refused() {
 }
 
 #[tokio::test]
-async fn http_2_is_spoken_in_clear_text_and_ends_in_peace() {
+async fn serves_http2_over_clear_text() {
     use hyper_util::rt::{TokioExecutor, TokioIo};
     let (_server, mut process) = serve(&[]).await;
     let stream = TokioIo::new(connect(&process, "127.0.0.1").await);
@@ -274,7 +274,7 @@ async fn http_2_is_spoken_in_clear_text_and_ends_in_peace() {
 }
 
 #[tokio::test]
-async fn a_certificate_is_changed_without_a_restart_and_a_bad_one_is_refused() {
+async fn reloads_certificate_and_rejects_bad_one() {
     let folder = tempfile::tempdir().unwrap();
     let listen = free_address();
     let name = listen.split(':').next().unwrap();
@@ -322,7 +322,7 @@ async fn a_certificate_is_changed_without_a_restart_and_a_bad_one_is_refused() {
 }
 
 #[tokio::test]
-async fn a_reload_takes_over_limits_and_log_level_and_tells_what_needs_a_restart() {
+async fn reload_applies_limits_and_log_level() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("darkroom.toml");
     std::fs::write(&file, "limits.connections = 50\n").unwrap();
@@ -351,7 +351,7 @@ async fn a_reload_takes_over_limits_and_log_level_and_tells_what_needs_a_restart
 }
 
 #[tokio::test]
-async fn who_asks_too_often_is_told_when_to_come_back() {
+async fn rate_limit_sends_retry_after() {
     let settings = [("DARKROOM_LIMITS_USER_PER_SECOND", "1"), ("DARKROOM_LIMITS_USER_BURST", "3")];
     let (server, process) = serve(&settings).await;
     let alice = process.user(&server, "alice");
@@ -384,7 +384,7 @@ async fn who_asks_too_often_is_told_when_to_come_back() {
 
 /// How many idle connections are held at a time, and what one costs.
 #[tokio::test]
-async fn ten_thousand_idle_connections_cost_little_and_stay() {
+async fn holds_ten_thousand_idle_connections() {
     const WANTED: u64 = 10_000;
     // Both sides are files of this user: one here, one in the service.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -417,7 +417,7 @@ async fn ten_thousand_idle_connections_cost_little_and_stay() {
 
 /// hyper is done with an answer before the kernel has taken it: the end of a large one stands in its buffer.
 #[tokio::test]
-async fn a_slow_client_gets_all_of_its_answer_although_the_listener_closes() {
+async fn slow_client_gets_full_response_on_close() {
     let (server, mut process) = serve(&[("DARKROOM_WORKER_ENABLED", "false")]).await;
     let host = process.user(&server, "alice");
     let album = host.album("large").await;
@@ -446,7 +446,7 @@ async fn a_slow_client_gets_all_of_its_answer_although_the_listener_closes() {
 }
 
 #[tokio::test]
-async fn a_wait_over_http_2_is_answered_when_the_drain_begins() {
+async fn drain_answers_http2_long_poll() {
     use http_body_util::BodyExt;
     use hyper_util::rt::{TokioExecutor, TokioIo};
     let (server, mut process) = serve(&[]).await;
@@ -473,7 +473,7 @@ async fn a_wait_over_http_2_is_answered_when_the_drain_begins() {
 
 /// Nobody reads a connection while its answer is awaited: somebody has to tell that the wait for the next request begins.
 #[tokio::test]
-async fn a_connection_is_idle_after_a_long_request_too() {
+async fn applies_idle_timeout_after_long_request() {
     let settings = [("DARKROOM_LIMITS_HEAD_TIMEOUT", "100ms"), ("DARKROOM_LIMITS_IDLE_TIMEOUT", "2s")];
     let (server, process) = serve(&settings).await;
     let album = process.user(&server, "alice").album("followed").await;

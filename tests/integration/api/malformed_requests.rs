@@ -12,7 +12,7 @@ async fn post(client: &Client, path: &str, body: impl Into<reqwest::Body>) -> An
 }
 
 #[tokio::test]
-async fn what_is_no_json_is_a_bad_request() {
+async fn rejects_malformed_json() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let deep = format!("{{\"title\": {}", "[".repeat(60_000));
@@ -42,7 +42,7 @@ async fn what_is_no_json_is_a_bad_request() {
 }
 
 #[tokio::test]
-async fn json_that_breaks_a_rule_names_the_field() {
+async fn names_field_of_invalid_json() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let long = format!("{{\"title\": \"{}\"}}", "é".repeat(201));
@@ -94,7 +94,7 @@ async fn json_that_breaks_a_rule_names_the_field() {
 }
 
 #[tokio::test]
-async fn a_body_of_many_megabytes_is_refused_unread() {
+async fn rejects_large_body_unread() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let title = |bytes: usize| format!("{{\"title\": \"{}\"}}", "x".repeat(bytes)).into_bytes();
@@ -107,7 +107,7 @@ async fn a_body_of_many_megabytes_is_refused_unread() {
 }
 
 #[tokio::test]
-async fn titles_of_all_scripts_are_kept_byte_for_byte() {
+async fn keeps_unicode_titles_byte_for_byte() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let longest = "👩‍👩‍👧‍👦".chars().cycle().take(200).collect::<String>();
@@ -145,7 +145,7 @@ async fn titles_of_all_scripts_are_kept_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn only_application_json_is_json() {
+async fn requires_json_content_type() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let album = format!("/v1/albums/{}", host.album("Types").await);
@@ -174,7 +174,7 @@ async fn only_application_json_is_json() {
 }
 
 #[tokio::test]
-async fn what_is_no_route_or_no_method_is_a_problem_too() {
+async fn unknown_route_or_method_is_a_problem() {
     let server = TestServer::start_with(API_ONLY).await;
     let (host, anybody) = (server.user("alice"), server.anybody());
     let unknown = uuid::Uuid::now_v7();

@@ -30,7 +30,7 @@ const ROUTES: [(&str, &[(&str, u16)]); 16] = [
 ];
 
 #[tokio::test]
-async fn the_document_lists_the_routes_of_the_contract_and_each_answers() {
+async fn document_lists_contract_routes() {
     let paths = openapi::document()["paths"].as_object().unwrap();
     let documented: BTreeSet<(&str, &str)> =
         paths.iter().flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |m| (&**path, &**m))).collect();
@@ -54,7 +54,7 @@ async fn the_document_lists_the_routes_of_the_contract_and_each_answers() {
 }
 
 #[test]
-fn albums_photos_and_events_have_the_fields_of_the_design() {
+fn resources_have_contract_fields() {
     let sorted = |fields: &str| {
         let mut fields: Vec<String> = fields.split(", ").map(str::to_owned).collect();
         fields.sort();
@@ -89,7 +89,7 @@ fn albums_photos_and_events_have_the_fields_of_the_design() {
 }
 
 #[tokio::test]
-async fn the_document_is_3_1_and_the_same_from_the_command_line() {
+async fn document_is_3_1_and_equals_cli_output() {
     let server = TestServer::start_with(API_ONLY).await;
     let document = server.anybody().get("/openapi.json").await.expect(200);
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1."), "{}", document["openapi"]);
@@ -114,7 +114,7 @@ fn resolve(value: &Value, document: &Value) {
 }
 
 #[test]
-fn each_operation_has_a_name_of_its_own() {
+fn operation_ids_are_unique() {
     let paths = openapi::document()["paths"].as_object().unwrap();
     let operations = paths.values().flat_map(|item| item.as_object().unwrap().values());
     let names: Vec<&str> = operations.map(|operation| operation["operationId"].as_str().expect("a name")).collect();
@@ -128,7 +128,7 @@ fn links(page: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_documentation_page_needs_no_outside_host() {
+async fn documentation_page_is_self_contained() {
     let server = TestServer::start_with(API_ONLY).await;
     let anybody = server.anybody();
     let text = |answer: &Answer| String::from_utf8_lossy(&answer.bytes).into_owned();
@@ -161,7 +161,7 @@ async fn the_documentation_page_needs_no_outside_host() {
 }
 
 #[tokio::test]
-async fn a_configured_origin_may_call_from_a_browser_and_another_may_not() {
+async fn cors_allows_configured_origin_only() {
     let server = TestServer::start_with("worker.enabled = false\nhttp.cors_origins = ['https://photos.example']").await;
     let host = server.user("alice");
     let ask = async |method: Method, path: &str, origin: &str| {
@@ -201,7 +201,7 @@ async fn a_configured_origin_may_call_from_a_browser_and_another_may_not() {
 }
 
 #[tokio::test]
-async fn each_answer_has_a_request_id_the_clients_own_if_it_gave_one() {
+async fn each_response_has_a_request_id() {
     let server = TestServer::start_with(API_ONLY).await;
     let host = server.user("alice");
     let mut made = BTreeSet::new();

@@ -39,7 +39,7 @@ async fn declared(who: &Client, album: &str, bytes: &[u8]) -> (u16, String, bool
 }
 
 #[tokio::test]
-async fn a_list_shows_each_caller_what_it_may_see_exactly_once() {
+async fn lists_visible_photos_exactly_once() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Lists").await;
@@ -106,7 +106,7 @@ async fn check_filters(name: &str, who: &Client, album: &str, whole: &[Value]) {
 }
 
 #[tokio::test]
-async fn the_same_bytes_in_the_same_album_are_the_same_photo() {
+async fn same_bytes_are_the_same_photo() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let (album, other) = (host.album("Once").await, host.album("Other").await);
@@ -134,7 +134,7 @@ async fn the_same_bytes_in_the_same_album_are_the_same_photo() {
 }
 
 #[tokio::test]
-async fn an_upload_that_did_not_come_is_resumed_by_its_uploader_alone() {
+async fn only_uploader_resumes_upload() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Resume").await;
@@ -161,7 +161,7 @@ async fn an_upload_that_did_not_come_is_resumed_by_its_uploader_alone() {
 }
 
 #[tokio::test]
-async fn a_checksum_tells_nobody_of_a_photo_it_may_not_see() {
+async fn checksum_reveals_no_hidden_photo() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Discreet").await;
@@ -186,7 +186,7 @@ async fn a_checksum_tells_nobody_of_a_photo_it_may_not_see() {
 }
 
 #[tokio::test]
-async fn declarations_of_the_same_bytes_at_once_make_one_photo() {
+async fn concurrent_declarations_make_one_photo() {
     let server = TestServer::start_with(PATIENT).await;
     let host = server.user("alice");
     let album = host.album("Race").await;
@@ -211,7 +211,7 @@ async fn news(who: &Client, album: &str, after: u64) -> (Vec<(String, String)>, 
 }
 
 #[tokio::test]
-async fn a_photo_under_review_is_seen_by_guests_once_the_host_shows_it_and_no_longer_when_hidden() {
+async fn guests_see_photos_approved_in_review() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = id(&host.post("/v1/albums", &json!({ "title": "Reviewed", "review": true })).await.expect(201));
@@ -259,7 +259,7 @@ async fn a_photo_under_review_is_seen_by_guests_once_the_host_shows_it_and_no_lo
 }
 
 #[tokio::test]
-async fn a_caption_is_its_uploaders_and_the_hosts_and_visibility_the_hosts_alone() {
+async fn restricts_caption_and_visibility_changes() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Captions").await;
@@ -309,7 +309,7 @@ async fn a_caption_is_its_uploaders_and_the_hosts_and_visibility_the_hosts_alone
 }
 
 #[tokio::test]
-async fn a_photo_is_deleted_by_its_uploader_and_the_host_and_its_objects_go() {
+async fn uploader_and_host_delete_photo() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Deleted").await;
@@ -341,7 +341,7 @@ async fn a_photo_is_deleted_by_its_uploader_and_the_host_and_its_objects_go() {
 }
 
 #[tokio::test]
-async fn the_original_is_the_hosts_and_its_uploaders_byte_for_byte() {
+async fn original_is_for_host_and_uploader() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Originals").await;
@@ -389,7 +389,7 @@ async fn the_original_is_the_hosts_and_its_uploaders_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn rendition_urls_stay_the_same_and_their_pictures_can_be_cached_and_read_in_parts() {
+async fn renditions_are_cacheable_and_take_ranges() {
     let server = TestServer::start_with("storage.url_window = '1h'").await;
     let host = server.user("alice");
     let album = host.album("Cached").await;
@@ -430,7 +430,7 @@ async fn rendition_urls_stay_the_same_and_their_pictures_can_be_cached_and_read_
 }
 
 #[tokio::test]
-async fn no_rendition_carries_metadata_of_the_original() {
+async fn renditions_carry_no_metadata() {
     let original = fixture("camera.jpg");
     for word in ["Exif", "Secret", "http://ns.adobe.com"] {
         assert!(contains(&original, word.as_bytes()), "the fixture has lost its {word}");
@@ -457,7 +457,7 @@ async fn no_rendition_carries_metadata_of_the_original() {
 
 /// Scanned albums are older than the clocks of computers, and the clocks of cameras err both ways.
 #[tokio::test]
-async fn a_photo_of_any_year_keeps_the_time_it_was_taken() {
+async fn keeps_capture_time_of_any_year() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Old").await;
@@ -477,7 +477,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 }
 
 #[tokio::test]
-async fn a_photos_entity_tag_saves_a_reading_and_guards_a_change() {
+async fn photo_etag_validates_reads_and_updates() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Tags").await;
@@ -502,7 +502,7 @@ async fn a_photos_entity_tag_saves_a_reading_and_guards_a_change() {
 }
 
 #[tokio::test]
-async fn a_declaration_is_checked_field_by_field() {
+async fn validates_each_declaration_field() {
     let server = TestServer::start_with("worker.enabled = false\nuploads.max_bytes = 1000").await;
     let host = server.user("alice");
     let album = host.album("Checks").await;

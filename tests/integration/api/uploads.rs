@@ -73,7 +73,7 @@ fn assert_kept(server: &TestServer, photo: &str) {
 type Case<'a> = (&'a str, u16, &'a [(&'a str, &'a str)], Body);
 
 #[tokio::test]
-async fn what_does_not_fit_the_declaration_is_refused_and_nothing_is_kept() {
+async fn rejects_body_unlike_declaration() {
     let (server, host, declared, url) = prepared().await;
     let (typed, whole) = ([("content-type", PNG)], bytes());
     let (longer, shorter) = ([&whole[..], b"x"].concat(), whole[1..].to_vec());
@@ -103,7 +103,7 @@ async fn what_does_not_fit_the_declaration_is_refused_and_nothing_is_kept() {
 }
 
 #[tokio::test]
-async fn chunks_and_a_spelled_out_identity_encoding_are_fine() {
+async fn accepts_chunked_and_identity_encoding() {
     let (server, _, declared, url) = prepared().await;
     let headers = [("content-type", PNG), ("content-encoding", "identity")];
     put(&server, &url, &headers, chunked(&bytes())).await.expect(200);
@@ -111,7 +111,7 @@ async fn chunks_and_a_spelled_out_identity_encoding_are_fine() {
 }
 
 #[tokio::test]
-async fn a_url_works_once() {
+async fn url_is_single_use() {
     let (server, host, declared, url) = prepared().await;
     right_upload_works(&server, &host, &declared).await;
     for body in [bytes().into(), chunked(&bytes())] {
@@ -122,7 +122,7 @@ async fn a_url_works_once() {
 }
 
 #[tokio::test]
-async fn of_several_uploads_to_one_url_at_once_exactly_one_is_taken() {
+async fn accepts_one_of_concurrent_uploads() {
     let (server, host, declared, _) = prepared().await;
     let answers = join_all((0..6).map(|_| host.put(&declared["upload"], bytes()))).await;
     let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status.as_u16()).collect();
@@ -132,7 +132,7 @@ async fn of_several_uploads_to_one_url_at_once_exactly_one_is_taken() {
 }
 
 #[tokio::test]
-async fn a_url_that_was_altered_or_has_expired_opens_nothing() {
+async fn rejects_altered_or_expired_url() {
     let (server, host, declared, url) = prepared().await;
     let another = host.declare(&host.album("Another").await, PNG, b"more").await;
     let photo = id(&declared["photo"]);
@@ -177,7 +177,7 @@ async fn a_url_that_was_altered_or_has_expired_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_photo_that_was_deleted_or_declared_anew_does_not_take_the_old_upload() {
+async fn rejects_upload_of_replaced_photo() {
     let (server, host, declared, url) = prepared().await;
     // The same checksum with another type: the first URL is void.
     let album = declared["photo"]["album_id"].as_str().unwrap();
@@ -205,7 +205,7 @@ async fn begun(server: &TestServer, url: &str, framing: &str, part: &[u8]) -> Tc
 }
 
 #[tokio::test]
-async fn an_upload_cut_half_way_leaves_nothing_and_can_be_sent_again() {
+async fn interrupted_upload_can_be_repeated() {
     let (server, host, declared, url) = prepared().await;
     let half = bytes()[..400].to_vec();
     let length = format!("content-length: {}", bytes().len());
@@ -226,7 +226,7 @@ async fn an_upload_cut_half_way_leaves_nothing_and_can_be_sent_again() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_begun_anew_takes_the_place_of_the_one_before() {
+async fn restarted_upload_replaces_previous() {
     let (server, host, declared, url) = prepared().await;
     let mut older = begun(&server, &url, &format!("content-length: {}", bytes().len()), &bytes()[..400]).await;
     right_upload_works(&server, &host, &declared).await;
@@ -237,7 +237,7 @@ async fn an_upload_that_is_begun_anew_takes_the_place_of_the_one_before() {
 }
 
 #[tokio::test]
-async fn an_upload_that_stalls_is_given_up() {
+async fn times_out_stalled_upload() {
     let server = TestServer::start_with("worker.enabled = false\nuploads.idle_timeout = '200ms'").await;
     let host = server.user("alice");
     let declared = host.declare(&host.album("Slow").await, PNG, &bytes()).await;

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{TestServer, client::id, eventually, fixture};
 
 #[tokio::test]
-async fn a_guest_adds_a_photo_and_everybody_sees_it() {
+async fn guest_adds_photo_seen_by_all() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Wedding 👰🏽‍♀️").await;

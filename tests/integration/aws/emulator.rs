@@ -41,7 +41,7 @@ async fn upload(cloud: &Cloud, role: Role, key: &str) -> Result<(), Option<Strin
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_refused() {
+async fn rejects_wrong_key() {
     let cloud = Cloud::start().await;
     let [(_, id), (_, secret), ..] = &cloud.environment(Role::Work)[..] else { panic!("a key") };
     let code = async |id: &str, secret: &str| {
@@ -56,7 +56,7 @@ async fn a_wrong_key_is_refused() {
 }
 
 #[tokio::test]
-async fn who_has_no_right_is_refused() {
+async fn rejects_missing_permission() {
     let cloud = Cloud::start().await;
     let denied = Err(Some("AccessDenied".to_owned()));
     assert_eq!(upload(&cloud, Role::Serve, "originals/00/a").await, Ok(()));
@@ -79,7 +79,7 @@ async fn who_has_no_right_is_refused() {
 }
 
 #[tokio::test]
-async fn an_upload_is_told_to_the_queue_in_each_of_three_shapes() {
+async fn queue_receives_each_notification_format() {
     for way in [Notifications::Direct, Notifications::Topic, Notifications::EventBridge] {
         let cloud = Cloud::start_with(way).await;
         for key in ["renditions/00/none", "originals/00/a b+c"] {
@@ -101,7 +101,7 @@ async fn an_upload_is_told_to_the_queue_in_each_of_three_shapes() {
 }
 
 #[tokio::test]
-async fn both_topics_are_heard_and_the_fifo_one_once_in_order() {
+async fn fifo_topic_delivers_once_in_order() {
     let cloud = Cloud::start().await;
     let sns = Sns::new(&cloud.sdk(Role::LambdaAnnounce));
     let kind = MessageAttributeValue::builder().data_type("String").string_value("photo.ready").build().unwrap();
@@ -121,7 +121,7 @@ async fn both_topics_are_heard_and_the_fifo_one_once_in_order() {
 }
 
 #[tokio::test]
-async fn faults_are_those_that_they_are_called() {
+async fn fault_proxy_injects_each_fault() {
     let cloud = Cloud::start().await;
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
     // Without tries of its own, so that each fault shows.
@@ -168,7 +168,7 @@ async fn faults_are_those_that_they_are_called() {
 }
 
 #[tokio::test]
-async fn an_emulator_of_ones_own_can_stand_still() {
+async fn private_emulator_can_be_frozen() {
     let cloud = Cloud::alone().await;
     let hasty = aws_config::timeout::TimeoutConfig::builder().operation_timeout(Duration::from_millis(300)).build();
     let sqs = Sqs::new(&cloud.admin().into_builder().timeout_config(hasty).build());
@@ -181,7 +181,7 @@ async fn an_emulator_of_ones_own_can_stand_still() {
 }
 
 #[tokio::test]
-async fn a_state_machine_runs() {
+async fn runs_state_machine() {
     let cloud = Cloud::start().await;
     let definition = json!({ "StartAt": "Done", "States": { "Done": { "Type": "Pass", "End": true } } });
     cloud.make_state_machine(&definition.to_string()).await;
@@ -200,7 +200,7 @@ async fn a_state_machine_runs() {
 }
 
 #[tokio::test]
-async fn a_server_and_its_processes_are_told_of_its_parts() {
+async fn configures_server_and_processes() {
     let cloud = Cloud::start().await;
     let server =
         TestServer::start_in(&cloud, &[Part::Storage, Part::Queue, Part::ReadModel], "worker.enabled = false").await;

@@ -27,7 +27,7 @@ const LOOKS: [&str; 5] = ["storage", "queue", "sns", "dynamodb", "step_functions
 const NOTHING_TO_DO: &str = r#"{"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}"#;
 
 #[tokio::test]
-async fn a_photo_goes_through_all_parts_of_aws() {
+async fn processes_photo_on_all_services() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, &Part::USUAL, "sweep.orphan_grace = \"0s\"").await;
     let host = server.user("alice");
@@ -68,7 +68,7 @@ async fn a_photo_goes_through_all_parts_of_aws() {
 }
 
 #[tokio::test]
-async fn check_names_the_part_in_trouble_and_what_to_do() {
+async fn check_names_failing_service_and_remedy() {
     let cloud = Cloud::start().await;
     cloud.make_state_machine(NOTHING_TO_DO).await;
     let server = TestServer::start_in(&cloud, &PARTS, "worker.enabled = false").await;
@@ -115,7 +115,7 @@ async fn all_fail_saying(server: &TestServer, variables: &[(&str, &str)], words:
 }
 
 #[tokio::test]
-async fn check_tells_keys_rights_and_outages_apart() {
+async fn check_classifies_aws_failures() {
     let cloud = Cloud::start().await;
     cloud.make_state_machine(NOTHING_TO_DO).await;
     let server = TestServer::start_in(&cloud, &PARTS, "worker.enabled = false").await;
@@ -160,7 +160,7 @@ async fn check_tells_keys_rights_and_outages_apart() {
 
 /// What is wrong with keys and clocks is the same at all parts, and is told by each for as long as it is.
 #[tokio::test]
-async fn health_tells_ended_keys_and_a_wrong_clock_with_what_to_do() {
+async fn health_explains_expired_keys_and_clock() {
     let cloud = Cloud::start().await;
     cloud.make_state_machine(NOTHING_TO_DO).await;
     let server = TestServer::start_in(&cloud, &PARTS, "worker.enabled = false").await;
@@ -191,7 +191,7 @@ async fn health_tells_ended_keys_and_a_wrong_clock_with_what_to_do() {
 
 /// As `docs/aws.md` says, for whoever looks for it in a trail.
 #[tokio::test]
-async fn every_call_says_whose_it_is() {
+async fn calls_carry_user_agent() {
     let cloud = Cloud::start().await;
     cloud.make_state_machine(NOTHING_TO_DO).await;
     let server = TestServer::start_in(&cloud, &PARTS, "worker.enabled = false").await;
@@ -217,7 +217,7 @@ async fn every_call_says_whose_it_is() {
 /// On an instance keys come from its metadata service, are temporary, and change: URLs are signed by those that are there, end
 /// with them, and go on when there are no others for a while.
 #[tokio::test]
-async fn the_keys_of_an_instance_sign_urls_and_calls() {
+async fn signs_with_instance_credentials() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, &[Part::Storage, Part::Queue], "worker.enabled = false").await;
     let imds = Imds::start(&cloud.temporary_key(Role::Instance).await, TimeDelta::minutes(14)).await;
@@ -245,7 +245,7 @@ async fn the_keys_of_an_instance_sign_urls_and_calls() {
 
 /// `docs/aws.md` lists what the roles of the templates may do, process by process, and nothing else.
 #[test]
-fn the_page_lists_the_rights_of_each_process() {
+fn documentation_lists_permissions() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(root.join("docs/aws.md")).expect("the page");
     let page = page.split_once("## Rights").expect("the rights").1;

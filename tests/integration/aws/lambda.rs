@@ -92,7 +92,7 @@ fn body(answer: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_request_is_answered_behind_each_kind_of_gateway() {
+async fn answers_each_gateway_event_format() {
     let parts = Parts::start().await;
     let token = parts.server.identity.token("host").expect("a token");
     let more = [("DARKROOM_HTTP_PUBLIC_URL", "https://photos.example/api".to_owned())];
@@ -154,7 +154,7 @@ async fn a_request_is_answered_behind_each_kind_of_gateway() {
 }
 
 #[tokio::test]
-async fn photos_arrive_by_functions_alone() {
+async fn functions_process_photos() {
     let parts = Parts::start().await;
     let webhook = Webhook::start().await;
     let (api, develop, announce) = (
@@ -222,7 +222,7 @@ async fn photos_arrive_by_functions_alone() {
 }
 
 #[tokio::test]
-async fn an_edit_goes_step_by_step() {
+async fn functions_run_edit_steps() {
     let parts = Parts::start().await;
     let develop = parts.function("develop", Role::LambdaDevelop, &[]).await;
     let step = parts.function("step", Role::LambdaStep, &[]).await;
@@ -258,7 +258,7 @@ async fn an_edit_goes_step_by_step() {
 }
 
 #[tokio::test]
-async fn only_what_failed_of_a_batch_comes_again() {
+async fn reports_partial_batch_failures() {
     let parts = Parts::start().await;
     // It can lay nothing aside.
     let nowhere = [("DARKROOM_QUEUE_DEAD_LETTER_URL", format!("{}-nowhere", parts.cloud.queue))];
@@ -285,7 +285,7 @@ async fn only_what_failed_of_a_batch_comes_again() {
 }
 
 #[tokio::test]
-async fn an_invocation_ends_in_its_time_and_what_was_under_way_is_not_lost() {
+async fn invocation_timeout_loses_no_work() {
     const LIMIT: Duration = Duration::from_secs(4);
     let parts = Parts::start().await;
     let webhook = Webhook::start().await;
@@ -315,7 +315,7 @@ async fn an_invocation_ends_in_its_time_and_what_was_under_way_is_not_lost() {
 
 /// One decoder, and an original that does not come: only the photo that had the time has spent a try.
 #[tokio::test]
-async fn who_waits_for_a_decoder_spends_no_try_and_is_shown_to_others_at_once() {
+async fn returns_messages_without_free_decoder() {
     let parts = Parts::start().await;
     let host = parts.server.user("host");
     let album = host.album("many").await;
@@ -347,7 +347,7 @@ async fn who_waits_for_a_decoder_spends_no_try_and_is_shown_to_others_at_once() 
 }
 
 #[tokio::test]
-async fn a_function_that_cannot_start_tells_lambda_why() {
+async fn reports_initialization_error() {
     let parts = Parts::start().await;
     let files = ("DARKROOM_STORAGE_KIND", "files".to_owned());
     let table = ("DARKROOM_QUEUE_KIND", "table".to_owned());
@@ -372,7 +372,7 @@ async fn a_function_that_cannot_start_tells_lambda_why() {
 }
 
 #[tokio::test]
-async fn a_function_that_is_told_to_end_does_so_cleanly() {
+async fn exits_cleanly_on_sigterm() {
     let parts = Parts::start().await;
     let mut api = parts.function("api", Role::LambdaApi, &[]).await;
     let token = parts.server.identity.token("host").expect("a token");

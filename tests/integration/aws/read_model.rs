@@ -49,7 +49,7 @@ fn captions(photos: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_viewers_pages_are_the_databases_through_all_that_happens() {
+async fn pages_equal_database_after_each_change() {
     let two = Two::start("").await;
     let host = two.server.user("alice");
     let album = host.album("crowded").await;
@@ -140,7 +140,7 @@ async fn guest_token(host: &Client, album: &str) -> String {
 }
 
 #[tokio::test]
-async fn with_the_database_killed_pages_are_served_and_hosts_are_told() {
+async fn serves_pages_without_database() {
     let folder = tempfile::tempdir().unwrap();
     let lock = DirLock::acquire(folder.path()).unwrap();
     let private = PrivateServer::start(&lock, choice()).await.expect("a server");
@@ -169,7 +169,7 @@ async fn with_the_database_killed_pages_are_served_and_hosts_are_told() {
 }
 
 #[tokio::test]
-async fn what_comes_late_twice_or_out_of_order_changes_nothing() {
+async fn ignores_late_and_repeated_writes() {
     let two = Two::start("").await;
     let host = two.server.user("alice");
     let album = host.album("first title").await;
@@ -211,7 +211,7 @@ async fn what_comes_late_twice_or_out_of_order_changes_nothing() {
 }
 
 #[tokio::test]
-async fn an_invite_that_has_ended_opens_nothing_from_the_very_moment() {
+async fn ended_invite_opens_nothing_at_once() {
     // Nobody works: what is refused was written by the request itself.
     let two = Two::start("worker.enabled = false").await;
     let host = two.server.user("alice");
@@ -241,7 +241,7 @@ async fn an_invite_that_has_ended_opens_nothing_from_the_very_moment() {
 }
 
 #[tokio::test]
-async fn a_table_that_was_lost_is_rebuilt_and_what_has_no_row_is_removed() {
+async fn rebuilds_table_and_removes_orphans() {
     let two = Two::start("").await;
     let host = two.server.user("alice");
     let album = host.album("rebuilt").await;
@@ -287,7 +287,7 @@ async fn a_table_that_was_lost_is_rebuilt_and_what_has_no_row_is_removed() {
 }
 
 #[tokio::test]
-async fn what_is_due_is_worked_off_by_the_command_and_found_by_the_sweep() {
+async fn syncs_due_albums() {
     let two = Two::start("worker.enabled = false").await;
     let host = two.server.user("alice");
     let albums = [host.album("one").await, host.album("two").await];
@@ -324,7 +324,7 @@ async fn what_is_due_is_worked_off_by_the_command_and_found_by_the_sweep() {
 }
 
 #[tokio::test]
-async fn while_the_table_is_down_or_slow_the_database_answers_within_the_budget() {
+async fn falls_back_when_table_fails_or_is_slow() {
     let two = Two::start("").await;
     let host = two.server.user("alice");
     let album = host.album("slow").await;
@@ -369,7 +369,7 @@ async fn while_the_table_is_down_or_slow_the_database_answers_within_the_budget(
 }
 
 #[tokio::test]
-async fn a_table_that_takes_no_writes_loses_nothing_and_holds_up_no_announcement() {
+async fn failing_writes_lose_no_change() {
     let cloud = Cloud::start().await;
     let parts = [Part::Announce, Part::ReadModel];
     let server = TestServer::start_in(&cloud, &parts, "worker.enabled = false").await;
@@ -405,7 +405,7 @@ async fn a_table_that_takes_no_writes_loses_nothing_and_holds_up_no_announcement
 
 /// What is deleted while the table takes no writes goes when it does, without an operator.
 #[tokio::test]
-async fn an_album_that_is_deleted_meanwhile_is_purged_in_the_end() {
+async fn purges_album_deleted_during_outage() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, &[Part::ReadModel], "worker.enabled = false").await;
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
@@ -430,7 +430,7 @@ async fn an_album_that_is_deleted_meanwhile_is_purged_in_the_end() {
 }
 
 #[tokio::test]
-async fn while_changes_wait_for_too_long_the_database_answers() {
+async fn falls_back_when_changes_are_late() {
     let two = Two::start("worker.enabled = false").await;
     let host = two.server.user("alice");
     let album = host.album("old title").await;
@@ -455,7 +455,7 @@ async fn while_changes_wait_for_too_long_the_database_answers() {
 }
 
 #[tokio::test]
-async fn check_and_health_look_at_the_table_and_say_what_to_do() {
+async fn check_and_health_report_table() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, &[Part::ReadModel], "worker.enabled = false").await;
     let health = async || -> Value {
@@ -506,7 +506,7 @@ async fn check_and_health_look_at_the_table_and_say_what_to_do() {
 /// Each state of some photos and their album under its number, written by several at once in any order and more than once,
 /// leaves the newest.
 #[tokio::test]
-async fn whatever_the_order_of_writes_the_newest_stays() {
+async fn newest_version_wins() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, &[Part::ReadModel], "worker.enabled = false").await;
     let model = server.app.read_model.as_ref().unwrap();

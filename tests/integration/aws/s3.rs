@@ -24,7 +24,7 @@ use crate::harness::{
 const PHOTOS: &[Part] = &[Part::Storage, Part::Queue];
 
 #[tokio::test]
-async fn a_photo_goes_through_s3_however_its_upload_is_told() {
+async fn processes_each_upload_notification() {
     for way in [Notifications::Direct, Notifications::Topic, Notifications::EventBridge] {
         let cloud = Cloud::start_with(way).await;
         let server = TestServer::start_in(&cloud, PHOTOS, "").await;
@@ -58,7 +58,7 @@ async fn a_photo_goes_through_s3_however_its_upload_is_told() {
 }
 
 #[tokio::test]
-async fn s3_refuses_what_was_not_declared() {
+async fn s3_rejects_undeclared_body() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PHOTOS, "").await;
     let host = server.user("alice");
@@ -124,7 +124,7 @@ async fn s3_refuses_what_was_not_declared() {
 
 /// S3 gets no checksum from who declared none; then the worker finds it.
 #[tokio::test]
-async fn a_digest_that_was_not_declared_is_found_by_the_worker() {
+async fn worker_computes_undeclared_digest() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PHOTOS, "").await;
     let host = server.user("alice");
@@ -143,7 +143,7 @@ async fn a_digest_that_was_not_declared_is_found_by_the_worker() {
 }
 
 #[tokio::test]
-async fn what_is_no_picture_is_refused_by_its_first_bytes() {
+async fn rejects_non_image_by_first_bytes() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PHOTOS, "").await;
     let host = server.user("alice");
@@ -168,7 +168,7 @@ async fn what_is_no_picture_is_refused_by_its_first_bytes() {
 }
 
 #[tokio::test]
-async fn the_sweep_finds_uploads_that_nobody_told_of_and_what_was_left() {
+async fn reconciles_s3_uploads_and_orphans() {
     let cloud = Cloud::start().await;
     let settings = "worker.enabled = false\nsweep.orphan_grace = \"0s\"";
     let server = TestServer::start_in(&cloud, PHOTOS, settings).await;
@@ -204,7 +204,7 @@ async fn the_sweep_finds_uploads_that_nobody_told_of_and_what_was_left() {
 }
 
 #[tokio::test]
-async fn renditions_come_through_cloudfront_when_there_is_one() {
+async fn serves_renditions_by_cloudfront() {
     let cloud = Cloud::start().await;
     let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
     let settings = format!(
@@ -225,7 +225,7 @@ async fn renditions_come_through_cloudfront_when_there_is_one() {
 
 /// Pages need no credentials of AWS when CloudFront shows the photos, and what fails for want of them has not happened.
 #[tokio::test]
-async fn with_cloudfront_pages_go_on_without_credentials() {
+async fn cloudfront_urls_need_no_credentials() {
     let cloud = Cloud::start().await;
     let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
     let with = [
@@ -259,7 +259,7 @@ async fn with_cloudfront_pages_go_on_without_credentials() {
 
 /// The public key of before stays in the group until all that it has signed is at its end.
 #[tokio::test]
-async fn when_the_key_of_cloudfront_is_rotated_no_url_ends_early() {
+async fn key_rotation_keeps_old_urls_valid() {
     const ADDRESS: &str = "https://d111111abcdef8.cloudfront.net";
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PHOTOS, "worker.enabled = false").await;
@@ -334,7 +334,7 @@ async fn when_the_key_of_cloudfront_is_rotated_no_url_ends_early() {
 
 /// The command sends the bytes straight to S3, and what is there already it does not send again.
 #[tokio::test]
-async fn the_command_uploads_to_s3() {
+async fn upload_command_uses_s3() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PHOTOS, "").await;
     let host = server.user("alice");
@@ -353,7 +353,7 @@ async fn the_command_uploads_to_s3() {
 }
 
 #[tokio::test]
-async fn with_a_kms_key_all_that_is_written_is_encrypted_by_it() {
+async fn encrypts_objects_with_kms_key() {
     let cloud = Cloud::start().await;
     let key = "arn:aws:kms:eu-west-1:123456789012:key/11112222-3333-4444-5555-666677778888";
     let server = TestServer::start_in(&cloud, PHOTOS, &format!("storage.kms_key = \"{key}\"")).await;

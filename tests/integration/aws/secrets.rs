@@ -31,7 +31,7 @@ fn with(variables: &[(String, String)], more: &[(&str, &str)]) -> Vec<(String, S
 }
 
 #[tokio::test]
-async fn what_is_kept_elsewhere_is_as_good_as_what_is_given() {
+async fn reads_settings_from_secrets_manager() {
     let (cloud, server, variables) = stage().await;
     let host = server.user("host");
     for title in ["first", "second"] {
@@ -64,7 +64,7 @@ async fn what_is_kept_elsewhere_is_as_good_as_what_is_given() {
 
 /// A certificate is renewed also while Secrets Manager is away, or has lost the secret.
 #[tokio::test]
-async fn a_reload_asks_for_no_secret_again() {
+async fn reload_reads_no_secret() {
     let (cloud, server, variables) = stage().await;
     let signing = cloud.keep("signing", &format!("{}\n", server.identity.signing_secret())).await;
     let variables = with(&variables, &[(SIGNING, &signing)]);
@@ -79,7 +79,7 @@ async fn a_reload_asks_for_no_secret_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_told_by_its_setting_before_anything_is_bound() {
+async fn names_unreadable_secret_before_binding() {
     let (cloud, server, variables) = stage().await;
     let taken = server.url.strip_prefix("http://").expect("an address");
     let missing = format!("signing-{}-nowhere", cloud.unique);

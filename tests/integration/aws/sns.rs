@@ -65,7 +65,7 @@ async fn health(operations: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_fifo_topic_has_each_event_once_in_order_as_a_cloud_event_with_attributes() {
+async fn publishes_cloud_events_to_fifo_topic() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, &[Part::Announce], "").await;
     let host = server.user("alice");
@@ -107,7 +107,7 @@ async fn a_fifo_topic_has_each_event_once_in_order_as_a_cloud_event_with_attribu
 }
 
 #[tokio::test]
-async fn a_subscription_to_what_is_reviewed_hears_of_nothing_else() {
+async fn filter_policy_selects_review_events() {
     let cloud = Cloud::start().await;
     let sns = Sns::new(&cloud.admin());
     let subscriptions = sns.list_subscriptions_by_topic().topic_arn(&cloud.topic).send().await.unwrap();
@@ -132,7 +132,7 @@ async fn a_subscription_to_what_is_reviewed_hears_of_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_topic_that_is_made_later_gets_all_that_happened_before() {
+async fn topic_created_later_gets_all_events() {
     let cloud = Cloud::start().await;
     let sns = Sns::new(&cloud.admin());
     sns.delete_topic().topic_arn(&cloud.topic).send().await.unwrap();
@@ -184,7 +184,7 @@ async fn a_topic_that_is_made_later_gets_all_that_happened_before() {
 }
 
 #[tokio::test]
-async fn who_may_only_publish_is_told_that_a_look_takes_more() {
+async fn check_reports_missing_topic_read_right() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, &[Part::Announce], "worker.enabled = false").await;
     let (code, said, complaint) = run(darkroom(&["check"], &server.environment())).await;
@@ -195,7 +195,7 @@ async fn who_may_only_publish_is_told_that_a_look_takes_more() {
 }
 
 #[tokio::test]
-async fn a_topic_in_trouble_gets_each_event_in_order_all_the_same() {
+async fn retries_failing_topic_in_order() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, &[Part::Announce], "worker.enabled = false").await;
     let proxy = FaultProxy::start(&cloud.emulator.url).await;

@@ -64,7 +64,7 @@ async fn start(server: &TestServer, verb: &str, variables: &[(String, String)]) 
 }
 
 #[tokio::test]
-async fn a_worker_that_stops_hides_nothing_from_the_others() {
+async fn stopping_worker_releases_messages() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
     let mut worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
@@ -78,7 +78,7 @@ async fn a_worker_that_stops_hides_nothing_from_the_others() {
 }
 
 #[tokio::test]
-async fn server_and_worker_do_with_their_own_rights() {
+async fn server_and_worker_use_own_roles() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
     let mut serving = variables(&cloud, Role::Serve, &cloud.emulator.url);
@@ -106,7 +106,7 @@ async fn server_and_worker_do_with_their_own_rights() {
 }
 
 #[tokio::test]
-async fn a_message_that_comes_twice_or_out_of_order_changes_nothing() {
+async fn ignores_duplicate_or_reordered_messages() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
     let host = server.user("alice");
@@ -152,7 +152,7 @@ async fn a_message_that_comes_twice_or_out_of_order_changes_nothing() {
 
 /// Deleted for the other's sake, it would leave the job to its row if that try fails, which is minutes later.
 #[tokio::test]
-async fn a_message_whose_job_is_another_workers_comes_again() {
+async fn redelivers_message_of_leased_job() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, &format!("{QUIET}worker.lease = \"1m\"\n")).await;
     let host = server.user("alice");
@@ -178,7 +178,7 @@ async fn a_message_whose_job_is_another_workers_comes_again() {
 }
 
 #[tokio::test]
-async fn with_one_call_in_five_failing_and_workers_killed_nothing_is_lost() {
+async fn survives_failed_calls_and_killed_workers() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
     let host = server.user("alice");
@@ -210,7 +210,7 @@ async fn with_one_call_in_five_failing_and_workers_killed_nothing_is_lost() {
 
 /// The outbox: what was committed is sent once there is a queue to send it to.
 #[tokio::test]
-async fn jobs_wait_in_the_database_for_a_queue_that_is_away() {
+async fn jobs_wait_while_queue_is_unreachable() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
     let host = server.user("alice");
@@ -233,7 +233,7 @@ async fn jobs_wait_in_the_database_for_a_queue_that_is_away() {
 }
 
 #[tokio::test]
-async fn a_message_stays_hidden_while_its_photo_is_developed() {
+async fn extends_visibility_during_render() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
     let host = server.user("alice");
@@ -276,7 +276,7 @@ async fn jobs(server: &TestServer, cloud: &Cloud, words: &[&str]) -> (bool, Stri
 }
 
 #[tokio::test]
-async fn garbage_goes_to_the_dead_letters_and_an_operator_puts_it_back_or_drops_it() {
+async fn dead_letters_invalid_messages() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, "").await;
     tell(&cloud, "{\"hello\": \"there\"}").await;
@@ -306,7 +306,7 @@ async fn garbage_goes_to_the_dead_letters_and_an_operator_puts_it_back_or_drops_
 }
 
 #[tokio::test]
-async fn a_job_that_fails_for_good_is_dead_in_both_places_and_retried_from_either() {
+async fn retries_dead_job_from_queue_or_table() {
     let cloud = Cloud::start().await;
     let settings = format!("{QUIET}worker.max_attempts = 2");
     let server = TestServer::start_in(&cloud, PARTS, &settings).await;
@@ -350,7 +350,7 @@ async fn a_job_that_fails_for_good_is_dead_in_both_places_and_retried_from_eithe
 
 /// S3 looks at a URL's time when an upload begins; one that takes long ends after the sweep has given it up.
 #[tokio::test]
-async fn an_upload_that_ends_late_is_taken_in_all_the_same() {
+async fn accepts_upload_completed_after_expiry() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
     let host = server.user("alice");
@@ -374,7 +374,7 @@ async fn an_upload_that_ends_late_is_taken_in_all_the_same() {
 
 /// And nobody tells of it.
 #[tokio::test]
-async fn an_upload_that_ends_late_and_silently_is_taken_in_by_the_scrub() {
+async fn full_scan_accepts_late_silent_upload() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
     let host = server.user("alice");
@@ -403,12 +403,12 @@ async fn an_upload_that_ends_late_and_silently_is_taken_in_by_the_scrub() {
 
 /// An outage is not the job's fault: what it keeps from being done is done afterwards, without an operator.
 #[tokio::test]
-async fn an_outage_of_aws_kills_no_job() {
+async fn outage_dead_letters_no_job() {
     outlasts(Fault::Cut).await;
 }
 
 #[tokio::test]
-async fn an_original_that_breaks_off_on_its_way_is_fetched_again() {
+async fn refetches_truncated_original() {
     outlasts(Fault::CutBody).await;
 }
 

@@ -232,7 +232,7 @@ async fn events(who: &Client, album: &str) -> Value {
 }
 
 #[tokio::test]
-async fn an_edit_becomes_ready() {
+async fn edit_becomes_ready() {
     under_both(async |bed, led| {
         let (host, _, album, photo) = bed.photo(false).await;
         let filters = json!([{ "name": "rotate", "degrees": 90 }, { "name": "sepia", "amount": 0.5 }]);
@@ -250,7 +250,7 @@ async fn an_edit_becomes_ready() {
 }
 
 #[tokio::test]
-async fn what_leaves_nothing_of_a_photo_fails() {
+async fn rejects_edit_with_empty_result() {
     under_both(async |bed, led| {
         let (host, _, album, photo) = bed.photo(false).await;
         // One percent of one percent, five times over.
@@ -267,7 +267,7 @@ async fn what_leaves_nothing_of_a_photo_fails() {
 }
 
 #[tokio::test]
-async fn the_host_decides_on_a_guests_edit() {
+async fn host_decides_on_guest_edit() {
     under_both(async |bed, led| {
         let (host, guest, album, photo) = bed.photo(true).await;
         let sepia = json!([{ "name": "sepia", "amount": 0.5 }]);
@@ -305,7 +305,7 @@ async fn the_host_decides_on_a_guests_edit() {
 
 /// The decision is there before there is a token to tell the state machine with.
 #[tokio::test]
-async fn a_decision_that_comes_at_once_is_not_lost() {
+async fn keeps_immediate_review_decision() {
     under_both(async |bed, led| {
         let (host, guest, album, photo) = bed.photo(true).await;
         let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
@@ -322,7 +322,7 @@ async fn a_decision_that_comes_at_once_is_not_lost() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_made_fails_after_its_tries() {
+async fn fails_edit_after_max_attempts() {
     let settings = "worker.max_attempts = 2";
     let bed = Bed::start_with(Led::ByStateMachine, settings).await;
     let (host, _, album, photo) = bed.photo(false).await;
@@ -338,7 +338,7 @@ async fn what_cannot_be_made_fails_after_its_tries() {
 }
 
 #[tokio::test]
-async fn what_nobody_decides_on_fails_in_the_end() {
+async fn unreviewed_edit_fails_after_timeout() {
     let bed = Bed::start_within(Led::ByStateMachine, "", "2").await;
     let (host, guest, album, photo) = bed.photo(true).await;
     let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
@@ -353,7 +353,7 @@ async fn what_nobody_decides_on_fails_in_the_end() {
 
 /// Somebody ends an execution, or it breaks off: the sweep finds the edit, and its job finds what became of it.
 #[tokio::test]
-async fn an_edit_whose_execution_was_ended_fails() {
+async fn aborted_execution_fails_edit() {
     let bed = Bed::start(Led::ByStateMachine).await;
     let (_, guest, _, photo) = bed.photo(true).await;
     for (row, reason) in [
@@ -377,7 +377,7 @@ async fn an_edit_whose_execution_was_ended_fails() {
 
 /// Past the 3 s of a try. What was given up arrives all the same, and of a name there is one execution.
 #[tokio::test]
-async fn while_step_functions_is_slow_edits_wait() {
+async fn slow_step_functions_delays_edits() {
     let Bed { cloud, server } = Bed::start_with(Led::ByStateMachine, "worker.enabled = false").await;
     let slow = Slow::beside(cloud.as_ref().expect("a cloud"), server).await;
     let host = slow.host();
@@ -397,7 +397,7 @@ async fn while_step_functions_is_slow_edits_wait() {
 
 /// The job comes twice, from two workers: there is one execution.
 #[tokio::test]
-async fn of_an_edit_there_is_one_execution() {
+async fn starts_one_execution_per_edit() {
     let bed = Bed::start(Led::ByStateMachine).await;
     let (host, _, album, photo) = bed.photo(false).await;
     let edit = ask(&host, &photo, &json!([{ "name": "grayscale" }])).await;
@@ -413,7 +413,7 @@ async fn of_an_edit_there_is_one_execution() {
 
 /// Each step is done by the function and fails in it; the last of its tries leads to `GiveUp`.
 #[tokio::test]
-async fn a_step_that_fails_again_and_again_gives_the_edit_up() {
+async fn repeated_step_failure_fails_edit() {
     let bed = Bed::start(Led::ByStateMachine).await;
     let (host, _, album, photo) = bed.photo(false).await;
     // What the step writes at its end is refused; `Apply` has a test of its own.
@@ -436,7 +436,7 @@ async fn a_step_that_fails_again_and_again_gives_the_edit_up() {
 
 /// By then it is ready, and whoever sees the album learns of it by the event's own job: there is nothing to give up.
 #[tokio::test]
-async fn an_edit_whose_last_step_fails_is_ready_all_the_same() {
+async fn edit_is_ready_if_only_last_step_fails() {
     let bed = Bed::start(Led::ByStateMachine).await;
     let (host, _, album, photo) = bed.photo(false).await;
     bed.takes_only("state <> 'ready' OR step IS NOT NULL").await;
@@ -455,7 +455,7 @@ async fn an_edit_whose_last_step_fails_is_ready_all_the_same() {
 
 /// `Fail` has nobody to catch it: the execution breaks off, and the sweep sees to the edit.
 #[tokio::test]
-async fn an_edit_that_could_not_even_be_given_up_is_found_by_the_sweep() {
+async fn reconciler_fails_abandoned_edit() {
     let bed = Bed::start(Led::ByStateMachine).await;
     let (host, _, album, photo) = bed.photo(false).await;
     bed.takes_only("state <> 'failed'").await;
@@ -476,7 +476,7 @@ async fn an_edit_that_could_not_even_be_given_up_is_found_by_the_sweep() {
 
 /// Somebody else than the service has a say in the execution, and ends the wait in error; the first time it waits anew.
 #[tokio::test]
-async fn a_review_that_breaks_off_again_and_again_gives_the_edit_up() {
+async fn repeated_review_failure_fails_edit() {
     let bed = Bed::start(Led::ByStateMachine).await;
     let (host, guest, album, photo) = bed.photo(true).await;
     let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
@@ -498,7 +498,7 @@ async fn a_review_that_breaks_off_again_and_again_gives_the_edit_up() {
 }
 
 #[tokio::test]
-async fn what_comes_next_may_be_the_beginning_again_and_may_not_be_what_nobody_knows() {
+async fn accepts_restart_rejects_unknown_step() {
     let bed = Bed::start(Led::ByStateMachine).await;
     let (host, guest, album, photo) = bed.photo(true).await;
     let next = |step: &str| json!({ "outcome": "next", "next": { "step": step } });
@@ -522,7 +522,7 @@ async fn what_comes_next_may_be_the_beginning_again_and_may_not_be_what_nobody_k
 }
 
 #[tokio::test]
-async fn an_edit_that_is_gone_has_nothing_left_to_do() {
+async fn ignores_deleted_edit() {
     let bed = Bed::start(Led::ByStateMachine).await;
     let (host, guest, album, photo) = bed.photo(true).await;
     let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;

@@ -149,7 +149,7 @@ pub fn incoming_bytes(server: &TestServer) -> u64 {
 }
 
 #[tokio::test]
-async fn a_server_killed_in_the_middle_of_an_upload_keeps_nothing_of_it_and_takes_it_again() {
+async fn kill_during_upload_keeps_no_bytes() {
     let server = TestServer::start_with(QUIET).await;
     let (host, bytes) = (server.user("alice"), large_photo());
     let first = Process::start(&server, "serve", &[]).await;
@@ -190,7 +190,7 @@ async fn killed_between(server: &TestServer, host: &Client, album: &str, bytes: 
 }
 
 #[tokio::test]
-async fn a_server_killed_between_the_file_and_its_row_loses_nothing() {
+async fn kill_between_file_and_row_loses_nothing() {
     let server = TestServer::start_with(QUIET).await;
     let host = server.user("alice");
     let album = host.album("between").await;
@@ -205,7 +205,7 @@ async fn a_server_killed_between_the_file_and_its_row_loses_nothing() {
 }
 
 #[tokio::test]
-async fn photos_whose_upload_was_answered_survive_the_death_of_the_server() {
+async fn answered_uploads_survive_kill() {
     in_both(async |bed| {
         let host = bed.server.user("alice");
         let album = host.album("answered").await;
@@ -225,7 +225,7 @@ async fn photos_whose_upload_was_answered_survive_the_death_of_the_server() {
 }
 
 #[tokio::test]
-async fn a_worker_killed_while_it_decodes_takes_its_decoder_along_and_another_does_the_photo() {
+async fn killed_worker_ends_its_decoder() {
     in_both(async |bed| {
         let host = bed.server.user("alice");
         let album = host.album("decode").await;
@@ -242,7 +242,7 @@ async fn a_worker_killed_while_it_decodes_takes_its_decoder_along_and_another_do
 }
 
 #[tokio::test]
-async fn a_decoder_killed_while_it_decodes_costs_one_try() {
+async fn killed_decoder_costs_one_attempt() {
     in_both(async |bed| {
         let host = bed.server.user("alice");
         let album = host.album("decoder").await;
@@ -285,13 +285,13 @@ async fn killed_while_finishing(statement: impl Fn(&str) -> String, waits_in: &s
 }
 
 #[tokio::test]
-async fn a_worker_killed_at_the_beginning_of_the_finishing_transaction_has_filed_nothing() {
+async fn kill_before_final_transaction() {
     let lock = |album: &str| format!("SELECT id FROM albums WHERE id = {album} FOR UPDATE");
     killed_while_finishing(lock, ALBUM_LOCK).await;
 }
 
 #[tokio::test]
-async fn a_worker_killed_at_the_end_of_the_finishing_transaction_gives_its_event_number_back() {
+async fn kill_before_commit_frees_event_number() {
     // The last statement adds the announcement; by then the photo is settled and the event is written.
     let announcement = |album: &str| {
         format!(
@@ -302,7 +302,7 @@ async fn a_worker_killed_at_the_end_of_the_finishing_transaction_gives_its_event
 }
 
 #[tokio::test]
-async fn many_photos_through_three_workers_are_each_done_once() {
+async fn three_workers_process_each_photo_once() {
     in_both(async |bed| {
         // An emulator is slower than a folder.
         let photos = if bed.aws.is_some() { 60 } else { 200 };
@@ -333,7 +333,7 @@ async fn many_photos_through_three_workers_are_each_done_once() {
 }
 
 #[tokio::test]
-async fn a_worker_killed_while_it_announces_tells_all_of_it_again_in_order() {
+async fn killed_publisher_repeats_in_order() {
     in_both(async |bed| {
         let webhook = Webhook::start().await;
         let host = bed.server.user("alice");

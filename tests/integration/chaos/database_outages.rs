@@ -44,7 +44,7 @@ async fn album_in_time(host: &Client) -> String {
 }
 
 #[tokio::test]
-async fn while_the_database_is_dead_clients_are_told_so_and_afterwards_nothing_is_lost() {
+async fn dead_database_answers_503_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let lock = DirLock::acquire(folder.path()).unwrap();
     let private = PrivateServer::start(&lock, choice()).await.expect("a server");
@@ -95,7 +95,7 @@ async fn while_the_database_is_dead_clients_are_told_so_and_afterwards_nothing_i
 }
 
 #[tokio::test]
-async fn who_waits_for_events_waits_through_an_outage() {
+async fn long_poll_survives_outage() {
     let folder = tempfile::tempdir().unwrap();
     let lock = DirLock::acquire(folder.path()).unwrap();
     let private = PrivateServer::start(&lock, choice()).await.expect("a server");
@@ -131,7 +131,7 @@ async fn who_waits_for_events_waits_through_an_outage() {
 }
 
 #[tokio::test]
-async fn of_a_database_that_is_frozen_clients_are_told_when_their_request_has_had_its_time() {
+async fn frozen_database_ends_requests_in_time() {
     let folder = tempfile::tempdir().unwrap();
     let lock = DirLock::acquire(folder.path()).unwrap();
     let private = PrivateServer::start(&lock, choice()).await.expect("a server");
@@ -156,7 +156,7 @@ async fn of_a_database_that_is_frozen_clients_are_told_when_their_request_has_ha
 }
 
 #[tokio::test]
-async fn an_upload_to_a_frozen_database_is_told_so_when_its_statement_has_had_its_time() {
+async fn frozen_database_ends_uploads_in_time() {
     let folder = tempfile::tempdir().unwrap();
     let lock = DirLock::acquire(folder.path()).unwrap();
     let private = PrivateServer::start(&lock, choice()).await.expect("a server");
@@ -183,7 +183,7 @@ async fn an_upload_to_a_frozen_database_is_told_so_when_its_statement_has_had_it
 }
 
 #[tokio::test]
-async fn a_transaction_whose_connection_is_lost_is_run_again_within_its_request() {
+async fn retries_transaction_of_lost_connection() {
     let server = TestServer::start_with("worker.enabled = false").await;
     let host = server.user("alice");
     let album = host.album("before").await;
@@ -208,7 +208,7 @@ async fn a_transaction_whose_connection_is_lost_is_run_again_within_its_request(
 }
 
 #[tokio::test]
-async fn a_lock_that_does_not_come_free_is_waited_for_again_and_given_up_in_time() {
+async fn retries_lock_until_deadline() {
     // The server gives up a lock after 1 s.
     let settings = "worker.enabled = false\ndatabase.query_timeout = '2s'\ndatabase.transaction_timeout = '7s'\nhttp.request_timeout = '1m'";
     let server = TestServer::start_with(settings).await;
@@ -234,7 +234,7 @@ async fn a_lock_that_does_not_come_free_is_waited_for_again_and_given_up_in_time
 }
 
 #[tokio::test]
-async fn of_two_migrations_at_once_one_works_and_the_other_waits() {
+async fn concurrent_migrations_run_once() {
     let server = TestServer::start_with("worker.enabled = false").await;
     let empty = Database::create().await;
     let mut environment = server.environment();
@@ -256,7 +256,7 @@ async fn of_two_migrations_at_once_one_works_and_the_other_waits() {
 }
 
 #[tokio::test]
-async fn the_wrong_database_user_or_address_is_named() {
+async fn names_wrong_database_user_or_address() {
     let server = TestServer::start_with("worker.enabled = false").await;
     for (variable, value, words) in [
         ("DARKROOM_DATABASE_NAME", "no_such_database", "no_such_database"),

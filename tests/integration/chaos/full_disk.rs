@@ -64,7 +64,7 @@ fn fill(photos: &Path, spare: usize) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn an_upload_that_the_disk_has_no_room_for_is_refused_and_comes_again_later() {
+async fn refuses_upload_on_full_disk() {
     let Some((server, _mounted)) = server_on_a_small_disk().await else { return };
     let host = server.user("alice");
     let (album, bytes) = (host.album("full").await, large_photo());
@@ -92,7 +92,7 @@ async fn an_upload_that_the_disk_has_no_room_for_is_refused_and_comes_again_late
 }
 
 #[tokio::test]
-async fn renditions_that_the_disk_has_no_room_for_are_made_when_there_is() {
+async fn retries_renditions_after_full_disk() {
     let Some((server, _mounted)) = server_on_a_small_disk().await else { return };
     let host = server.user("alice");
     let album = host.album("full").await;

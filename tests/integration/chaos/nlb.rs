@@ -277,7 +277,7 @@ async fn replaced_one_by_one(what: &str, settings: Settings, deregistered: bool)
 }
 
 #[tokio::test]
-async fn instances_that_are_deregistered_and_replaced_fail_no_request() {
+async fn replacing_instances_fails_no_request() {
     let settings = &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "1s")];
     replaced_one_by_one("replaced after deregistration", settings, true).await;
 }
@@ -285,13 +285,13 @@ async fn instances_that_are_deregistered_and_replaced_fail_no_request() {
 /// Whoever stops an instance without a word to the balancer needs readiness to turn red at once, and a lame-duck time
 /// that is longer than the checks take to find out. Else new connections are still sent to the listener that has closed.
 #[tokio::test]
-async fn instances_that_are_only_stopped_fail_no_request_if_the_checks_find_out_in_the_lame_duck_time() {
+async fn lame_duck_stop_fails_no_request() {
     let settings = &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "5s"), ("DARKROOM_HTTP_UNREADY_AT_ONCE", "true")];
     replaced_one_by_one("replaced without a word", settings, false).await;
 }
 
 #[tokio::test]
-async fn an_instance_that_is_killed_takes_only_what_it_was_at_with_it() {
+async fn kill_fails_only_requests_in_flight() {
     let mut fleet = Fleet::start(3, &[REQUIRED]).await;
     let load = Load::start(&fleet).await;
     load.goes_on().await;
@@ -318,7 +318,7 @@ async fn an_instance_that_is_killed_takes_only_what_it_was_at_with_it() {
 }
 
 #[tokio::test]
-async fn an_upload_and_a_long_poll_outlive_the_stop_signal_and_give_up_their_connections() {
+async fn upload_and_long_poll_outlive_sigterm() {
     let mut fleet = Fleet::start(1, &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "100ms")]).await;
     let (host, bytes) = (fleet.user("alice"), large_photo());
     let album = host.album("drain").await;
@@ -351,7 +351,7 @@ async fn an_upload_and_a_long_poll_outlive_the_stop_signal_and_give_up_their_con
 }
 
 #[tokio::test]
-async fn clients_that_never_end_their_requests_are_cut_at_the_deadline_and_the_log_says_so() {
+async fn cuts_endless_requests_at_deadline() {
     let settings = &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "500ms"), ("DARKROOM_HTTP_DRAIN_TIMEOUT", "1s")];
     let mut fleet = Fleet::start(1, settings).await;
     let (host, bytes) = (fleet.user("alice"), tiny(1));
@@ -383,7 +383,7 @@ async fn clients_that_never_end_their_requests_are_cut_at_the_deadline_and_the_l
 }
 
 #[tokio::test]
-async fn in_the_lame_duck_time_all_are_served_and_asked_to_go_elsewhere() {
+async fn lame_duck_serves_with_connection_close() {
     // The balancer tells of its clients; others come by themselves.
     const LONG: (&str, &str) = ("DARKROOM_HTTP_LAME_DUCK", "1m");
     const FROM: (&str, &str) = ("DARKROOM_HTTP_PROXY_PROTOCOL", "[\"127.0.0.1/32\"]");
@@ -426,7 +426,7 @@ async fn in_the_lame_duck_time_all_are_served_and_asked_to_go_elsewhere() {
 
 /// The runtime has one thread, which is here: it can't look at a socket between the requests and the closing.
 #[tokio::test]
-async fn who_is_connected_and_has_asked_is_answered_when_the_listener_closes() {
+async fn answers_requests_sent_before_close() {
     const ASK: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
     let server = TestServer::start_with("worker.enabled = false").await;
     let socket = server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();

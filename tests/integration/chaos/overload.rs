@@ -137,7 +137,7 @@ async fn compare() -> (String, bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_times_what_can_be_served_leaves_what_is_served_as_it_was() {
+async fn sheds_five_times_its_capacity() {
     let mut tables = String::new();
     for _ in 0..LOADS {
         let (table, stayed) = compare().await;
@@ -152,7 +152,7 @@ async fn five_times_what_can_be_served_leaves_what_is_served_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_checks_are_answered_whatever_else_is_not() {
+async fn answers_health_checks_under_overload() {
     let (server, process) = slow_service(&[]).await;
     let mut tallies = Vec::new();
     for _ in 0..LOADS {

@@ -89,7 +89,7 @@ fn within(budget: Duration, took: Duration) {
 
 /// Past the 10 s of a try of S3.
 #[tokio::test]
-async fn while_s3_is_slow_the_api_goes_on_and_photos_wait() {
+async fn slow_s3_delays_only_photos() {
     let cloud = Cloud::start().await;
     let slow = Slow::start(&cloud, &[Part::Storage, Part::Queue]).await;
     let (host, straight) = (slow.host(), slow.server.user("alice"));
@@ -118,7 +118,7 @@ async fn while_s3_is_slow_the_api_goes_on_and_photos_wait() {
 
 /// Past the 10 s of a long poll.
 #[tokio::test]
-async fn while_sqs_is_slow_jobs_wait_as_rows() {
+async fn slow_sqs_keeps_jobs_in_database() {
     let cloud = Cloud::start().await;
     let slow = Slow::start(&cloud, &[Part::Storage, Part::Queue]).await;
     let host = slow.host();
@@ -138,7 +138,7 @@ async fn while_sqs_is_slow_jobs_wait_as_rows() {
 
 /// Past the 3 s of a try: each event is published several times over, and heard once.
 #[tokio::test]
-async fn while_sns_is_slow_events_wait_in_their_order() {
+async fn slow_sns_keeps_event_order() {
     let cloud = Cloud::start().await;
     let slow = Slow::start(&cloud, &[Part::Announce]).await;
     let host = slow.host();

@@ -38,7 +38,7 @@ async fn idle_server() -> TestServer {
 }
 
 #[tokio::test]
-async fn a_bad_command_line_exits_with_64_and_says_why() {
+async fn invalid_command_line_exits_64() {
     let bad: [&[&str]; 8] = [
         &[],
         &["develop"],
@@ -60,7 +60,7 @@ async fn a_bad_command_line_exits_with_64_and_says_why() {
 }
 
 #[tokio::test]
-async fn every_mistake_in_the_configuration_is_named_at_once_and_no_secret_is() {
+async fn names_every_configuration_mistake() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("darkroom.toml");
     std::fs::write(&file, "http.listen = 80\nworker.concurency = 3\nstorage.signing_keys = \"short-and-secret\"\n")
@@ -92,7 +92,7 @@ async fn every_mistake_in_the_configuration_is_named_at_once_and_no_secret_is() 
 }
 
 #[tokio::test]
-async fn what_is_in_the_way_of_a_start_is_named() {
+async fn names_startup_obstacles() {
     let server = idle_server().await;
     let taken = server.url.strip_prefix("http://").unwrap();
     let file = server.folder().join("a-file");
@@ -125,7 +125,7 @@ async fn what_is_in_the_way_of_a_start_is_named() {
 }
 
 #[tokio::test]
-async fn the_doctor_tries_each_dependency_and_tells_which_one_fails() {
+async fn check_names_failing_dependency() {
     let server = idle_server().await;
     let [login, schema, grants] = ["database.login", "database.schema", "database.grants"];
     let rows = ["config", "storage", login, "database.version", schema, grants, "database.clock", "identity"];
@@ -157,7 +157,7 @@ async fn the_doctor_tries_each_dependency_and_tells_which_one_fails() {
 }
 
 #[tokio::test]
-async fn the_printed_document_is_the_served_one() {
+async fn prints_the_served_document() {
     let server = idle_server().await;
     let (code, printed, _) = run(darkroom(&["openapi"], &[])).await;
     assert_eq!(code, 0);
@@ -166,7 +166,7 @@ async fn the_printed_document_is_the_served_one() {
 }
 
 #[tokio::test]
-async fn a_printed_token_opens_the_server_of_its_folder() {
+async fn printed_token_is_accepted() {
     let server = idle_server().await;
     let folder = server.folder().to_str().unwrap();
     let (code, token, _) = run(darkroom(&["token", "--data", folder, "--subject", "bob"], &[])).await;
@@ -177,7 +177,7 @@ async fn a_printed_token_opens_the_server_of_its_folder() {
 }
 
 #[tokio::test]
-async fn a_stop_signal_fails_no_request_that_is_under_way() {
+async fn sigterm_fails_no_request_in_flight() {
     let server = idle_server().await;
     let mut process = Process::start(&server, "serve", &[]).await;
     let host = process.user(&server, "alice");
@@ -211,7 +211,7 @@ async fn a_stop_signal_fails_no_request_that_is_under_way() {
 }
 
 #[tokio::test]
-async fn a_second_stop_signal_ends_it_at_once() {
+async fn second_stop_signal_exits_immediately() {
     let server = idle_server().await;
     let mut process = Process::start(&server, "serve", &[]).await;
     let host = process.user(&server, "alice");
@@ -261,7 +261,7 @@ async fn a_day_of(process: &Process, server: &TestServer) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn logs_are_json_lines_with_request_and_route_and_hold_no_secret() {
+async fn logs_json_lines_without_secrets() {
     let (server, webhook) = (idle_server().await, Webhook::start().await);
     let variables = webhook.variables();
     let mut more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -294,7 +294,7 @@ async fn logs_are_json_lines_with_request_and_route_and_hold_no_secret() {
 }
 
 #[tokio::test]
-async fn actuators_paths_are_answered_when_they_are_wanted() {
+async fn serves_actuator_paths_if_enabled() {
     let server = idle_server().await;
     let silent = format!("{}/actuator/health", server.operations);
     assert_eq!(reqwest::get(silent).await.unwrap().status(), 404, "not unless they are");
@@ -329,7 +329,7 @@ async fn actuators_paths_are_answered_when_they_are_wanted() {
 }
 
 #[tokio::test]
-async fn info_masks_secrets_and_the_log_level_can_be_changed_to_what_makes_sense() {
+async fn masks_secrets_and_sets_log_level() {
     let server = idle_server().await;
     let more = [("DARKROOM_DATABASE_PASSWORD", "nobody-needs-it")];
     let process = Process::start(&server, "serve", &more).await;
@@ -359,7 +359,7 @@ async fn info_masks_secrets_and_the_log_level_can_be_changed_to_what_makes_sense
 
 /// What systemd would hear on its socket, see `sd_notify(3)`.
 #[tokio::test]
-async fn systemd_is_told_of_the_start_the_beat_a_reload_and_the_end() {
+async fn notifies_systemd_of_each_state() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
@@ -393,7 +393,7 @@ async fn systemd_is_told_of_the_start_the_beat_a_reload_and_the_end() {
 }
 
 #[tokio::test]
-async fn readiness_knows_of_the_database_only_where_that_is_wanted() {
+async fn readiness_checks_database_if_enabled() {
     let server = TestServer::start_with("worker.enabled = false").await;
     let nowhere = ("DARKROOM_DATABASE_SOCKET", "/nowhere/mysqld.sock");
     let compat = ("DARKROOM_COMPAT_ACTUATOR", "true");

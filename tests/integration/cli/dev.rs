@@ -122,7 +122,7 @@ fn ids(photos: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn the_three_printed_lines_work_and_all_of_it_is_there_again_after_every_kind_of_end() {
+async fn keeps_data_after_every_kind_of_exit() {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("it's a folder");
     let dev = Dev::start(&folder).await;
@@ -163,7 +163,7 @@ async fn the_three_printed_lines_work_and_all_of_it_is_there_again_after_every_k
 }
 
 #[tokio::test]
-async fn two_run_side_by_side_in_two_folders() {
+async fn runs_twice_in_two_folders() {
     let parent = tempfile::tempdir().unwrap();
     let (one, other) = (parent.path().join("one"), parent.path().join("other"));
     let (first, second) = tokio::join!(Dev::start(&one), Dev::start(&other));
@@ -184,7 +184,7 @@ async fn two_run_side_by_side_in_two_folders() {
 }
 
 #[tokio::test]
-async fn what_is_in_the_way_is_told_at_once_and_nothing_is_left() {
+async fn reports_obstacles_and_leaves_nothing() {
     let parent = tempfile::tempdir().unwrap();
     let (fresh, file) = (parent.path().join("fresh"), parent.path().join("a-file"));
     std::fs::write(&file, "in the way").unwrap();

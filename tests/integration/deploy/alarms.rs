@@ -132,7 +132,7 @@ fn known(template: &Value, names: &BTreeMap<String, String>) -> BTreeSet<(String
 }
 
 #[test]
-fn no_alarm_and_no_graph_names_a_metric_that_does_not_exist() {
+fn alarms_and_graphs_use_existing_metrics() {
     let template = template::read("observability");
     for names in [names(false), names(true)] {
         let known = known(&template, &names);
@@ -152,7 +152,7 @@ fn no_alarm_and_no_graph_names_a_metric_that_does_not_exist() {
 }
 
 #[test]
-fn every_function_that_is_watched_is_one_of_ours() {
+fn alarms_watch_existing_functions() {
     let template = template::read("observability");
     let text = resolve(&json!(resources(&template, ALARM)), &names(false)).to_string();
     for name in ["api", "develop", "step", "announce", "migrate"] {
@@ -161,7 +161,7 @@ fn every_function_that_is_watched_is_one_of_ours() {
 }
 
 #[test]
-fn no_alarm_is_beyond_the_limits_of_cloudwatch() {
+fn alarms_keep_cloudwatch_limits() {
     let template = template::read("observability");
     for (name, alarm) in resources(&template, ALARM) {
         let alarm = resolve(&alarm["Properties"], &names(false));
@@ -199,7 +199,7 @@ fn reckoned(name: &str, math: &[Value]) {
 }
 
 #[test]
-fn every_alarm_is_told_by_one_page_or_ticket_and_by_nothing_else() {
+fn each_alarm_notifies_page_or_ticket() {
     let template = template::read("observability");
     let (alarms, composites) = (resources(&template, ALARM), resources(&template, COMPOSITE));
     let mut told: Vec<String> = Vec::new();
@@ -245,7 +245,7 @@ fn runbook() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
-fn the_runbook_has_a_row_for_each_alarm_and_for_nothing_else() {
+fn runbook_lists_each_alarm() {
     let mut described: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for stack in ["observability", "edge"] {
         let template = template::read(stack);
@@ -264,7 +264,7 @@ fn the_runbook_has_a_row_for_each_alarm_and_for_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_dead_job_makes_a_ticket_and_a_photo_that_waits_a_page() {
+async fn raises_ticket_and_page() {
     let template = template::read("observability");
     let composites = resources(&template, COMPOSITE);
     let mut estate = Estate::start(&NAMES).await;

@@ -263,7 +263,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn instances_use_each_right_that_they_have_and_no_other() {
+async fn instances_use_exactly_their_permissions() {
     let scene = Scene::set().await;
     let (serve, work) = (Witness::of(&scene.cloud, Role::Serve).await, Witness::of(&scene.cloud, Role::Work).await);
     let api = scene.process("serve", &serve, &[("DARKROOM_WORKER_ENABLED", "false")]).await;
@@ -299,7 +299,7 @@ async fn instances_use_each_right_that_they_have_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn functions_use_each_right_that_they_have_and_no_other() {
+async fn functions_use_exactly_their_permissions() {
     let scene = Scene::set().await;
     let [api, develop, step, announce] = [Role::LambdaApi, Role::LambdaDevelop, Role::LambdaStep, Role::LambdaAnnounce];
     let [api, develop, step, announce] = [
@@ -385,7 +385,7 @@ async fn functions_use_each_right_that_they_have_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn operators_use_each_right_that_they_have_and_no_other() {
+async fn operators_use_exactly_their_permissions() {
     let scene = Scene::set().await;
     let operator = Witness::of(&scene.cloud, Role::Operator).await;
     let variables = scene.variables(&operator);

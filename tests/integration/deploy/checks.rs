@@ -93,7 +93,7 @@ fn state_machine() -> Value {
 }
 
 #[test]
-fn cfn_lint_has_nothing_to_say_and_would_say_it() {
+fn templates_pass_cfn_lint() {
     let paths: Vec<_> = templates().into_iter().map(template::path).collect();
     let clean = cfn_lint(&paths);
     assert!(clean.status.success(), "{}", said(&clean));
@@ -105,7 +105,7 @@ fn cfn_lint_has_nothing_to_say_and_would_say_it() {
 }
 
 #[test]
-fn checkov_finds_nothing_that_was_not_reviewed() {
+fn templates_pass_checkov() {
     let paths: Vec<_> = templates().into_iter().map(template::path).collect();
     let found = checkov(&paths);
     assert!(found.is_empty(), "{found:#?}");
@@ -117,7 +117,7 @@ fn checkov_finds_nothing_that_was_not_reviewed() {
 }
 
 #[test]
-fn every_exception_says_why() {
+fn exceptions_state_reasons() {
     for stack in templates() {
         let template = template::read(stack);
         for (name, resource) in template["Resources"].as_object().expect("resources") {
@@ -132,7 +132,7 @@ fn every_exception_says_why() {
 }
 
 #[test]
-fn the_state_machine_is_one_that_step_functions_takes() {
+fn state_machine_definition_is_valid() {
     let definition = state_machine();
     let sound = asl_validator(&definition);
     assert!(sound.status.success(), "{}", said(&sound));

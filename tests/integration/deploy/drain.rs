@@ -89,7 +89,7 @@ impl Drop for Bed {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_that_is_to_end_stops_the_service_once_the_balancer_has_let_go_of_it() {
+async fn stops_service_after_deregistration() {
     let mut bed = Bed::start().await;
     // A metadata service that is away means nothing.
     bed.imds.fail(true);
@@ -110,7 +110,7 @@ async fn an_instance_that_is_to_end_stops_the_service_once_the_balancer_has_let_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_in_service_is_left_alone() {
+async fn keeps_instance_in_service() {
     let mut bed = Bed::start().await;
     eventually("it has looked", async || (bed.imds.sessions() > 4).then_some(())).await;
     assert_eq!((bed.told(), bed.stopped()), (vec![], String::new()));

@@ -46,7 +46,7 @@ fn routes(document: &Value) -> BTreeMap<&str, BTreeMap<&str, &Value>> {
 }
 
 #[test]
-fn it_is_printed_and_is_openapi_3_0_whatever_the_installation_has() {
+fn prints_valid_openapi_3_0() {
     let printed = Command::new(env!("CARGO_BIN_EXE_darkroom")).args(["openapi", "--gateway"]).output().unwrap();
     assert!(printed.status.success());
     assert_eq!(serde_json::from_slice::<Value>(&printed.stdout).unwrap(), darkroom::http::gateway::document());
@@ -71,7 +71,7 @@ fn it_is_printed_and_is_openapi_3_0_whatever_the_installation_has() {
 }
 
 #[test]
-fn what_cloudformation_fills_in_is_in_the_stack() {
+fn stack_provides_substitutions() {
     fn named(value: &Value, names: &mut BTreeSet<(&'static str, String)>) {
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         match value {
@@ -115,7 +115,7 @@ fn what_cloudformation_fills_in_is_in_the_stack() {
 }
 
 #[test]
-fn it_has_each_public_route_but_those_of_objects_and_leads_it_to_itself() {
+fn integrates_each_public_route() {
     let document = document(&[]);
     let routes = routes(&document);
     let public = openapi::document()["paths"].as_object().unwrap();
@@ -140,7 +140,7 @@ fn it_has_each_public_route_but_those_of_objects_and_leads_it_to_itself() {
 }
 
 #[test]
-fn the_function_answers_what_guests_read_most_and_nothing_else() {
+fn function_serves_guest_reads_only() {
     let document = document(&["ReadsByFunction"]);
     let by_function = |(path, methods): (&&str, &BTreeMap<&str, &Value>)| {
         let of = methods.iter().filter(|(_, operation)| operation[INTEGRATION]["type"] == "aws_proxy");
@@ -159,7 +159,7 @@ fn the_function_answers_what_guests_read_most_and_nothing_else() {
 }
 
 #[test]
-fn no_other_api_invokes_the_function() {
+fn only_gateway_may_invoke_function() {
     let all = template::STACKS.map(template::read);
     let resources = all.iter().flat_map(|template| template["Resources"].as_object().expect("resources").values());
     let permissions: Vec<_> = resources.filter(|it| it["Type"] == "AWS::Lambda::Permission").collect();
@@ -171,7 +171,7 @@ fn no_other_api_invokes_the_function() {
 }
 
 #[test]
-fn all_need_the_key_and_only_routes_of_users_alone_ask_the_pool() {
+fn routes_require_key_and_user_pool() {
     let public = openapi::document();
     for holds in [&["HasUserPool"][..], &[]] {
         let document = document(holds);
@@ -197,7 +197,7 @@ fn all_need_the_key_and_only_routes_of_users_alone_ask_the_pool() {
 
 /// What the gateway refuses when it imports a document, or takes and does not do.
 #[test]
-fn nothing_in_it_is_refused_by_the_gateway() {
+fn uses_only_supported_openapi() {
     let document = document(&["HasUserPool"]);
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     let only = |value: &Value, allowed: &[&str]| {
@@ -250,7 +250,7 @@ fn nothing_in_it_is_refused_by_the_gateway() {
 }
 
 #[test]
-fn its_own_errors_are_problems_with_the_statuses_of_the_contract() {
+fn gateway_errors_are_problem_documents() {
     let document = document(&[]);
     let errors = document["x-amazon-apigateway-gateway-responses"].as_object().unwrap();
     // https://docs.aws.amazon.com/apigateway/latest/developerguide/supported-gateway-response-types.html
@@ -323,7 +323,7 @@ async fn ask(client: &Client, method: &str, path: &str, body: Option<(&str, &str
 }
 
 #[tokio::test]
-async fn a_client_cannot_tell_whether_there_is_a_gateway() {
+async fn gateway_is_transparent_to_clients() {
     let server = TestServer::start_with("worker.enabled = false\nhttp.cors_origins = ['https://photos.example']").await;
     let front = Front::start(document(&["HasUserPool"]), &server.url).await;
     let token = server.identity.token("alice").unwrap();
@@ -402,7 +402,7 @@ async fn a_client_cannot_tell_whether_there_is_a_gateway() {
 }
 
 #[tokio::test]
-async fn objects_are_not_reached_through_the_gateway() {
+async fn gateway_does_not_route_objects() {
     let server = TestServer::start_with(API_ONLY).await;
     let front = Front::start(document(&[]), &server.url).await;
     let id = uuid::Uuid::now_v7();
@@ -438,7 +438,7 @@ async fn echo() -> String {
 }
 
 #[tokio::test]
-async fn path_query_and_headers_reach_the_service_with_who_called_the_gateway() {
+async fn forwards_path_query_and_headers() {
     let document = document(&[]);
     let front = Front::start(document.clone(), &echo().await).await;
     let client = front.client(Some("a.b.c".to_owned()));
@@ -470,7 +470,7 @@ async fn path_query_and_headers_reach_the_service_with_who_called_the_gateway() 
 }
 
 #[tokio::test]
-async fn the_gateway_turns_away_who_lacks_the_key_and_what_is_too_large_and_says_when_the_service_is_silent() {
+async fn gateway_rejects_bad_key_and_large_body() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gone = format!("http://{}", nobody.local_addr().unwrap());
     drop(nobody);
@@ -489,7 +489,7 @@ async fn the_gateway_turns_away_who_lacks_the_key_and_what_is_too_large_and_says
 }
 
 #[test]
-fn no_log_of_the_gateway_or_the_edge_holds_a_token_or_a_signature() {
+fn logs_hold_no_token_or_signature() {
     let stage = &template::read("gateway")["Resources"]["Stage"]["Properties"];
     let format = stage["AccessLogSetting"]["Format"].as_str().unwrap();
     serde_json::from_str::<BTreeMap<String, String>>(format).expect("a line of JSON");
@@ -510,7 +510,7 @@ fn no_log_of_the_gateway_or_the_edge_holds_a_token_or_a_signature() {
 }
 
 #[test]
-fn the_edge_keeps_nothing_of_the_api_that_is_not_marked_and_shows_renditions_by_signature_only() {
+fn edge_caches_only_marked_responses() {
     let edge = template::read("edge");
     let distribution = &edge["Resources"]["Distribution"]["Properties"]["DistributionConfig"];
     // AWS's CachingDisabled, and AllViewerExceptHostHeader.
@@ -548,7 +548,7 @@ fn the_edge_keeps_nothing_of_the_api_that_is_not_marked_and_shows_renditions_by_
 }
 
 #[test]
-fn each_rule_of_the_web_acl_only_counts_until_it_is_told_to_block() {
+fn web_acl_rules_count_by_default() {
     let acl = &template::read("edge")["Resources"]["WebAcl"]["Properties"];
     let bodies = acl["CustomResponseBodies"].as_object().unwrap();
     let with = |mode: &[&str]| {

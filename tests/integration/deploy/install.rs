@@ -35,7 +35,7 @@ fn said(command: &mut Command) -> (bool, String) {
 
 /// `systemd-analyze verify` wants the programs and pages that a unit names to be there, so they are put where it looks.
 #[test]
-fn systemd_finds_no_fault_with_the_units() {
+fn systemd_verifies_units() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("units");
     let copied = Command::new("cp").arg("-r").arg(project("systemd")).arg(&folder).status().unwrap();
@@ -66,7 +66,7 @@ fn systemd_finds_no_fault_with_the_units() {
 }
 
 #[test]
-fn the_units_are_hardly_exposed() {
+fn units_have_low_exposure() {
     for name in SERVICES {
         let mut command = Command::new("systemd-analyze");
         command.args(["security", "--no-pager", "--offline=true", "--threshold", MOST_EXPOSURE]);
@@ -132,7 +132,7 @@ const LIFE: &str = r#"
     test -e /var/lib/darkroom/photo"#;
 
 #[test]
-fn the_packages_install_update_and_go() {
+fn packages_install_upgrade_and_remove() {
     let folder = packages();
     let at = |name: &str| folder.path().join(name).display().to_string();
     let architecture = said(Command::new("dpkg").arg("--print-architecture")).1.trim().to_owned();
@@ -208,7 +208,7 @@ fn keeps_asking(url: String) -> tokio::task::JoinHandle<()> {
 /// The package is installed on a machine of its own, whose systemd starts the service: with credentials, its own root, the
 /// filter of system calls and all else. A photo goes through; an update restarts it, and a removal ends it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_photo_goes_through_under_systemd_with_all_that_the_units_forbid() {
+async fn processes_photo_in_systemd_sandbox() {
     let folder = packages();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     if isolated_root::run(folder.path(), "true").is_none() {

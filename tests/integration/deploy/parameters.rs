@@ -29,7 +29,7 @@ fn section(template: &Value, name: &str) -> Map<String, Value> {
 }
 
 #[test]
-fn what_a_stack_asks_for_was_handed_on_or_is_given() {
+fn each_parameter_has_a_source() {
     let (mut outputs, mut asked) = (BTreeSet::new(), BTreeSet::new());
     for stack in template::STACKS {
         let template = template::read(stack);
@@ -53,7 +53,7 @@ fn what_a_stack_asks_for_was_handed_on_or_is_given() {
 }
 
 #[test]
-fn a_parameter_is_the_same_wherever_it_stands() {
+fn parameters_agree_between_stacks() {
     let (mut outputs, mut first) = (BTreeSet::new(), BTreeMap::<String, (&str, Value)>::new());
     for stack in template::STACKS {
         let template = template::read(stack);
@@ -72,7 +72,7 @@ fn a_parameter_is_the_same_wherever_it_stands() {
 }
 
 #[test]
-fn what_is_left_out_for_the_emulator_is_there() {
+fn emulator_exclusions_exist() {
     let all = template::STACKS.map(template::read);
     let kinds: BTreeSet<String> = all
         .iter()
@@ -105,7 +105,7 @@ fn made_with(stack: &str, given: &[(&str, &str)]) -> Vec<Resource> {
 }
 
 #[test]
-fn what_is_made_for_the_first_time_can_be_taken_down_if_it_fails() {
+fn failed_creation_can_be_deleted() {
     let protected = |given: &[(&str, &str)]| -> BTreeSet<String> {
         let all = [made_with("data", given), made_with("service", given)].concat();
         let is_protected = |it: &Resource| {
@@ -139,7 +139,7 @@ fn what_is_made_for_the_first_time_can_be_taken_down_if_it_fails() {
 }
 
 #[test]
-fn insights_are_asked_for_only_where_there_are_any() {
+fn uses_insights_only_where_available() {
     let modes = |engine, class, wanted| {
         let choice = [("Engine", engine), ("DatabaseClass", class), ("DatabaseInsights", wanted)];
         let made = made_with("data", &choice);

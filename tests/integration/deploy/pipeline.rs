@@ -52,13 +52,13 @@ fn fits(pattern: &str, text: &str) -> bool {
 }
 
 #[test]
-fn a_star_in_a_pattern_is_any_text() {
+fn wildcard_matches_any_text() {
     assert!(fits("arn:aws:s3:::a-*", "arn:aws:s3:::a-b/c") && fits("*", "*") && fits("a*c*", "abcd") && fits("a", "a"));
     assert!(!fits("arn:aws:s3:::a-*", "*") && !fits("a*c", "abcd") && !fits("a", "ab") && !fits("ab*", "a"));
 }
 
 #[test]
-fn nothing_is_said_of_everything_where_aws_has_names() {
+fn policies_use_wildcards_only_when_needed() {
     let aws = tools::actions_of_aws();
     // All that a pattern means, such as `logs:Describe*`, and that is about something.
     let with_resources = |pattern: &str| {
@@ -103,7 +103,7 @@ fn boundary() -> Vec<(Vec<String>, Vec<String>)> {
 }
 
 #[test]
-fn the_boundary_that_ci_sets_leaves_the_roles_what_they_do() {
+fn boundary_allows_what_roles_do() {
     let (most, names) = (boundary(), names());
     let mut done = BTreeSet::new();
     for (stack, role, statement) in statements() {
@@ -128,7 +128,7 @@ fn the_boundary_that_ci_sets_leaves_the_roles_what_they_do() {
 }
 
 #[test]
-fn the_boundary_lets_nobody_into_what_is_another_installations() {
+fn boundary_denies_other_installations() {
     let most = boundary();
     let another = |resource: &str| resource.replace("photos-of-a-wedding", "accounts");
     for (_, role, statement) in statements() {
@@ -150,7 +150,7 @@ fn the_boundary_lets_nobody_into_what_is_another_installations() {
 }
 
 #[test]
-fn nothing_that_cloudformation_does_can_change_the_boundary_or_itself() {
+fn deployment_cannot_change_boundary() {
     let mut names = names();
     names.insert("HostedZoneId".to_owned(), "Z0123456789ABCDEFGHIJ".to_owned());
     names.insert("Boundary".to_owned(), "arn:aws:iam::123456789012:policy/photos-of-a-wedding-boundary".to_owned());
@@ -176,7 +176,7 @@ fn nothing_that_cloudformation_does_can_change_the_boundary_or_itself() {
 }
 
 #[test]
-fn the_policies_of_ci_are_not_too_long_for_iam() {
+fn ci_policies_fit_iam_limits() {
     let mut names = names();
     names.insert("HostedZoneId".to_owned(), "Z0123456789ABCDEFGHIJ".to_owned());
     let longest = "arn:aws:iam::123456789012:policy/photos-of-a-wedding-boundary";

@@ -70,7 +70,7 @@ fn intended(nat: &str) -> Table {
 }
 
 #[test]
-fn everybody_reaches_whom_it_has_to_and_nobody_else() {
+fn network_allows_exactly_required_paths() {
     for zones in ["2", "3"] {
         for nat in NATS {
             let network = network(zones, nat);
@@ -85,7 +85,7 @@ fn everybody_reaches_whom_it_has_to_and_nobody_else() {
 
 /// As if there were no network ACLs, and routes led everywhere.
 #[test]
-fn security_groups_alone_let_nothing_else_through() {
+fn security_groups_alone_are_strict() {
     for nat in NATS {
         let network = network("2", nat);
         assert_eq!(network.table(&everybody(&network), &[Wall::Groups])[0], intended(nat), "NAT {nat}");
@@ -94,7 +94,7 @@ fn security_groups_alone_let_nothing_else_through() {
 
 /// As if everything were in a group that lets everything through, and routes led everywhere.
 #[test]
-fn network_acls_alone_keep_the_internet_from_database_and_service() {
+fn network_acls_block_internet() {
     for nat in NATS {
         let network = network("2", nat);
         let [service, another] = [0, 1].map(|zone| place(&network, "service", zone));
@@ -130,7 +130,7 @@ fn network_acls_alone_keep_the_internet_from_database_and_service() {
 
 /// As if everything were in a group that lets everything through, and there were no network ACLs.
 #[test]
-fn routes_alone_lead_nobody_in_and_out_only_by_nat() {
+fn routes_allow_egress_by_nat_only() {
     for nat in NATS {
         let network = network("3", nat);
         let gateways = network.all("InternetGateway").count();
@@ -150,7 +150,7 @@ fn routes_alone_lead_nobody_in_and_out_only_by_nat() {
 /// Network ACLs have no memory, so each answer needs its rule. An instance asks from the ports of Linux, all others from all
 /// that are not reserved.
 #[test]
-fn every_answer_comes_back() {
+fn return_traffic_is_allowed() {
     for nat in NATS {
         let network = network("3", nat);
         for ((from, to), ports) in intended(nat) {
@@ -170,7 +170,7 @@ fn every_answer_comes_back() {
 }
 
 #[test]
-fn aws_is_reached_without_nat_by_an_endpoint_in_each_zone() {
+fn reaches_aws_by_endpoint_in_each_zone() {
     let services = ["autoscaling", "logs", "monitoring", "rds", "secretsmanager", "sns", "sqs", "ssm"];
     let services = services.into_iter().chain(["ssmmessages", "states", "sts"]).map(ToOwned::to_owned);
     let services = services.collect::<BTreeSet<String>>();
@@ -191,7 +191,7 @@ fn aws_is_reached_without_nat_by_an_endpoint_in_each_zone() {
 type Hole = (&'static str, fn(&mut Value), &'static [Wall], (&'static str, &'static str), &'static str);
 
 #[test]
-fn a_hole_in_any_wall_is_noticed() {
+fn detects_opening_in_each_layer() {
     let holes: [Hole; 9] = [
         ("the database's group lets all in", open_the_group, &[Wall::Groups], ("internet", "database"), "tcp 3306"),
         ("its network ACL lets all in", open_the_acl, &[Wall::Acls], ("internet", "database"), "tcp 3306"),
@@ -270,7 +270,7 @@ fn a_hole_in_any_wall_is_noticed() {
 }
 
 #[test]
-fn one_open_wall_is_no_way_to_the_database() {
+fn one_open_layer_exposes_no_database() {
     for open in [open_the_group, open_the_acl, open_the_routes] {
         let mut template = template::read("network");
         open(&mut template["Resources"]);
@@ -282,7 +282,7 @@ fn one_open_wall_is_no_way_to_the_database() {
 }
 
 #[test]
-fn a_rule_that_is_missing_is_noticed() {
+fn detects_missing_rule() {
     for rule in ["DatabaseOutAnswers", "ServiceInAnswers", "ServiceOutQueries", "QueriesOfService", "DatabaseInQueries"]
     {
         let mut template = template::read("network");
@@ -295,7 +295,7 @@ fn a_rule_that_is_missing_is_noticed() {
 
 #[test]
 #[should_panic(expected = "the model does not know it")]
-fn what_the_model_does_not_know_is_no_network_of_ours() {
+fn network_uses_only_modelled_resources() {
     let mut template = template::read("network");
     let peering = json!({ "Type": "AWS::EC2::VPCPeeringConnection", "Properties": { "VpcId": { "Ref": "Vpc" } } });
     template["Resources"]["Peering"] = peering;
@@ -304,7 +304,7 @@ fn what_the_model_does_not_know_is_no_network_of_ours() {
 
 /// Else what was computed here would not be all.
 #[test]
-fn no_other_stack_makes_a_way_in() {
+fn other_stacks_open_no_path() {
     let folder = template::path("network");
     let files = std::fs::read_dir(folder.parent().unwrap()).unwrap().map(|file| file.unwrap().path());
     let stacks = files.filter(|file| file.extension().is_some_and(|kind| kind == "yaml"));

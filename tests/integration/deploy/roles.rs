@@ -68,7 +68,7 @@ pub(super) fn each(value: &Value) -> Vec<&Value> {
 }
 
 #[test]
-fn every_role_can_be_bounded_and_is_taken_on_by_one_service_for_this_account() {
+fn roles_have_boundary_and_one_principal() {
     let boundary = json!({ "Fn::If": ["HasBoundary", { "Ref": "PermissionsBoundary" }, { "Ref": "AWS::NoValue" }] });
     let roles = resources(&["AWS::IAM::Role"]);
     assert!(roles.len() > 8, "{roles:?}");
@@ -96,7 +96,7 @@ fn every_role_can_be_bounded_and_is_taken_on_by_one_service_for_this_account() {
 }
 
 #[test]
-fn no_right_is_wider_than_it_has_to_be() {
+fn policies_are_least_privilege() {
     let mut everything = BTreeSet::new();
     for (stack, name, statement) in statements() {
         assert_eq!(statement["Effect"], "Allow", "{stack}: {name}: {statement}");
@@ -116,7 +116,7 @@ fn no_right_is_wider_than_it_has_to_be() {
 }
 
 #[test]
-fn each_role_signs_in_to_the_one_database_as_one_user() {
+fn each_role_has_one_database_user() {
     let mut who = BTreeMap::new();
     for (_, name, statement) in statements() {
         if each(&statement["Action"]).contains(&&json!("rds-db:connect")) {
@@ -202,7 +202,7 @@ fn secrets() -> [(&'static str, String); 2] {
 }
 
 #[test]
-fn the_variables_of_each_function_are_a_good_configuration_and_fit() {
+fn function_variables_are_valid() {
     let (template, names) = (template::read("functions"), names());
     let functions = resources(&["AWS::Lambda::Function"]);
     let functions: Vec<_> = functions.into_iter().filter(|(stack, ..)| *stack == "functions").collect();
@@ -245,7 +245,7 @@ fn the_variables_of_each_function_are_a_good_configuration_and_fit() {
 }
 
 #[test]
-fn the_file_that_instances_write_is_a_good_configuration() {
+fn instance_configuration_is_valid() {
     let template = template::read("service");
     let data = &template["Resources"]["Template"]["Properties"]["LaunchTemplateData"]["UserData"]["Fn::Base64"];
     let script = template::resolve(data, &names());
@@ -271,7 +271,7 @@ fn the_file_that_instances_write_is_a_good_configuration() {
 
 /// Times that one template has and another, or the service, relies on.
 #[test]
-fn the_times_of_queue_functions_hooks_and_drain_fit_together() {
+fn timeouts_are_consistent() {
     let [messaging, functions, service] = ["messaging", "functions", "service"].map(template::read);
     let of = |template: &Value, resource: &str, property: &str| {
         template["Resources"][resource]["Properties"][property]

@@ -271,7 +271,7 @@ done
 }
 
 #[tokio::test]
-async fn an_installation_is_made_and_a_second_run_changes_nothing() {
+async fn second_deployment_changes_nothing() {
     let account = Account::with(&[NETWORK, DATA, FUNCTIONS, GATEWAY, EDGE]).await;
     make_release(&account, "response");
     let keys = account.put("jwks.json", "{\"keys\": [\n  {\"kid\": \"a\\\\b\"}\n]}\n");
@@ -392,7 +392,7 @@ fn real(stack: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_real_stacks_are_made_and_stay_as_they_are() {
+async fn deploys_real_stacks_idempotently() {
     let templates: Vec<_> = template::STACKS.iter().map(|stack| (*stack, real(stack))).collect();
     let templates: Vec<_> = templates.iter().map(|(stack, text)| (*stack, text.as_str())).collect();
     let account = Account::with(&templates).await;
@@ -418,7 +418,7 @@ async fn the_real_stacks_are_made_and_stay_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_dry_run_shows_what_would_change_and_changes_nothing() {
+async fn dry_run_changes_nothing() {
     let account = Account::with(&[NETWORK, DATA]).await;
     let said = account.deploy(&["--dry-run"]).ended(0);
     assert!(said.contains("network: changes: 1\n  Add     News (SNS::Topic)\n"), "{said}");
@@ -454,7 +454,7 @@ async fn a_dry_run_shows_what_would_change_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_holds_data_is_not_replaced_unawares() {
+async fn refuses_to_replace_data_stores() {
     let account = Account::with(&[NETWORK, DATA]).await;
     account.deploy(&[]).ended(0);
     let table = account.aws(&["dynamodb", "list-tables", "--query", "TableNames"]);
@@ -477,7 +477,7 @@ async fn what_holds_data_is_not_replaced_unawares() {
 }
 
 #[tokio::test]
-async fn what_is_named_after_something_that_changes_in_place_is_not_refused() {
+async fn allows_in_place_changes() {
     let called = |name: &str| {
         format!(
             "
@@ -511,7 +511,7 @@ Resources:
 }
 
 #[tokio::test]
-async fn a_failure_is_shown_with_its_reason_and_a_first_creation_that_failed_is_made_anew() {
+async fn recreates_failed_first_creation() {
     let account = Account::with(&[NETWORK]).await;
     let broken = NETWORK.1.replace(
         "Outputs:\n",
@@ -542,7 +542,7 @@ Outputs:
 }
 
 #[tokio::test]
-async fn a_first_creation_that_fails_leaves_nothing_and_one_that_does_not_is_protected_then() {
+async fn protects_stack_after_first_creation() {
     let account = Account::with(&[NETWORK, DATA]).await;
     let broken = DATA.1.replace(
         "Outputs:\n",
@@ -577,7 +577,7 @@ Outputs:
 }
 
 #[tokio::test]
-async fn mistakes_are_told_before_anything_is_done() {
+async fn reports_mistakes_before_any_change() {
     let account = Account::with(&[NETWORK, DATA, FUNCTIONS]).await;
     for (arguments, what) in [
         (&["--region"][..], "--region needs a value"),
@@ -625,7 +625,7 @@ async fn mistakes_are_told_before_anything_is_done() {
 }
 
 #[tokio::test]
-async fn what_the_packages_are_built_for_is_what_is_installed_first() {
+async fn installs_packages_for_architecture() {
     let account = Account::with(&[NETWORK, DATA, FUNCTIONS]).await;
     make_release(&account, "response");
     let deploy = |arguments: &[&str]| {
@@ -647,7 +647,7 @@ async fn what_the_packages_are_built_for_is_what_is_installed_first() {
 }
 
 #[tokio::test]
-async fn the_logs_of_apis_are_left_to_whoever_has_set_their_role() {
+async fn keeps_existing_api_gateway_log_role() {
     for (role, logs) in [("another-stack-LogRole-1", "no"), ("darkroom-gateway-LogRole-1", "yes")] {
         let account = Account::with(&[DATA, GATEWAY]).await;
         account.put("artifacts/gateway.json", "{}");
@@ -662,7 +662,7 @@ async fn the_logs_of_apis_are_left_to_whoever_has_set_their_role() {
 }
 
 #[tokio::test]
-async fn a_schema_that_cannot_be_brought_up_ends_the_deployment() {
+async fn failed_migration_ends_deployment() {
     let account = Account::with(&[NETWORK, DATA, FUNCTIONS, GATEWAY]).await;
     make_release(&account, "error");
     let said = account.deploy(&[]).ended(1);
@@ -672,7 +672,7 @@ async fn a_schema_that_cannot_be_brought_up_ends_the_deployment() {
 }
 
 #[tokio::test]
-async fn instances_of_an_older_launch_template_are_replaced_until_all_are_of_the_newest() {
+async fn replaces_outdated_instances() {
     let account = Account::with(&[NETWORK, DATA, SERVICE]).await;
     make_release(&account, "response");
     // The emulator has no instances.
@@ -722,7 +722,7 @@ async fn instances_of_an_older_launch_template_are_replaced_until_all_are_of_the
 }
 
 #[tokio::test]
-async fn destroying_asks_twice_and_keeps_the_data_unless_it_is_told_otherwise() {
+async fn destroy_confirms_and_keeps_data() {
     let account = Account::with(&[NETWORK, DATA, FUNCTIONS, GATEWAY, EDGE]).await;
     make_release(&account, "response");
     account.deploy(&[]).ended(0);
@@ -765,7 +765,7 @@ async fn destroying_asks_twice_and_keeps_the_data_unless_it_is_told_otherwise() 
 
 /// What AWS refuses to delete, and the emulator does not.
 #[tokio::test]
-async fn what_stands_in_the_way_of_its_removal_goes_before() {
+async fn destroy_removes_blocking_resources() {
     let users = "
 Resources:
   Users:
@@ -807,7 +807,7 @@ Outputs:
 }
 
 #[tokio::test]
-async fn who_is_interrupted_runs_it_again_and_it_goes_on() {
+async fn resumes_interrupted_deployment() {
     let account = Account::with(&[NETWORK]).await;
     let slow = NETWORK.1.replace(
         "Outputs:\n",
@@ -856,7 +856,7 @@ Outputs:
 }
 
 #[test]
-fn the_script_reads_the_templates_as_cloudformation_does() {
+fn parses_templates_like_cloudformation() {
     for stack in template::STACKS {
         let read = template::read(stack);
         for section in ["Parameters", "Outputs"] {

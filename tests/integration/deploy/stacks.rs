@@ -94,7 +94,7 @@ async fn kept(estate: &Estate) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
-async fn the_stacks_are_made_updated_in_place_and_removed() {
+async fn creates_updates_and_deletes_stacks() {
     let mut estate = begin(STANDARD.decode(bootstrap()).expect("base64"), r#"{"keys": []}"#).await;
     finish(&mut estate).await;
     let made = kept(&estate).await;
@@ -286,7 +286,7 @@ async fn database(estate: &Estate, rds: &Rds, folder: &Path) {
 }
 
 #[tokio::test]
-async fn a_photo_goes_all_the_way_through_what_the_stacks_have_made() {
+async fn processes_photo_on_deployed_stacks() {
     let mut whole = Whole::start().await;
     let host = whole.user("alice");
     let album = id(&host.post("/v1/albums", &json!({ "title": "Wedding" })).await.expect(201));

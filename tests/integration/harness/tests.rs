@@ -49,7 +49,7 @@ fn number(error: &sqlx::Error) -> u16 {
 }
 
 #[tokio::test]
-async fn a_good_token_lets_its_user_in() {
+async fn accepts_valid_token() {
     let rds = Rds::shared().await;
     let database = rds.database().await;
     rds.create_user("good", &format!("ALL ON {}.*", database.name)).await;
@@ -72,7 +72,7 @@ async fn a_good_token_lets_its_user_in() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_quite_right_lets_nobody_in() {
+async fn rejects_altered_token() {
     let rds = Rds::shared().await;
     let (key, endpoint) = (Key::temporary(900), rds.endpoint());
     for user in ["strict", "stricter"] {
@@ -115,7 +115,7 @@ async fn a_token_that_is_not_quite_right_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn nobody_comes_in_without_tls() {
+async fn requires_tls() {
     let rds = Rds::shared().await;
     let key = Key::long_lived();
     rds.create_user("plain", "USAGE ON *.*").await;
@@ -133,7 +133,7 @@ async fn nobody_comes_in_without_tls() {
 }
 
 #[tokio::test]
-async fn a_dead_frozen_or_read_only_server_and_its_rules_are_what_they_are_called() {
+async fn simulates_server_failures() {
     let mut rds = Rds::start().await;
     let (key, database) = (Key::long_lived(), rds.database().await);
     rds.create_user("app", &format!("ALL ON {}.*", database.name)).await;
@@ -189,7 +189,7 @@ async fn a_dead_frozen_or_read_only_server_and_its_rules_are_what_they_are_calle
 }
 
 #[tokio::test]
-async fn a_replica_follows_falls_behind_and_takes_over() {
+async fn replica_lags_and_is_promoted() {
     let source = Rds::start_source().await;
     let mut replica = source.replica().await;
     let (key, database) = (Key::long_lived(), source.database().await);
@@ -257,7 +257,7 @@ async fn hear(stream: &mut TcpStream, words: &[u8]) {
 }
 
 #[tokio::test]
-async fn the_switch_points_elsewhere_cuts_stalls_and_refuses() {
+async fn tcp_proxy_injects_each_fault() {
     let mut switch = Switch::start(&parrot(b"one").await).await;
     let address = format!("localhost:{}", switch.port());
     let mut first = TcpStream::connect(&address).await.unwrap();
@@ -304,7 +304,7 @@ async fn the_switch_points_elsewhere_cuts_stalls_and_refuses() {
 }
 
 #[tokio::test]
-async fn the_metadata_service_wants_a_session_and_gives_what_it_is_told_to() {
+async fn metadata_service_requires_session() {
     let (first, second) = (Key::temporary(100), Key::temporary(200));
     let imds = Imds::start(&first, TimeDelta::hours(6)).await;
     let (_, url) = imds.environment().remove(0);
@@ -347,7 +347,7 @@ async fn the_metadata_service_wants_a_session_and_gives_what_it_is_told_to() {
 }
 
 #[tokio::test]
-async fn secrets_and_identities_are_for_those_who_sign() {
+async fn aws_api_requires_signature() {
     let (aws, key) = (Aws::start().await, Key::long_lived());
     let [(_, url), _] = aws.environment().try_into().unwrap();
     let [(_, id), _] = key.environment().try_into().unwrap();
@@ -388,7 +388,7 @@ async fn secrets_and_identities_are_for_those_who_sign() {
 }
 
 #[tokio::test]
-async fn an_impostor_hears_what_careless_clients_say_and_nothing_from_careful_ones() {
+async fn rogue_database_records_client_bytes() {
     const SECRET: &str = "what nobody else may hear";
     let folder = tempfile::tempdir().unwrap();
     let (ours, theirs) = (Authority::new(folder.path(), "ours"), Authority::new(folder.path(), "theirs"));

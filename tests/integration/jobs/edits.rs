@@ -125,7 +125,7 @@ fn files(server: &TestServer, photo: &str) -> Vec<std::path::PathBuf> {
 }
 
 #[tokio::test]
-async fn an_edit_gets_renditions_of_its_own_as_asked() {
+async fn creates_renditions_of_edit() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let (album, photo) = ready_photo(&host, &two_colours(800, 400), "image/png").await;
@@ -166,7 +166,7 @@ async fn an_edit_gets_renditions_of_its_own_as_asked() {
 }
 
 #[tokio::test]
-async fn every_filter_can_be_asked_for() {
+async fn accepts_every_filter() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let (_, photo) = ready_photo(&host, &numbered(1), "image/jpeg").await;
@@ -200,7 +200,7 @@ async fn every_filter_can_be_asked_for() {
 }
 
 #[tokio::test]
-async fn wrong_filters_are_told_by_their_fields() {
+async fn names_fields_of_invalid_filters() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let (_, photo) = ready_by_hand(&server, &host).await;
@@ -244,7 +244,7 @@ async fn wrong_filters_are_told_by_their_fields() {
 }
 
 #[tokio::test]
-async fn photos_that_are_not_ready_and_those_with_many_edits_take_none() {
+async fn rejects_edits_of_unready_photo() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let (album, photo) = ready_by_hand(&server, &host).await;
@@ -273,7 +273,7 @@ async fn photos_that_are_not_ready_and_those_with_many_edits_take_none() {
 }
 
 #[tokio::test]
-async fn the_host_decides_on_edits_of_guests_in_a_reviewed_album() {
+async fn host_reviews_guest_edits() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = id(&host.post("/v1/albums", &json!({ "title": "reviewed", "review": true })).await.expect(201));
@@ -327,7 +327,7 @@ async fn the_host_decides_on_edits_of_guests_in_a_reviewed_album() {
 }
 
 #[tokio::test]
-async fn an_edit_that_is_agreed_to_before_it_was_looked_at_is_made() {
+async fn runs_edit_approved_before_its_job() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let album = id(&host.post("/v1/albums", &json!({ "title": "reviewed", "review": true })).await.expect(201));
@@ -341,7 +341,7 @@ async fn an_edit_that_is_agreed_to_before_it_was_looked_at_is_made() {
 }
 
 #[tokio::test]
-async fn edits_are_known_to_those_who_may_know_of_them() {
+async fn shows_edits_to_host_and_uploader_only() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("edits").await;
@@ -376,7 +376,7 @@ async fn edits_are_known_to_those_who_may_know_of_them() {
 }
 
 #[tokio::test]
-async fn the_same_key_asks_for_one_edit() {
+async fn idempotency_key_creates_one_edit() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let (_, photo) = ready_by_hand(&server, &host).await;
@@ -393,7 +393,7 @@ async fn the_same_key_asks_for_one_edit() {
 }
 
 #[tokio::test]
-async fn steps_that_are_done_again_change_nothing() {
+async fn repeated_steps_change_nothing() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let (album, photo) = ready_by_hand(&server, &host).await;
@@ -425,7 +425,7 @@ async fn steps_that_are_done_again_change_nothing() {
 }
 
 #[tokio::test]
-async fn an_edit_whose_worker_is_killed_is_made_by_the_next() {
+async fn resumes_edit_of_killed_worker() {
     let server = TestServer::start_with(BY_HAND.replace("60s", "1s").as_str()).await;
     let host = server.user("alice");
     let album = host.album("killed").await;
@@ -446,7 +446,7 @@ async fn an_edit_whose_worker_is_killed_is_made_by_the_next() {
 }
 
 #[tokio::test]
-async fn a_photo_that_is_deleted_takes_its_edits_along() {
+async fn deletes_edits_with_their_photo() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let (album, photo) = ready_by_hand(&server, &host).await;
@@ -489,7 +489,7 @@ async fn a_photo_that_is_deleted_takes_its_edits_along() {
 }
 
 #[tokio::test]
-async fn an_edit_without_its_job_is_found_and_one_that_is_given_up_fails() {
+async fn reconciles_edit_without_job() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let (album, photo) = ready_by_hand(&server, &host).await;
@@ -516,7 +516,7 @@ async fn an_edit_without_its_job_is_found_and_one_that_is_given_up_fails() {
 
 /// Neither waits for an operator: its guest is told, and may ask again.
 #[tokio::test]
-async fn an_edit_whose_tries_are_used_up_fails_also_when_its_workers_were_killed() {
+async fn fails_edit_after_killed_attempts() {
     let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 2\n")).await;
     let host = server.user("alice");
     let (album, photo) = ready_by_hand(&server, &host).await;
@@ -541,7 +541,7 @@ async fn an_edit_whose_tries_are_used_up_fails_also_when_its_workers_were_killed
 
 /// The try ends, as any that fails: a worker that went on giving it up would do nothing else.
 #[tokio::test]
-async fn an_edit_that_cannot_even_be_given_up_is_a_dead_job() {
+async fn dead_letters_edit_that_cannot_fail() {
     let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 1\n")).await;
     let host = server.user("alice");
     let (_, photo) = ready_by_hand(&server, &host).await;
@@ -559,7 +559,7 @@ async fn an_edit_that_cannot_even_be_given_up_is_a_dead_job() {
 }
 
 #[tokio::test]
-async fn an_edit_that_nobody_looks_at_fails_after_a_week() {
+async fn fails_unreviewed_edit_after_a_week() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let album = host.album("reviewed").await;

@@ -71,7 +71,7 @@ fn files() -> Vec<(&'static str, &'static str, Vec<u8>, End)> {
 }
 
 #[tokio::test]
-async fn each_strange_file_ends_rejected_with_a_reason_or_ready_in_its_size() {
+async fn classifies_unusual_files() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let album = host.album("Strange things").await;
@@ -154,7 +154,7 @@ async fn check_renditions(server: &TestServer, name: &str, photo: &Value) {
 }
 
 #[tokio::test]
-async fn an_empty_file_and_a_heic_are_refused_before_they_are_sent() {
+async fn rejects_empty_and_heic_declarations() {
     let server = TestServer::start_with("worker.enabled = false").await;
     let host = server.user("alice");
     let photos = format!("/v1/albums/{}/photos", host.album("Refused").await);

@@ -27,7 +27,7 @@ async fn told(webhook: &Webhook, album: &str, count: usize) {
 }
 
 #[tokio::test]
-async fn each_event_is_told_once_in_order_as_a_signed_cloud_event() {
+async fn delivers_signed_cloud_events_in_order() {
     let webhook = Webhook::start().await;
     let server = TestServer::start_with(&webhook.settings()).await;
     let host = server.user("alice");
@@ -56,7 +56,7 @@ async fn each_event_is_told_once_in_order_as_a_signed_cloud_event() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_failed_is_repeated_and_one_that_arrived_is_not() {
+async fn retries_only_failed_deliveries() {
     let webhook = Webhook::absent();
     let server = TestServer::start_with(&format!("{}announce.webhook_timeout = \"3s\"\n", webhook.settings())).await;
     let host = server.user("alice");
@@ -85,7 +85,7 @@ async fn a_delivery_that_failed_is_repeated_and_one_that_arrived_is_not() {
 }
 
 #[tokio::test]
-async fn after_a_restart_it_goes_on_behind_the_last_that_arrived() {
+async fn resumes_after_last_delivered_event() {
     let webhook = Webhook::start().await;
     let settings = webhook.settings();
     let server = TestServer::start_with(&settings).await;
@@ -101,7 +101,7 @@ async fn after_a_restart_it_goes_on_behind_the_last_that_arrived() {
 }
 
 #[tokio::test]
-async fn an_album_whose_events_do_not_arrive_holds_nobody_else_up() {
+async fn failing_album_does_not_delay_others() {
     let webhook = Webhook::start().await;
     // One worker: what waits for somebody else's server must not keep it from photos and other albums.
     let settings = format!("{}worker.concurrency = 1\nannounce.webhook_timeout = \"2s\"\n", webhook.settings());
@@ -119,7 +119,7 @@ async fn an_album_whose_events_do_not_arrive_holds_nobody_else_up() {
 }
 
 #[tokio::test]
-async fn neither_the_secret_nor_the_address_of_a_webhook_is_ever_logged() {
+async fn never_logs_webhook_secret_or_url() {
     let webhook = Webhook::start().await;
     webhook.answer(|_| Reply::Status(500));
     let server = TestServer::start_with("worker.enabled = false").await;

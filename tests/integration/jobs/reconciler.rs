@@ -44,7 +44,7 @@ fn place_original(server: &TestServer, photo: &str, bytes: &[u8]) {
 }
 
 #[tokio::test]
-async fn bytes_that_are_there_and_were_not_noted_are_accepted() {
+async fn accepts_unrecorded_upload() {
     let server = TestServer::start_with(NO_GRACE).await;
     let host = server.user("alice");
     let album = host.album("there").await;
@@ -58,7 +58,7 @@ async fn bytes_that_are_there_and_were_not_noted_are_accepted() {
 }
 
 #[tokio::test]
-async fn an_upload_that_never_came_expires_and_gives_its_place_back() {
+async fn expires_missing_upload() {
     let server = TestServer::start_with(NO_GRACE).await;
     let host = server.user("alice");
     let album = host.album("never").await;
@@ -84,7 +84,7 @@ async fn an_upload_that_never_came_expires_and_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn a_photo_that_no_job_works_on_gets_one() {
+async fn creates_job_for_unprocessed_photo() {
     let server = TestServer::start_with(NO_GRACE).await;
     let host = server.user("alice");
     let album = host.album("forgotten").await;
@@ -98,7 +98,7 @@ async fn a_photo_that_no_job_works_on_gets_one() {
 }
 
 #[tokio::test]
-async fn events_and_deleted_albums_without_a_job_get_one() {
+async fn creates_missing_jobs() {
     let server = TestServer::start_with(NO_GRACE).await;
     let host = server.user("alice");
     let (told, deleted) = (host.album("told").await, host.album("deleted").await);
@@ -117,7 +117,7 @@ async fn events_and_deleted_albums_without_a_job_get_one() {
 }
 
 #[tokio::test]
-async fn what_has_no_row_is_removed_after_its_grace_and_not_before() {
+async fn removes_orphans_after_grace_period() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let album = host.album("kept").await;
@@ -141,7 +141,7 @@ async fn what_has_no_row_is_removed_after_its_grace_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_lost_rendition_is_made_again_byte_for_byte_and_nobody_is_told() {
+async fn restores_lost_rendition_without_event() {
     let server = TestServer::start_with(NO_GRACE).await;
     let host = server.user("alice");
     let album = host.album("lost").await;
@@ -163,7 +163,7 @@ async fn a_lost_rendition_is_made_again_byte_for_byte_and_nobody_is_told() {
 }
 
 #[tokio::test]
-async fn answers_to_idempotency_keys_are_forgotten_after_a_day() {
+async fn removes_idempotency_keys_after_a_day() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     for key in ["of yesterday", "of today"] {
@@ -182,7 +182,7 @@ async fn answers_to_idempotency_keys_are_forgotten_after_a_day() {
 }
 
 #[tokio::test]
-async fn sweeps_at_the_same_time_do_it_all_once_and_do_not_get_in_each_others_way() {
+async fn concurrent_reconcilers_repair_once() {
     let server = TestServer::start_with(NO_GRACE).await;
     let host = server.user("alice");
     let album = host.album("mess").await;

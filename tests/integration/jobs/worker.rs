@@ -48,7 +48,7 @@ async fn jobs(server: &TestServer, arguments: &[&str]) -> (i32, String) {
 }
 
 #[tokio::test]
-async fn what_is_done_under_a_lost_lease_has_no_effect() {
+async fn discards_work_of_lost_lease() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let album = host.album("lease").await;
@@ -70,7 +70,7 @@ async fn what_is_done_under_a_lost_lease_has_no_effect() {
 }
 
 #[tokio::test]
-async fn a_worker_notices_that_its_lease_is_lost_and_lets_go() {
+async fn stops_work_when_lease_is_lost() {
     let server = TestServer::start_with(&BY_HAND.replace("60s", "1s")).await;
     let host = server.user("alice");
     let album = host.album("lease").await;
@@ -94,7 +94,7 @@ async fn a_worker_notices_that_its_lease_is_lost_and_lets_go() {
 }
 
 #[tokio::test]
-async fn what_is_not_the_photos_fault_is_tried_again_and_then_waits_for_an_operator() {
+async fn retries_then_dead_letters_job() {
     let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 3\n")).await;
     let host = server.user("alice");
     let album = host.album("dead").await;
@@ -131,7 +131,7 @@ async fn what_is_not_the_photos_fault_is_tried_again_and_then_waits_for_an_opera
 }
 
 #[tokio::test]
-async fn an_operator_may_drop_a_dead_job_and_no_other() {
+async fn drops_only_dead_jobs() {
     let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 1\n")).await;
     let host = server.user("alice");
     let album = host.album("dead").await;
@@ -159,7 +159,7 @@ async fn an_operator_may_drop_a_dead_job_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_job_whose_tries_all_ended_with_their_workers_is_laid_aside() {
+async fn dead_letters_job_of_killed_workers() {
     let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 3\n")).await;
     let host = server.user("alice");
     let album = host.album("deadly").await;
@@ -171,7 +171,7 @@ async fn a_job_whose_tries_all_ended_with_their_workers_is_laid_aside() {
 }
 
 #[tokio::test]
-async fn a_worker_that_stops_gives_its_job_back_as_if_it_had_never_had_it() {
+async fn stopping_worker_returns_its_job() {
     let settings = "http.drain_timeout = \"500ms\"\nworker.lease = \"60s\"\nworker.concurrency = 1\n";
     let mut server = TestServer::start_with(settings).await;
     let host = server.user("alice");
@@ -198,7 +198,7 @@ async fn a_worker_that_stops_gives_its_job_back_as_if_it_had_never_had_it() {
 }
 
 #[tokio::test]
-async fn a_worker_of_the_same_process_wakes_at_once() {
+async fn enqueue_wakes_local_worker() {
     let server = TestServer::start_with("worker.poll_interval = \"10m\"\nsweep.interval = \"10m\"\n").await;
     let host = server.user("alice");
     let album = host.album("at once").await;
@@ -215,7 +215,7 @@ async fn a_worker_of_the_same_process_wakes_at_once() {
 }
 
 #[tokio::test]
-async fn a_photo_deleted_while_it_is_decoded_leaves_no_file() {
+async fn photo_deleted_in_decode_leaves_no_file() {
     let server = TestServer::start_with("worker.enabled = false\nsweep.orphan_grace = \"24h\"\n").await;
     let host = server.user("alice");
     let album = host.album("deleted").await;
@@ -232,7 +232,7 @@ async fn a_photo_deleted_while_it_is_decoded_leaves_no_file() {
 }
 
 #[tokio::test]
-async fn a_deleted_album_goes_with_all_that_is_in_it() {
+async fn purges_deleted_album() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let (album, other) = (host.album("to go").await, host.album("to stay").await);
@@ -261,7 +261,7 @@ async fn a_deleted_album_goes_with_all_that_is_in_it() {
 }
 
 #[tokio::test]
-async fn a_photo_whose_decoder_always_dies_is_rejected_and_the_next_one_is_fine() {
+async fn rejects_photo_that_crashes_decoder() {
     let server = TestServer::start_with("worker.enabled = false\nsweep.orphan_grace = \"0s\"\n").await;
     let host = server.user("alice");
     let album = host.album("killer").await;

@@ -19,7 +19,7 @@ fn row<'t>(table: &'t str, what: &str) -> (&'t str, &'t str) {
 }
 
 #[tokio::test]
-async fn each_step_to_the_database_has_its_row_and_each_failure_its_advice() {
+async fn check_advises_on_each_connection_step() {
     let (rds, key, aws) = (Rds::shared().await, Key::temporary(500), Aws::start().await);
     aws.allow(&key);
     rds.iam().allow(&key, &["doctor", "nobody", "poor"]);
@@ -81,7 +81,7 @@ async fn each_step_to_the_database_has_its_row_and_each_failure_its_advice() {
 }
 
 #[tokio::test]
-async fn one_user_migrates_and_the_other_serves_with_what_the_sql_grants_them() {
+async fn separate_users_migrate_and_serve() {
     let (rds, key) = (Rds::shared().await, Key::long_lived());
     rds.iam().allow(&key, &["app_dml", "app_ddl"]);
     let (idle, empty) = (TestServer::start_with("worker.enabled = false").await, rds.database().await);

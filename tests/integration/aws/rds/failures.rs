@@ -60,7 +60,7 @@ async fn good_again(client: &Client) {
 }
 
 #[tokio::test]
-async fn through_restarts_freezes_and_failovers_nothing_that_was_answered_is_lost() {
+async fn keeps_answered_writes_through_failures() {
     let (mut writer, key) = (Rds::start_source().await, Key::long_lived());
     let mut standby = writer.replica().await;
     let switch = Switch::start(&format!("127.0.0.1:{}", writer.port())).await;

@@ -32,7 +32,7 @@ async fn passed_over(service: &Service, read: impl AsyncFn()) {
 }
 
 #[tokio::test]
-async fn guests_read_from_the_replica_and_never_see_less_than_they_wrote_or_were_told() {
+async fn replica_reads_are_never_stale_to_guests() {
     let (source, key) = (Rds::start_source().await, Key::long_lived());
     let mut replica = source.replica().await;
     source.iam().allow(&key, &["apart"]);

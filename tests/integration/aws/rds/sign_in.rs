@@ -35,7 +35,7 @@ fn expect_no_secret(text: &str, key: &Key) {
 }
 
 #[tokio::test]
-async fn a_photo_goes_all_its_way_with_plain_and_with_session_tokens() {
+async fn signs_in_with_plain_and_session_keys() {
     let rds = Rds::shared().await;
     for (user, key) in [("plain_key", Key::long_lived()), ("session_key", Key::temporary(2100))] {
         rds.iam().allow(&key, &[user]);
@@ -66,7 +66,7 @@ async fn a_photo_goes_all_its_way_with_plain_and_with_session_tokens() {
 }
 
 #[tokio::test]
-async fn connections_are_probed_by_keepalive_so_that_a_vanished_host_is_noticed() {
+async fn keepalive_detects_vanished_host() {
     let (rds, key) = (Rds::shared().await, Key::long_lived());
     rds.iam().allow(&key, &["probed"]);
     let service = Service::start(rds, "probed", &key.environment()).await;
@@ -84,7 +84,7 @@ async fn connections_are_probed_by_keepalive_so_that_a_vanished_host_is_noticed(
 }
 
 #[tokio::test]
-async fn many_who_come_at_once_bring_one_token() {
+async fn concurrent_logins_share_one_token() {
     let (rds, key) = (Rds::shared().await, Key::long_lived());
     rds.iam().allow(&key, &["many"]);
     let service = Service::start(rds, "many", &key.environment()).await;
@@ -96,7 +96,7 @@ async fn many_who_come_at_once_bring_one_token() {
 }
 
 #[tokio::test]
-async fn no_request_fails_while_tokens_expire() {
+async fn expiring_tokens_fail_no_request() {
     // Half the life of a token: one that is used up to the end of its lease leaves a busy machine time to verify it.
     const LEASE: Duration = Duration::from_millis(2500);
     let (rds, key) = (Rds::start().await, Key::long_lived());
@@ -124,7 +124,7 @@ async fn no_request_fails_while_tokens_expire() {
 }
 
 #[tokio::test]
-async fn credentials_that_change_under_way_are_noticed_at_the_first_refusal() {
+async fn renews_credentials_after_refusal() {
     let (rds, first, second) = (Rds::shared().await, Key::temporary(700), Key::temporary(900));
     rds.iam().allow(&first, &["rotated"]);
     let imds = Imds::start(&first, TimeDelta::hours(6)).await;
@@ -150,7 +150,7 @@ async fn credentials_that_change_under_way_are_noticed_at_the_first_refusal() {
 }
 
 #[tokio::test]
-async fn while_tokens_cannot_be_renewed_the_last_one_serves_and_operators_are_told_once() {
+async fn serves_with_last_token_and_warns_once() {
     let (rds, key) = (Rds::shared().await, Key::temporary(300));
     rds.iam().allow(&key, &["stuck"]);
     let imds = Imds::start(&key, TimeDelta::hours(6)).await;
@@ -182,7 +182,7 @@ async fn while_tokens_cannot_be_renewed_the_last_one_serves_and_operators_are_to
 }
 
 #[tokio::test]
-async fn a_token_ends_before_the_credentials_that_signed_it() {
+async fn token_expires_before_its_credentials() {
     let (rds, key) = (Rds::shared().await, Key::temporary(300));
     rds.iam().allow(&key, &["ending"]);
     let imds = Imds::start(&key, TimeDelta::seconds(45)).await;
@@ -194,7 +194,7 @@ async fn a_token_ends_before_the_credentials_that_signed_it() {
 }
 
 #[tokio::test]
-async fn credentials_are_found_where_aws_libraries_find_them() {
+async fn finds_credentials_like_aws_sdk() {
     let (rds, key) = (Rds::shared().await, Key::temporary(400));
     rds.iam().allow(&key, &["found"]);
     let database = rds.database().await;
@@ -229,7 +229,7 @@ async fn credentials_are_found_where_aws_libraries_find_them() {
 }
 
 #[tokio::test]
-async fn a_rotated_secret_is_read_again_when_the_old_password_is_refused() {
+async fn rereads_rotated_secret_after_refusal() {
     let (rds, key, aws) = (Rds::shared().await, Key::long_lived(), Aws::start().await);
     aws.allow(&key);
     let database = rds.database().await;

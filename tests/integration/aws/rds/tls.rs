@@ -12,7 +12,7 @@ use crate::harness::{
 const PASSWORD: &str = "a-password-that-nobody-may-hear";
 
 #[tokio::test]
-async fn a_server_that_is_not_ours_hears_neither_user_nor_token_nor_password() {
+async fn rogue_server_receives_no_credentials() {
     let folder = tempfile::tempdir().unwrap();
     let (ours, theirs) = (Authority::new(folder.path(), "ours"), Authority::new(folder.path(), "theirs"));
     let issued = [
@@ -61,7 +61,7 @@ async fn a_server_that_is_not_ours_hears_neither_user_nor_token_nor_password() {
 }
 
 #[tokio::test]
-async fn nothing_weaker_than_a_verified_server_starts_off_loopback() {
+async fn requires_verified_tls_off_loopback() {
     let idle = TestServer::start_with("worker.enabled = false").await;
     for mode in ["disabled", "preferred", "required", "verify-ca"] {
         let mut environment = idle.environment();

@@ -24,7 +24,7 @@ const REST: [(&str, &str); 6] = [
 ];
 
 #[tokio::test]
-async fn from_an_empty_server_the_master_user_makes_all_that_the_service_signs_in_to() {
+async fn master_user_creates_database_and_users() {
     let (rds, key, aws) = (Rds::start().await, Key::temporary(500), Aws::start().await);
     if !rds.has_plugin_of_rds() {
         return eprintln!("skipped: the stand-in for RDS on MariaDB has no plugin of that name; MySQL's has");

@@ -99,7 +99,7 @@ fn settings(collector: &Collector, folder: &Path) -> Vec<(&'static str, String)>
 }
 
 #[tokio::test]
-async fn requests_jobs_and_announcements_are_spans_of_one_trace_by_the_gateways_id() {
+async fn spans_share_the_gateway_trace() {
     const ROOT: &str = "5759e988bd862e3fe1be46a994272793";
     let (collector, webhook) = (Collector::absent(), Webhook::start().await);
     collector.listen().await;
@@ -149,7 +149,7 @@ async fn requests_jobs_and_announcements_are_spans_of_one_trace_by_the_gateways_
 }
 
 #[tokio::test]
-async fn without_its_collector_the_service_goes_on_and_says_so_once() {
+async fn missing_collector_is_logged_once() {
     let collector = Collector::absent();
     let server = TestServer::start_with("worker.enabled = false").await;
     let more = settings(&collector, server.folder());
@@ -207,7 +207,7 @@ fn check_emf(line: &Value) {
 }
 
 #[tokio::test]
-async fn metrics_are_told_as_lines_of_cloudwatchs_format_at_the_end_if_not_before() {
+async fn writes_emf_metrics_before_exit() {
     let server = TestServer::start_with("worker.enabled = false").await;
     let more = [("DARKROOM_TELEMETRY_EMF", "stdout"), ("DARKROOM_TELEMETRY_EMF_NAMESPACE", "Photos/Test")];
     let mut process = Process::start(&server, "serve", &more).await;

@@ -298,7 +298,7 @@ const TOKENS: &[&str] = &[
 ];
 
 #[tokio::test]
-async fn each_metric_of_the_registry_is_told_after_what_moves_it_and_no_other() {
+async fn exports_exactly_the_registered_metrics() {
     let (webhook, mut moved) = (Webhook::start().await, BTreeSet::new());
     a_day(&webhook, &mut moved).await;
     nothing_there(&mut moved).await;
@@ -309,7 +309,7 @@ async fn each_metric_of_the_registry_is_told_after_what_moves_it_and_no_other() 
 }
 
 #[test]
-fn names_say_kind_and_unit() {
+fn metric_names_state_kind_and_unit() {
     let mut names = BTreeSet::new();
     for Metric { name, kind, unit, help, labels } in registry() {
         assert!(names.insert(name), "{name} is there twice");
@@ -326,7 +326,7 @@ fn names_say_kind_and_unit() {
 
 /// The table of docs/observability.md. Write it there again with what this prints when the registry has changed.
 #[test]
-fn the_documents_table_is_the_registry() {
+fn documentation_lists_each_metric() {
     let row = |Metric { name, kind, unit, help, labels }: &Metric| {
         let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
         format!("| `{name}` | {} | {} | {} | {help} |", word(*kind), unit.as_str(), labels.join(", "))

@@ -29,7 +29,7 @@ async fn slow(process: &Process) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn one_line_tells_what_came_through_which_gateway_from_whom_and_what_became_of_it() {
+async fn logs_one_line_per_request() {
     let (server, process) = idle_process(&[]).await;
     let host = process.user(&server, "alice");
     let album = host.album("lines").await;
@@ -85,7 +85,7 @@ async fn one_line_tells_what_came_through_which_gateway_from_whom_and_what_becam
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_wait_is_told_of_and_no_longer_under_way() {
+async fn logs_cancelled_request() {
     let (server, process) = idle_process(&[]).await;
     let host = process.user(&server, "alice");
     let album = host.album("gone").await;
@@ -106,7 +106,7 @@ async fn a_client_that_does_not_wait_is_told_of_and_no_longer_under_way() {
 }
 
 #[tokio::test]
-async fn slow_and_failed_requests_are_kept_without_their_secrets() {
+async fn keeps_slow_and_failed_requests() {
     let (server, process) =
         idle_process(&[("DARKROOM_LOG_SLOW_REQUEST", "1s"), ("DARKROOM_WORKER_ENABLED", "false")]).await;
     let host = process.user(&server, "alice");
@@ -140,7 +140,7 @@ async fn slow_and_failed_requests_are_kept_without_their_secrets() {
 }
 
 #[tokio::test]
-async fn the_last_hundred_failures_are_kept_with_what_their_clients_were_told() {
+async fn keeps_last_hundred_failures() {
     let nowhere = [("DARKROOM_DATABASE_SOCKET", "/nowhere/s3cret.sock"), ("DARKROOM_DATABASE_ACQUIRE_TIMEOUT", "20ms")];
     let (server, process) = idle_process(&nowhere).await;
     let host = process.user(&server, "alice");

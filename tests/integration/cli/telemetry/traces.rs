@@ -12,7 +12,7 @@ fn parent(id: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_photo_takes_its_trace_into_the_job_and_to_the_webhook() {
+async fn trace_follows_photo_to_webhook() {
     let (webhook, server) = (Webhook::start().await, TestServer::start_with("worker.enabled = false").await);
     let variables = webhook.variables();
     let more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
