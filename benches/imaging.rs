@@ -22,7 +22,7 @@ const DRAWN: &str = "Infinite-Sea";
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
-        Some("__develop") => return child(),
+        Some("__decoder") => return child(),
         Some("__peak") => return peak(&arguments[2]),
         _ => {}
     }
@@ -98,7 +98,7 @@ fn in_sandbox(runtime: &tokio::runtime::Runtime, sandbox: &Sandbox, photo: &Path
     let cpu = || run_ms(std::process::id()) + sandboxed().into_iter().map(run_ms).sum::<f64>();
     let before = cpu();
     let file = File::open(photo).expect("a photo");
-    runtime.block_on(sandbox.develop(file, MediaType::Jpeg, &[])).expect("a sound photo");
+    runtime.block_on(sandbox.render(file, MediaType::Jpeg, &[])).expect("a sound photo");
     cpu() - before
 }
 
@@ -113,7 +113,7 @@ fn sandboxed() -> Vec<u32> {
     let own = std::process::id();
     let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
     let is_sandbox =
-        |process: &u32| fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|line| line.ends_with(b"\0__develop\0"));
+        |process: &u32| fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|line| line.ends_with(b"\0__decoder\0"));
     children.split_whitespace().filter_map(|process| process.parse().ok()).filter(is_sandbox).collect()
 }
 

@@ -13,14 +13,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    aws::{self, step_functions::Machine},
+    aws::{self, step_functions::StateMachine},
     config::{Config, Limits},
     db::Db,
     health::{Components, DependencyHealth, HealthChecks},
     http::routes::objects::Receiving,
     identity::Verifier,
     jobs::sqs::client::Sqs,
-    notifications::Announcer,
+    notifications::Notifier,
     overload::{admission::Admission, rate_limits::RateLimits},
     read_model::ReadModel,
     sandbox::{Sandbox, SandboxConfig},
@@ -54,9 +54,9 @@ pub struct App {
     /// What carries jobs to workers, where that is not the table alone.
     pub queue: Option<Sqs>,
     /// Who leads edits through their steps, where that is not the worker.
-    pub machine: Option<Machine>,
+    pub machine: Option<StateMachine>,
     /// Where events go.
-    pub announcer: Announcer,
+    pub notifier: Notifier,
     /// The last requests that were slow or failed.
     pub slow: Arc<Slow>,
     /// Changes the log level; none in tests, where one process has many apps.
@@ -112,9 +112,9 @@ impl App {
         let sandbox = Sandbox::new(sandbox_config(&config), program);
         Ok(Arc::new(Self {
             verifier: Verifier::new(&config.identity),
-            machine: config.workflow.state_machine.as_ref().zip(sdk).map(|(arn, sdk)| Machine::new(arn, sdk)),
+            machine: config.workflow.state_machine.as_ref().zip(sdk).map(|(arn, sdk)| StateMachine::new(arn, sdk)),
             queue: config.queue.sqs.as_ref().zip(sdk).map(|(sqs, sdk)| Sqs::new(sqs, sdk)),
-            announcer: Announcer::new(&config.announce, sdk)?,
+            notifier: Notifier::new(&config.announce, sdk)?,
             read_model: ReadModel::new(&config.read_model, sdk)?,
             db,
             storage,
@@ -143,7 +143,7 @@ impl App {
             verifier: &self.verifier,
             queue: self.queue.as_ref(),
             state_machine: self.machine.as_ref(),
-            topic: self.announcer.topic(),
+            topic: self.notifier.topic(),
             read_model: self.read_model.as_ref(),
             listener_tls: self.tls.as_ref(),
         };
@@ -163,10 +163,10 @@ fn sandbox_config(config: &Config) -> SandboxConfig {
         processes: imaging.processes,
         memory_bytes: imaging.memory_mib << 20,
         cpu_seconds: imaging.cpu_limit.as_secs().max(1),
-        wall: imaging.time_limit,
-        pixels_in_flight: u64::from(imaging.megapixels_in_flight) * 1_000_000,
+        time_limit: imaging.time_limit,
+        max_concurrent_pixels: u64::from(imaging.megapixels_in_flight) * 1_000_000,
         recycle_after: RECYCLE_AFTER,
-        idle_exit: IDLE_EXIT,
+        idle_timeout: IDLE_EXIT,
         recipe: Recipe {
             formats: imaging.formats.clone(),
             jpeg_quality: imaging.jpeg_quality,

@@ -117,9 +117,9 @@ impl Db {
     ///
     /// # Errors
     /// The database's.
-    pub async fn enqueue(&self, kind: jobs::Kind, subject: uuid::Uuid) -> Result<()> {
+    pub async fn enqueue(&self, job: jobs::JobName, subject: uuid::Uuid) -> Result<()> {
         self.transaction(|mut tx| async move {
-            tx.enqueue(kind, subject).await?;
+            tx.enqueue(job, subject).await?;
             Ok(tx.done(()))
         })
         .await

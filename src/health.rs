@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    aws::{Failure, step_functions::Machine},
+    aws::{Failure, step_functions::StateMachine},
     db::{self, Db, credentials::LeaseState},
     identity::Verifier,
     jobs::sqs::client::Sqs,
@@ -86,7 +86,7 @@ pub(crate) struct Components<'a> {
     pub(crate) storage_location: String,
     pub(crate) verifier: &'a Verifier,
     pub(crate) queue: Option<&'a Sqs>,
-    pub(crate) state_machine: Option<&'a Machine>,
+    pub(crate) state_machine: Option<&'a StateMachine>,
     pub(crate) topic: Option<&'a Topic>,
     pub(crate) read_model: Option<&'a ReadModel>,
     pub(crate) listener_tls: Option<&'a Tls>,
@@ -226,9 +226,9 @@ async fn check_read_model(read_model: &ReadModel) -> DependencyHealth {
     DependencyHealth::checked(started, check_aws(read_model.look()).await.map(|()| "answers".to_owned()))
 }
 
-async fn check_state_machine(machine: &Machine) -> DependencyHealth {
+async fn check_state_machine(machine: &StateMachine) -> DependencyHealth {
     let started = Instant::now();
-    DependencyHealth::checked(started, check_aws(machine.look()).await.map(|()| machine.arn().to_owned()))
+    DependencyHealth::checked(started, check_aws(machine.check()).await.map(|()| machine.arn().to_owned()))
 }
 
 /// The credentials of each pool, and its server's certificate.
@@ -258,7 +258,7 @@ fn credential_health(lease: &LeaseState) -> DependencyHealth {
 /// A check of the topic would need a permission that publishing does not, so this is the result of the last
 /// publication.
 fn topic_health(topic: &Topic) -> DependencyHealth {
-    let (age, outcome) = match topic.last() {
+    let (age, outcome) = match topic.last_publication() {
         Some((age, Ok(()))) => (age, Ok("the last publication succeeded".to_owned())),
         Some((age, Err(failure))) => (age, Err(failure.advised())),
         None => (Duration::ZERO, Ok("this process has published nothing yet".to_owned())),

@@ -131,9 +131,9 @@ async fn act(
 ) -> anyhow::Result<Value> {
     match function {
         Function::Api => api::answer(app, router, payload, &context).await,
-        Function::Develop => worker::act(app, payload).await,
-        Function::Step => step::take(app, payload).await,
-        Function::Announce => notifications::relay(app).await,
+        Function::Develop => worker::process_batch(app, payload).await,
+        Function::Step => step::run_step(app, payload).await,
+        Function::Announce => notifications::run(app).await,
         Function::Migrate => migrate::bring_up(&app.config.database).await,
     }
 }

@@ -85,8 +85,8 @@ enum Command {
         rebuild: bool,
     },
     /// What the decoding processes run
-    #[command(name = "__develop", hide = true)]
-    Develop,
+    #[command(name = "__decoder", hide = true)]
+    Decoder,
     /// Write man pages and completions, for the packages
     #[command(name = "__manual", hide = true)]
     Manual { folder: PathBuf },
@@ -129,7 +129,7 @@ fn main() -> ExitCode {
         }
     };
     // Before the runtime has threads: this process closes itself off from the system.
-    if matches!(cli.command, Command::Develop) {
+    if matches!(cli.command, Command::Decoder) {
         return sandbox::child();
     }
     end_of(run(cli))
@@ -177,7 +177,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Jobs { command } => commands::jobs(file, command).await,
         Command::Project { rebuild } => commands::project(file, rebuild).await.map(|()| true),
         Command::Manual { folder } => Ok(commands::manual(Cli::command(), &folder).map(|()| true)?),
-        Command::Develop => unreachable!("handled before the runtime starts"),
+        Command::Decoder => unreachable!("handled before the runtime starts"),
     }
 }
 

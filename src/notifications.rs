@@ -1,8 +1,8 @@
-//! Announcements: each event as a log line and, as configured, to a webhook and to a topic of SNS.
+//! Notifications of album events: a log line each and, as configured, a webhook call and an SNS message.
 //!
-//! Both get the same `CloudEvents` 1.0 JSON document, and a `traceparent` (<https://www.w3.org/TR/trace-context/>) of the
-//! trace in which the event happened. Deliveries come at least once, in the album's order; `id` tells repeats. Where both are
-//! told, an event is done when both have taken it: while one does not answer, the other waits too.
+//! Webhook and SNS get the same `CloudEvents` 1.0 JSON document, with a `traceparent`
+//! (<https://www.w3.org/TR/trace-context/>) of the trace that caused the event. Delivery is at least once, in album order; `id`
+//! identifies repeats. With both configured, an event is published when both have accepted it, so one waits for the other.
 
 mod cloudevent;
 mod sns;
@@ -27,68 +27,61 @@ use crate::{
 use cloudevent::CloudEvent;
 use webhook::Webhook;
 
-/// Where events go.
-pub struct Announcer {
+/// Sends notifications as configured.
+pub struct Notifier {
     webhook: Option<Webhook>,
     topic: Option<Topic>,
 }
 
-impl Announcer {
-    /// An announcer as configured; a topic's client starts from `sdk`.
-    ///
-    /// # Errors
-    /// TLS can't be set up; a topic is set and there is nothing that its client could start from.
+impl Notifier {
+    /// Fails when TLS can't be set up, or a topic is configured and `sdk` is missing.
     pub fn new(config: &config::Announce, sdk: Option<&SdkConfig>) -> anyhow::Result<Self> {
         let topic =
-            |topic| Ok::<_, anyhow::Error>(Topic::new(topic, sdk.context("a topic needs AWS's configuration")?));
+            |topic| Ok::<_, anyhow::Error>(Topic::new(topic, sdk.context("an SNS topic needs an AWS configuration")?));
         Ok(Self {
             webhook: config.webhook.as_ref().map(Webhook::new).transpose()?,
             topic: config.topic.as_ref().map(topic).transpose()?,
         })
     }
 
-    /// The topic, if there is one.
     #[must_use]
     pub fn topic(&self) -> Option<&Topic> {
         self.topic.as_ref()
     }
 
-    /// Announces one event.
-    ///
-    /// # Errors
-    /// The webhook did not answer with 2xx, or the topic did not take it.
-    pub async fn announce(&self, album_id: AlbumId, event: &Event) -> anyhow::Result<()> {
+    /// Fails when the webhook does not answer with 2xx, or SNS refuses the message.
+    pub async fn notify(&self, album_id: AlbumId, event: &Event) -> anyhow::Result<()> {
         // Each delivery has a span of its own.
-        let below = || event.traceparent.as_deref().and_then(Trace::parse).map_or_else(Trace::begin, |t| t.child());
+        let child =
+            || event.traceparent.as_deref().and_then(Trace::parse).map_or_else(Trace::begin, |trace| trace.child());
         let document = CloudEvent::new(album_id, event);
         if let Some(webhook) = &self.webhook {
-            let trace = below();
-            measured(event, &trace, webhook.send(&document, &trace)).await?;
+            let trace = child();
+            with_span(event, &trace, webhook.send(&document, &trace)).await?;
         }
         if let Some(topic) = &self.topic {
-            let trace = below();
-            measured(event, &trace, topic.send(album_id, event, &document, &trace)).await?;
+            let trace = child();
+            with_span(event, &trace, topic.send(album_id, event, &document, &trace)).await?;
         }
-        let (photo_id, trace_id) = (event.photo_id.map(tracing::field::display), below().id());
-        tracing::info!(%album_id, seq = event.seq, kind = event.kind.as_str(), photo_id, trace_id, "announced");
+        let (photo_id, trace_id) = (event.photo_id.map(tracing::field::display), child().id());
+        tracing::info!(%album_id, seq = event.seq, kind = event.kind.as_str(), photo_id, trace_id, "event published");
         Ok(())
     }
 }
 
-/// A span for one delivery.
-async fn measured(
+async fn with_span(
     event: &Event,
     trace: &Trace,
     delivery: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    let sent = delivery.await;
+    let started = Instant::now();
+    let result = delivery.await;
     spans::record(trace, || Span {
-        name: "announce".to_owned(),
+        name: "publish event".to_owned(),
         kind: SpanKind::Producer,
-        took: begun.elapsed(),
-        failed: sent.is_err(),
+        took: started.elapsed(),
+        failed: result.is_err(),
         attributes: vec![KeyValue::new("darkroom.event", event.kind.as_str())],
     });
-    sent
+    result
 }

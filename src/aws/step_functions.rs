@@ -1,7 +1,7 @@
-//! A state machine of Step Functions that leads edits, by executions that have the edit's id as their name.
+//! A state machine of Step Functions that runs the steps of edits; an execution's name is the edit's id.
 //!
-//! Its definition is in `deploy/stacks/messaging.yaml`. Names make starting idempotent: of one name there is one execution, for 90 days
-//! after its end (<https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html>).
+//! The definition is in `deploy/stacks/messaging.yaml`. The name makes starting idempotent: a name can't be used again until
+//! 90 days after its execution ended (<https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html>).
 
 use aws_config::SdkConfig;
 use aws_sdk_sfn::{Client, types::ExecutionStatus};
@@ -12,51 +12,40 @@ use crate::{
     domain::{EditId, TaskToken},
 };
 
-/// The error that an execution is told of a refused edit; the definition knows it.
+/// The error of a refused edit, which the definition catches.
 const REFUSED: &str = "Refused";
 
-/// The state machine.
 #[derive(Debug)]
-pub struct Machine {
+pub struct StateMachine {
     client: Client,
     arn: String,
 }
 
-/// How an execution is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Execution {
-    /// On its way.
-    Runs,
-    /// It came to its end, gave up, was ended by somebody, or its time was over.
-    Over,
+pub enum ExecutionState {
+    Running,
+    /// Succeeded, failed, stopped or timed out.
+    Ended,
 }
 
-impl Machine {
-    /// A client; nothing is asked yet.
+impl StateMachine {
     #[must_use]
     pub fn new(arn: &str, sdk: &SdkConfig) -> Self {
         Self { client: Client::new(sdk), arn: arn.to_owned() }
     }
 
-    /// Its ARN.
     #[must_use]
     pub fn arn(&self) -> &str {
         &self.arn
     }
 
-    /// Whether it is there.
-    ///
-    /// # Errors
-    /// It is not, or this role may not look.
-    pub async fn look(&self) -> Result<(), Failure> {
+    /// Fails when the state machine does not exist, or the role may not describe it.
+    pub async fn check(&self) -> Result<(), Failure> {
         self.client.describe_state_machine().state_machine_arn(&self.arn).send().await?;
         Ok(())
     }
 
-    /// Starts the execution of an edit; false when it was started before.
-    ///
-    /// # Errors
-    /// What Step Functions says.
+    /// Starts the execution of an edit. Returns false when it was started before.
     pub(crate) async fn start(&self, id: EditId) -> Result<bool, Failure> {
         let input = json!({ "edit_id": id }).to_string();
         let start = self.client.start_execution().state_machine_arn(&self.arn).name(id.to_string()).input(input);
@@ -67,25 +56,22 @@ impl Machine {
         }
     }
 
-    /// How the execution of an edit is doing.
-    ///
-    /// # Errors
-    /// What Step Functions says.
-    pub(crate) async fn execution(&self, id: EditId) -> Result<Execution, Failure> {
+    pub(crate) async fn execution_state(&self, id: EditId) -> Result<ExecutionState, Failure> {
         let arn = format!("{}:{id}", self.arn.replacen(":stateMachine:", ":execution:", 1));
-        let told = self.client.describe_execution().execution_arn(arn).send().await;
-        let told = told.map_err(|error| Failure::from(error).of("an execution can't be looked at"))?;
-        let over =
-            [ExecutionStatus::Succeeded, ExecutionStatus::Failed, ExecutionStatus::Aborted, ExecutionStatus::TimedOut];
-        Ok(if over.contains(&told.status) { Execution::Over } else { Execution::Runs })
+        let described = self.client.describe_execution().execution_arn(arn).send().await;
+        let described = described.map_err(|error| Failure::from(error).of("an execution can't be described"))?;
+        Ok(match described.status {
+            ExecutionStatus::Succeeded
+            | ExecutionStatus::Failed
+            | ExecutionStatus::Aborted
+            | ExecutionStatus::TimedOut => ExecutionState::Ended,
+            _ => ExecutionState::Running,
+        })
     }
 
-    /// Tells an execution that waits what the host has decided.
-    ///
-    /// # Errors
-    /// What Step Functions says. That nobody waits any more is none.
-    pub(crate) async fn tell(&self, token: &TaskToken, approved: bool) -> Result<(), Failure> {
-        let told = if approved {
+    /// Sends the host's decision to a waiting execution. It is not an error that the execution no longer waits.
+    pub(crate) async fn send_decision(&self, token: &TaskToken, is_approved: bool) -> Result<(), Failure> {
+        let sent = if is_approved {
             let next = json!({ "outcome": "next", "next": { "step": "apply" } }).to_string();
             let call = self.client.send_task_success().task_token(token.expose()).output(next);
             call.send().await.map(drop).map_err(Failure::from)
@@ -93,11 +79,11 @@ impl Machine {
             let call = self.client.send_task_failure().task_token(token.expose()).error(REFUSED);
             call.send().await.map(drop).map_err(Failure::from)
         };
-        match told {
+        match sent {
             Err(failure)
                 if !matches!(failure.code.as_deref(), Some("TaskTimedOut" | "TaskDoesNotExist" | "InvalidToken")) =>
             {
-                Err(failure.of("an execution can't be told of a decision"))
+                Err(failure.of("a decision can't be sent to an execution"))
             }
             _ => Ok(()),
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::{aws, config::Mistakes, db, jobs::kinds::read_model, read_model::ReadModel, telemetry::Stream};
+use crate::{aws, config::Mistakes, db, jobs::kinds::sync_read_model, read_model::ReadModel, telemetry::Stream};
 
 /// How many albums are looked up at a time.
 const BATCH: u32 = 100;
@@ -20,7 +20,7 @@ pub async fn project(file: Option<&Path>, anew: bool) -> anyhow::Result<()> {
     let model = model.ok_or_else(|| Mistakes::one("read_model.kind is \"none\": there is nothing to project into"))?;
     let db = db::Db::new(&config.database);
     let told = if anew {
-        let done = read_model::rebuild(&db, &model).await?;
+        let done = sync_read_model::rebuild(&db, &model).await?;
         format!("{} albums and {} photos written anew, {} items removed", done.albums, done.photos, done.removed)
     } else {
         let mut albums = 0;
@@ -32,7 +32,7 @@ pub async fn project(file: Option<&Path>, anew: bool) -> anyhow::Result<()> {
                 break format!("{albums} albums projected");
             }
             for id in due {
-                read_model::album(&db, &model, id).await?;
+                sync_read_model::sync_album(&db, &model, id).await?;
                 albums += 1;
             }
         }

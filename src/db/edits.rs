@@ -5,7 +5,7 @@ use sqlx::{MySql, MySqlExecutor, QueryBuilder};
 use uuid::Uuid;
 
 use super::{Error, Result, Session};
-use crate::db::reconciler::LOOK_AGAIN;
+use crate::db::reconciler::OVERDUE_INTERVAL;
 use crate::domain::{Access, Edit, EditId, EditState, EditStep, Photo, PhotoId, TaskToken, edit::REVIEW_TIME};
 
 const SELECT: &str =
@@ -64,7 +64,7 @@ pub async fn insert(session: &mut Session, edit: &Edit) -> Result<()> {
     .bind(edit.step.map(EditStep::as_str))
     .bind(filters)
     .bind(edit.created_at)
-    .bind(super::now() + LOOK_AGAIN)
+    .bind(super::now() + OVERDUE_INTERVAL)
     .execute(session)
     .await?;
     Ok(())
@@ -147,7 +147,7 @@ pub async fn lock(session: &mut Session, id: EditId) -> Result<Option<Edit>> {
 pub async fn advance(session: &mut Session, edit: &Edit) -> Result<()> {
     let renditions = serde_json::to_string(&edit.renditions).map_err(|_| Error::Corrupt("edits"))?;
     let sweep_at = match edit.state {
-        EditState::Processing => Some(super::now() + LOOK_AGAIN),
+        EditState::Processing => Some(super::now() + OVERDUE_INTERVAL),
         EditState::PendingReview => Some(edit.created_at + REVIEW_TIME),
         EditState::Ready | EditState::Failed => None,
     };

@@ -149,7 +149,7 @@ pub async fn lag(executor: impl MySqlExecutor<'_>) -> Result<f64> {
     let age: Option<i64> = sqlx::query_scalar(
         "SELECT CAST(MAX(TIMESTAMPDIFF(MICROSECOND, e.at, UTC_TIMESTAMP(3))) AS SIGNED) FROM jobs j
          JOIN albums a ON a.id = j.subject JOIN events e ON e.album_id = a.id AND e.seq = a.announced_seq + 1
-         WHERE j.kind = 'announce'",
+         WHERE j.kind IN ('publish_events', 'announce')",
     )
     .fetch_one(executor)
     .await?;

@@ -34,6 +34,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     migration!("20261123000014_invites_projected"),
     migration!("20261123000015_jobs_lane_project"),
     migration!("20261123000016_edits_task_token"),
+    migration!("20261130000017_jobs_queue"),
 ];
 
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {

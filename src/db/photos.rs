@@ -289,7 +289,7 @@ fn push_range(query: &mut QueryBuilder<MySql>, range: &Range, page: &Page) {
 pub async fn set_uploaded(session: &mut Session, photo: &Photo, digest: Option<&Sha256>) -> Result<()> {
     sqlx::query("UPDATE photos SET state = ?, version = version + 1, sweep_at = ? WHERE id = ?")
         .bind(PhotoState::Processing.as_str())
-        .bind(super::now() + crate::db::reconciler::LOOK_AGAIN)
+        .bind(super::now() + crate::db::reconciler::OVERDUE_INTERVAL)
         .bind(photo.id.as_uuid())
         .execute(&mut *session)
         .await?;

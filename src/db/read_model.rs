@@ -281,7 +281,7 @@ pub async fn set_invite_projected(executor: impl MySqlExecutor<'_>, invite: &Inv
 /// The database's.
 pub async fn due(executor: impl MySqlExecutor<'_>, jobless: bool, limit: u32) -> Result<Vec<AlbumId>> {
     let ids: Vec<Uuid> = sqlx::query_scalar(
-        "SELECT a.id FROM albums a LEFT JOIN jobs j ON j.kind = 'project' AND j.subject = a.id
+        "SELECT a.id FROM albums a LEFT JOIN jobs j ON j.kind = 'sync_read_model' AND j.subject = a.id
          WHERE (j.id IS NULL OR ? = FALSE) AND (a.projected_seq < IF(a.deleted_at IS NULL, a.last_seq, ?)
             OR (a.deleted_at IS NULL AND EXISTS (SELECT 1 FROM invites i WHERE i.album_id = a.id
                 AND i.projected < IF(i.revoked_at IS NULL, 1, 2)))) LIMIT ?",
@@ -343,7 +343,7 @@ pub async fn lag(executor: impl MySqlExecutor<'_>) -> Result<f64> {
     let age: Option<i64> = sqlx::query_scalar(
         "SELECT CAST(MAX(TIMESTAMPDIFF(MICROSECOND, COALESCE(e.at, j.created_at), UTC_TIMESTAMP(3))) AS SIGNED) FROM jobs j
          LEFT JOIN albums a ON a.id = j.subject LEFT JOIN events e ON e.album_id = a.id AND e.seq = a.projected_seq + 1
-         WHERE j.kind = 'project'",
+         WHERE j.kind IN ('sync_read_model', 'project')",
     )
     .fetch_one(executor)
     .await?;

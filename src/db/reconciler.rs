@@ -1,4 +1,4 @@
-//! What the sweep asks: rows that were left behind.
+//! Queries of the reconciler.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::MySqlExecutor;
@@ -7,13 +7,10 @@ use uuid::Uuid;
 use super::Result;
 use crate::domain::{AlbumId, EditId, PhotoId, PhotoState, Rendition};
 
-/// A photo or edit that a worker should have finished is looked after this often.
-pub(crate) const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(10);
+/// How often the reconciler looks at a photo or edit that waits for a worker.
+pub(crate) const OVERDUE_INTERVAL: TimeDelta = TimeDelta::minutes(10);
 
-/// Photos that wait for their upload, or for a worker, for longer than they should.
-///
-/// # Errors
-/// The database's.
+/// Photos that have waited too long for their upload or for a worker.
 pub async fn overdue(
     executor: impl MySqlExecutor<'_>,
     now: DateTime<Utc>,
@@ -28,10 +25,7 @@ pub async fn overdue(
     Ok(rows.into_iter().filter_map(|(id, state)| Some((id.into(), PhotoState::parse(&state)?))).collect())
 }
 
-/// Whether a locked photo is still overdue: it may have been declared anew since it was found.
-///
-/// # Errors
-/// The database's.
+/// Whether a locked photo is still overdue. It may have been declared again since it was found.
 pub async fn is_overdue(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<bool> {
     let overdue: Option<i64> = sqlx::query_scalar("SELECT 1 FROM photos WHERE id = ? AND sweep_at <= ?")
         .bind(id.as_uuid())
@@ -41,23 +35,16 @@ pub async fn is_overdue(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result
     Ok(overdue.is_some())
 }
 
-/// Looks after a photo again later.
-///
-/// # Errors
-/// The database's.
 pub async fn postpone(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<()> {
     sqlx::query("UPDATE photos SET sweep_at = ? WHERE id = ? AND sweep_at IS NOT NULL")
-        .bind(super::now() + LOOK_AGAIN)
+        .bind(super::now() + OVERDUE_INTERVAL)
         .bind(id.as_uuid())
         .execute(executor)
         .await?;
     Ok(())
 }
 
-/// Edits that wait for a worker for longer than they should.
-///
-/// # Errors
-/// The database's.
+/// Edits that have waited too long for a worker.
 pub async fn overdue_edits(executor: impl MySqlExecutor<'_>, now: DateTime<Utc>, limit: u32) -> Result<Vec<EditId>> {
     let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM edits WHERE sweep_at <= ? ORDER BY sweep_at LIMIT ?")
         .bind(now)
@@ -67,26 +54,19 @@ pub async fn overdue_edits(executor: impl MySqlExecutor<'_>, now: DateTime<Utc>,
     Ok(ids.into_iter().map(EditId::from).collect())
 }
 
-/// Looks after an edit again later.
-///
-/// # Errors
-/// The database's.
 pub async fn postpone_edit(executor: impl MySqlExecutor<'_>, id: EditId) -> Result<()> {
     sqlx::query("UPDATE edits SET sweep_at = ? WHERE id = ? AND sweep_at IS NOT NULL")
-        .bind(super::now() + LOOK_AGAIN)
+        .bind(super::now() + OVERDUE_INTERVAL)
         .bind(id.as_uuid())
         .execute(executor)
         .await?;
     Ok(())
 }
 
-/// Albums with events that are not announced and no job that will do it.
-///
-/// # Errors
-/// The database's.
-pub async fn unannounced(executor: impl MySqlExecutor<'_>, limit: u32) -> Result<Vec<AlbumId>> {
+/// Albums with unpublished events that no job will publish.
+pub async fn albums_without_publish_job(executor: impl MySqlExecutor<'_>, limit: u32) -> Result<Vec<AlbumId>> {
     let ids: Vec<Uuid> = sqlx::query_scalar(
-        "SELECT a.id FROM albums a LEFT JOIN jobs j ON j.kind = 'announce' AND j.subject = a.id
+        "SELECT a.id FROM albums a LEFT JOIN jobs j ON j.kind = 'publish_events' AND j.subject = a.id
          WHERE a.announced_seq < a.last_seq AND a.deleted_at IS NULL AND j.id IS NULL LIMIT ?",
     )
     .bind(limit)
@@ -95,11 +75,8 @@ pub async fn unannounced(executor: impl MySqlExecutor<'_>, limit: u32) -> Result
     Ok(ids.into_iter().map(AlbumId::from).collect())
 }
 
-/// Deleted albums that no job removes.
-///
-/// # Errors
-/// The database's.
-pub async fn unpurged(executor: impl MySqlExecutor<'_>, limit: u32) -> Result<Vec<AlbumId>> {
+/// Deleted albums that no job will purge.
+pub async fn albums_without_purge_job(executor: impl MySqlExecutor<'_>, limit: u32) -> Result<Vec<AlbumId>> {
     let ids: Vec<Uuid> = sqlx::query_scalar(
         "SELECT a.id FROM albums a LEFT JOIN jobs j ON j.kind = 'purge_album' AND j.subject = a.id
          WHERE a.deleted_at IS NOT NULL AND j.id IS NULL LIMIT ?",
@@ -110,10 +87,7 @@ pub async fn unpurged(executor: impl MySqlExecutor<'_>, limit: u32) -> Result<Ve
     Ok(ids.into_iter().map(AlbumId::from).collect())
 }
 
-/// Which of these photos have a row, in which state.
-///
-/// # Errors
-/// The database's.
+/// The states of those photos that have a row.
 pub async fn states(executor: impl MySqlExecutor<'_>, ids: &[PhotoId]) -> Result<Vec<(PhotoId, PhotoState)>> {
     if ids.is_empty() {
         return Ok(Vec::new());
@@ -128,10 +102,7 @@ pub async fn states(executor: impl MySqlExecutor<'_>, ids: &[PhotoId]) -> Result
     Ok(rows.into_iter().filter_map(|(id, state)| Some((id.into(), PhotoState::parse(&state)?))).collect())
 }
 
-/// A page of the ready photos of all albums by id, with what storage should hold of each.
-///
-/// # Errors
-/// The database's.
+/// A page of all photos by id, with the renditions that storage must have of each.
 pub async fn ready_after(
     executor: impl MySqlExecutor<'_>,
     after: PhotoId,

@@ -79,7 +79,7 @@ impl Tx {
     pub async fn record(&mut self, album_id: AlbumId, event: events::NewEvent) -> Result<()> {
         let seq = events::append(self.session(), album_id, &event).await?;
         self.rings.push(wakeups::Ring::Event(album_id, seq));
-        self.enqueue(jobs::Kind::Announce, album_id.as_uuid()).await?;
+        self.enqueue(jobs::PUBLISH_EVENTS, album_id.as_uuid()).await?;
         self.project(album_id).await
     }
 
@@ -89,16 +89,16 @@ impl Tx {
     /// # Errors
     /// The database's.
     pub async fn project(&mut self, album_id: AlbumId) -> Result<()> {
-        if self.projects { self.enqueue(jobs::Kind::Project, album_id.as_uuid()).await } else { Ok(()) }
+        if self.projects { self.enqueue(jobs::SYNC_READ_MODEL, album_id.as_uuid()).await } else { Ok(()) }
     }
 
     /// Adds a job unless the same one waits already.
     ///
     /// # Errors
     /// The database's.
-    pub async fn enqueue(&mut self, kind: jobs::Kind, subject: uuid::Uuid) -> Result<()> {
-        jobs::insert(self.session(), kind, subject).await?;
-        self.rings.push(wakeups::Ring::Job(kind.lane()));
+    pub async fn enqueue(&mut self, job: jobs::JobName, subject: uuid::Uuid) -> Result<()> {
+        jobs::insert(self.session(), job, subject).await?;
+        self.rings.push(wakeups::Ring::Job(job.queue));
         Ok(())
     }
 }

@@ -5,14 +5,14 @@ use std::{collections::HashMap, sync::Mutex};
 
 use tokio::sync::{Notify, watch};
 
-use super::jobs::Lane;
+use super::jobs::Queue;
 use crate::domain::AlbumId;
 
 /// Something a transaction has committed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ring {
     /// A job that is due.
-    Job(Lane),
+    Job(Queue),
     /// An event, by album and number.
     Event(AlbumId, u64),
 }
@@ -20,8 +20,8 @@ pub(crate) enum Ring {
 /// The bells.
 #[derive(Debug, Default)]
 pub struct Signals {
-    work: Notify,
-    announce: Notify,
+    default: Notify,
+    outbox: Notify,
     followed: Mutex<HashMap<AlbumId, watch::Sender<u64>>>,
 }
 
@@ -29,21 +29,21 @@ impl Signals {
     pub(crate) fn ring(&self, rings: &[Ring]) {
         for ring in rings {
             match ring {
-                Ring::Job(lane) => self.lane(*lane).notify_one(),
+                Ring::Job(queue) => self.queue(*queue).notify_one(),
                 Ring::Event(album_id, seq) => self.reached(*album_id, *seq),
             }
         }
     }
 
-    /// Waits for a job of a lane to be committed; one that was committed before the call counts.
-    pub async fn next_job(&self, lane: Lane) {
-        self.lane(lane).notified().await;
+    /// Waits for a job of a queue to be committed; one that was committed before the call counts.
+    pub async fn next_job(&self, queue: Queue) {
+        self.queue(queue).notified().await;
     }
 
-    fn lane(&self, lane: Lane) -> &Notify {
-        match lane {
-            Lane::Work => &self.work,
-            Lane::Announce => &self.announce,
+    fn queue(&self, queue: Queue) -> &Notify {
+        match queue {
+            Queue::Default => &self.default,
+            Queue::Outbox => &self.outbox,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Metrics that are levels of the database: how much waits, and for how long. Each process that works tells them.
+//! Gauges read from the database: queue depth, dead jobs and lags.
 
 use std::time::Duration;
 
@@ -10,28 +10,24 @@ use crate::{
     telemetry::metrics,
 };
 
-/// How often they are looked up. One look reads the whole table of jobs.
-const EACH: Duration = Duration::from_secs(10);
+/// One query reads the whole jobs table.
+const INTERVAL: Duration = Duration::from_secs(10);
 
-pub(crate) async fn timer(app: AppState) {
-    let mut ticks = interval(EACH);
+pub(crate) async fn record_periodically(app: AppState) {
+    let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = app.draining.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        if let Err(error) = measure(&app).await {
-            tracing::debug!(%error, "jobs can't be counted; the next look will do");
+        if let Err(error) = record_gauges(&app).await {
+            tracing::debug!(%error, "reading the job gauges failed");
         }
     }
 }
 
-/// Looks them up now.
-///
-/// # Errors
-/// The database's.
-pub async fn measure(app: &App) -> db::Result<()> {
+pub async fn record_gauges(app: &App) -> db::Result<()> {
     let mut session = app.db.session().await?;
     let (live, dead, oldest) = db::jobs::depth(&mut session).await?;
     let lag = db::events::lag(&mut session).await?;

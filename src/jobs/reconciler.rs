@@ -1,4 +1,5 @@
-//! The sweep: finds what was left behind, on a timer. It takes no input and may run anywhere, any number of times.
+//! Repairs inconsistencies on a timer: lost notifications, expired uploads, lost jobs, orphaned objects. It takes no input
+//! and may run in any process, any number of times.
 
 use std::{
     collections::HashMap,
@@ -8,80 +9,80 @@ use std::{
 use chrono::TimeDelta;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::services::uploads;
 use crate::{
     app::{App, AppState},
-    aws, db,
+    aws,
+    db::{
+        self,
+        jobs::{APPLY_EDIT, PUBLISH_EVENTS, PURGE_ALBUM, RENDER_PHOTO, SYNC_READ_MODEL},
+    },
     domain::{PhotoId, PhotoState},
-    jobs::queue::Kind,
+    services::uploads,
     telemetry::metrics,
 };
 
-/// Answers to `Idempotency-Key`s are kept for so long.
-const KEEP_ANSWERS: TimeDelta = TimeDelta::hours(24);
-/// How many rows are handled at a time.
+/// How long stored answers to an `Idempotency-Key` are kept.
+const IDEMPOTENCY_RETENTION: TimeDelta = TimeDelta::hours(24);
+/// Rows handled at a time.
 const BATCH: u32 = 500;
 
-/// What one sweep set right.
+/// The repairs of one run.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Uploads that were there and not noted.
+    /// Uploads whose notification was lost.
     pub accepted: u64,
-    /// Photos whose bytes never came.
+    /// Photos that were never uploaded.
     pub expired: u64,
-    /// Jobs that were missing.
+    /// Jobs that were lost.
     pub enqueued: u64,
-    /// Objects and partial uploads without a row.
+    /// Orphaned objects and partial uploads.
     pub removed: u64,
-    /// Ready photos whose renditions were missing.
+    /// Ready photos with lost renditions.
     pub repaired: u64,
 }
 
-pub(crate) async fn timer(app: AppState) {
+pub(crate) async fn run_periodically(app: AppState) {
     let mut ticks = interval(app.config.sweep.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut next_scrub = Instant::now();
+    let mut next_full_scan = Instant::now();
     loop {
         tokio::select! {
             () = app.draining.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let scrub_now = next_scrub <= Instant::now();
-        if scrub_now {
-            // Before it ends: one that fails over the same object again and again lists a whole bucket each time.
-            next_scrub = Instant::now() + app.config.sweep.scrub_interval;
+        let is_full_scan = next_full_scan <= Instant::now();
+        if is_full_scan {
+            // Set before the scan ends, because a scan that fails early would list the whole bucket each time.
+            next_full_scan = Instant::now() + app.config.sweep.scrub_interval;
         }
         let outcome = tokio::select! {
             () = app.draining.cancelled() => return,
-            outcome = run(&app, scrub_now) => outcome,
+            outcome = run(&app, is_full_scan) => outcome,
         };
         match outcome {
             Ok(report) => {
                 if report != Report::default() {
-                    tracing::info!(?report, "swept");
+                    tracing::info!(?report, "reconciled");
                 }
             }
-            Err(error) => tracing::warn!(error = aws::advised(&error), "the sweep was cut short; the next one goes on"),
+            Err(error) => tracing::warn!(error = aws::advised(&error), "reconciliation failed; the next run continues"),
         }
     }
 }
 
-/// Looks over the rows, and with `scrub` over the whole of storage too.
-///
-/// # Errors
-/// What cut it short; what was done stays done.
-pub async fn run(app: &App, scrub: bool) -> anyhow::Result<Report> {
+/// Reconciles the rows, and with `full_scan` everything in storage. After an error, what was repaired stays repaired.
+pub async fn run(app: &App, full_scan: bool) -> anyhow::Result<Report> {
     let mut report = Report::default();
-    overdue(app, &mut report).await?;
-    overdue_edits(app, &mut report).await?;
-    lost_jobs(app, &mut report).await?;
+    reconcile_overdue_photos(app, &mut report).await?;
+    reconcile_overdue_edits(app, &mut report).await?;
+    enqueue_lost_jobs(app, &mut report).await?;
     let mut session = app.db.session().await?;
-    while db::idempotency::forget(&mut session, db::now() - KEEP_ANSWERS, BATCH).await? > 0 {}
+    while db::idempotency::forget(&mut session, db::now() - IDEMPOTENCY_RETENTION, BATCH).await? > 0 {}
     drop(session);
-    if scrub {
-        partials(app, &mut report).await?;
-        orphans(app, &mut report).await?;
-        lost_renditions(app, &mut report).await?;
+    if full_scan {
+        report.removed += app.storage.remove_partials(orphan_cutoff(app)).await? as u64;
+        remove_orphans(app, &mut report).await?;
+        restore_lost_renditions(app, &mut report).await?;
     }
     for (kind, count) in [
         ("accepted", report.accepted),
@@ -95,8 +96,8 @@ pub async fn run(app: &App, scrub: bool) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Photos that wait for their bytes or for a worker for longer than they should.
-async fn overdue(app: &App, report: &mut Report) -> anyhow::Result<()> {
+/// Photos that have waited too long for their upload or for a worker.
+async fn reconcile_overdue_photos(app: &App, report: &mut Report) -> anyhow::Result<()> {
     loop {
         let mut session = app.db.session().await?;
         let photos = db::reconciler::overdue(&mut session, db::now(), BATCH).await?;
@@ -109,11 +110,11 @@ async fn overdue(app: &App, report: &mut Report) -> anyhow::Result<()> {
                 settle_upload(app, id, report).await?;
                 continue;
             }
-            // A job that is there already stays the only one.
+            // Enqueuing changes nothing where the job exists.
             app.db
                 .transaction(|mut tx| async move {
                     db::reconciler::postpone(tx.session(), id).await?;
-                    tx.enqueue(Kind::Develop, id.as_uuid()).await?;
+                    tx.enqueue(RENDER_PHOTO, id.as_uuid()).await?;
                     Ok::<_, db::Error>(tx.done(()))
                 })
                 .await?;
@@ -122,8 +123,8 @@ async fn overdue(app: &App, report: &mut Report) -> anyhow::Result<()> {
     }
 }
 
-/// Edits that wait for a worker for longer than they should.
-async fn overdue_edits(app: &App, report: &mut Report) -> anyhow::Result<()> {
+/// Edits that have waited too long for a worker.
+async fn reconcile_overdue_edits(app: &App, report: &mut Report) -> anyhow::Result<()> {
     loop {
         let mut session = app.db.session().await?;
         let edits = db::reconciler::overdue_edits(&mut session, db::now(), BATCH).await?;
@@ -135,7 +136,7 @@ async fn overdue_edits(app: &App, report: &mut Report) -> anyhow::Result<()> {
             app.db
                 .transaction(|mut tx| async move {
                     db::reconciler::postpone_edit(tx.session(), id).await?;
-                    tx.enqueue(Kind::Edit, id.as_uuid()).await?;
+                    tx.enqueue(APPLY_EDIT, id.as_uuid()).await?;
                     Ok::<_, db::Error>(tx.done(()))
                 })
                 .await?;
@@ -144,106 +145,97 @@ async fn overdue_edits(app: &App, report: &mut Report) -> anyhow::Result<()> {
     }
 }
 
-/// What became of an upload that somebody waits for, or no longer does.
-enum Settled {
-    /// Its bytes were there.
+enum UploadOutcome {
     Accepted,
-    /// They were not, and nobody waits for them any more.
     Expired,
-    /// Nobody waited for them, or there is no such photo.
-    GivenUp,
-    /// Others had settled it, or it may still come.
-    ByOthers,
+    /// It had expired before and is not there in full, or the photo has no row.
+    StillExpired,
+    /// It is not overdue, or another process has accepted it.
+    Unchanged,
 }
 
-/// The bytes of an upload that is overdue or was given up are there in full, or it is given up. Whether what is in storage is of
-/// use, now or for whoever has settled it meanwhile.
+/// Accepts an overdue or expired upload that is there in full, and expires an overdue one that is not. Returns whether the
+/// objects in storage are to be kept.
 async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::Result<bool> {
     let found = app.storage.measure_original(id).await?;
-    let settled = app
+    let outcome = app
         .db
         .transaction(|mut tx| async move {
             let Some(photo) = db::photos::lock(tx.session(), id).await? else {
-                return Ok::<_, db::Error>(tx.done(Settled::GivenUp));
+                return Ok::<_, db::Error>(tx.done(UploadOutcome::StillExpired));
             };
-            let given_up = photo.state == PhotoState::Expired;
-            let overdue =
+            let is_expired = photo.state == PhotoState::Expired;
+            let is_overdue =
                 photo.state == PhotoState::AwaitingUpload && db::reconciler::is_overdue(tx.session(), id).await?;
             match found {
-                _ if !given_up && !overdue => Ok(tx.done(Settled::ByOthers)),
+                _ if !is_expired && !is_overdue => Ok(tx.done(UploadOutcome::Unchanged)),
                 Some((bytes, digest)) if photo.fits(bytes, digest) => {
                     uploads::take_in(&mut tx, &photo, digest.as_ref()).await?;
-                    Ok(tx.done(Settled::Accepted))
+                    Ok(tx.done(UploadOutcome::Accepted))
                 }
-                _ if given_up => Ok(tx.done(Settled::GivenUp)),
+                _ if is_expired => Ok(tx.done(UploadOutcome::StillExpired)),
                 _ => {
                     db::photos::expire(tx.session(), id).await?;
                     if let Some(invite_id) = photo.uploader.invite_id {
                         db::invites::give_back(tx.session(), invite_id).await?;
                     }
-                    Ok(tx.done(Settled::Expired))
+                    Ok(tx.done(UploadOutcome::Expired))
                 }
             }
         })
         .await?;
-    match settled {
-        Settled::Accepted => report.accepted += 1,
-        Settled::Expired => {
+    match outcome {
+        UploadOutcome::Accepted => report.accepted += 1,
+        UploadOutcome::Expired => {
             report.expired += 1;
-            // An upload to S3 may end at this very moment, and be taken in; what is left for good the next scrub removes.
+            // An upload to S3 may end right now and be accepted. The next full scan removes what is left.
             if app.storage.files().is_some() {
                 app.storage.remove(id).await?;
             }
         }
-        Settled::GivenUp | Settled::ByOthers => {}
+        UploadOutcome::StillExpired | UploadOutcome::Unchanged => {}
     }
-    Ok(matches!(settled, Settled::Accepted | Settled::ByOthers))
+    Ok(matches!(outcome, UploadOutcome::Accepted | UploadOutcome::Unchanged))
 }
 
-/// Events without an announcement or projection to come, and deleted albums that nobody removes.
-async fn lost_jobs(app: &App, report: &mut Report) -> anyhow::Result<()> {
+/// Enqueues the missing jobs of albums with unpublished events, unsynchronized changes, or a deletion.
+async fn enqueue_lost_jobs(app: &App, report: &mut Report) -> anyhow::Result<()> {
     let mut session = app.db.session().await?;
-    let unannounced = db::reconciler::unannounced(&mut session, BATCH).await?;
-    let unpurged = db::reconciler::unpurged(&mut session, BATCH).await?;
-    let unprojected = match &app.read_model {
+    let unpublished = db::reconciler::albums_without_publish_job(&mut session, BATCH).await?;
+    let unpurged = db::reconciler::albums_without_purge_job(&mut session, BATCH).await?;
+    let unsynced = match &app.read_model {
         Some(_) => db::read_model::due(&mut session, true, BATCH).await?,
         None => Vec::new(),
     };
     drop(session);
-    let lost = [(Kind::Announce, unannounced), (Kind::PurgeAlbum, unpurged), (Kind::Project, unprojected)];
-    for (kind, id) in lost.into_iter().flat_map(|(kind, ids)| ids.into_iter().map(move |id| (kind, id))) {
-        app.db.enqueue(kind, id.as_uuid()).await?;
+    let lost = [(PUBLISH_EVENTS, unpublished), (PURGE_ALBUM, unpurged), (SYNC_READ_MODEL, unsynced)];
+    for (job, id) in lost.into_iter().flat_map(|(job, ids)| ids.into_iter().map(move |id| (job, id))) {
+        app.db.enqueue(job, id.as_uuid()).await?;
         report.enqueued += 1;
     }
     Ok(())
 }
 
-/// What uploads that were cut off left.
-async fn partials(app: &App, report: &mut Report) -> anyhow::Result<()> {
-    report.removed += app.storage.remove_partials(cutoff(app)).await? as u64;
-    Ok(())
-}
-
-/// Objects of photos that have no row, or were given up: a sweep that was killed may have left those. S3 answers 200 to an
-/// upload that ends after it was given up; one that nobody heard of is taken in here.
-async fn orphans(app: &App, report: &mut Report) -> anyhow::Result<()> {
-    let cutoff = cutoff(app);
+/// Removes the objects of photos without a row and of expired photos. S3 answers 200 to an upload that ends after its photo
+/// expired, so such an upload is accepted here.
+async fn remove_orphans(app: &App, report: &mut Report) -> anyhow::Result<()> {
+    let cutoff = orphan_cutoff(app);
     for shard in 0..=u8::MAX {
         let ids = app.storage.photos_in_shard(shard, cutoff).await?;
-        for some in ids.chunks(BATCH as usize) {
+        for chunk in ids.chunks(BATCH as usize) {
             let mut session = app.db.session().await?;
             let states: HashMap<PhotoId, PhotoState> =
-                db::reconciler::states(&mut session, some).await?.into_iter().collect();
+                db::reconciler::states(&mut session, chunk).await?.into_iter().collect();
             drop(session);
-            for id in some {
-                let kept = match states.get(id) {
+            for id in chunk {
+                let keep = match states.get(id) {
                     Some(PhotoState::Expired) if app.storage.files().is_none() => {
                         settle_upload(app, *id, report).await?
                     }
                     Some(PhotoState::Expired) | None => false,
                     Some(_) => true,
                 };
-                if !kept {
+                if !keep {
                     app.storage.remove(*id).await?;
                     report.removed += 1;
                 }
@@ -253,8 +245,8 @@ async fn orphans(app: &App, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ready photos that storage has lost a rendition of. S3 loses none.
-async fn lost_renditions(app: &App, report: &mut Report) -> anyhow::Result<()> {
+/// Enqueues ready photos of which a rendition is missing. Files only; S3 is trusted.
+async fn restore_lost_renditions(app: &App, report: &mut Report) -> anyhow::Result<()> {
     let Some(files) = app.storage.files() else { return Ok(()) };
     let mut after = PhotoId::from(uuid::Uuid::nil());
     loop {
@@ -265,13 +257,13 @@ async fn lost_renditions(app: &App, report: &mut Report) -> anyhow::Result<()> {
         after = *last;
         let incomplete = files.incomplete(photos).await?;
         for id in incomplete {
-            tracing::warn!(photo = %id, "renditions are missing from storage and will be made again");
-            app.db.enqueue(Kind::Develop, id.as_uuid()).await?;
+            tracing::warn!(photo = %id, "renditions are missing from storage and will be rendered again");
+            app.db.enqueue(RENDER_PHOTO, id.as_uuid()).await?;
             report.repaired += 1;
         }
     }
 }
 
-fn cutoff(app: &App) -> SystemTime {
+fn orphan_cutoff(app: &App) -> SystemTime {
     SystemTime::now().checked_sub(app.config.sweep.orphan_grace).unwrap_or(SystemTime::UNIX_EPOCH)
 }

@@ -1,4 +1,4 @@
-//! Jobs that Amazon SQS carries to workers.
+//! The default queue over Amazon SQS: sends due jobs, and acts on messages and S3 notifications.
 
 pub mod client;
 pub mod consumer;

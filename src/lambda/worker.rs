@@ -1,7 +1,7 @@
-//! The function `develop`: a batch of messages of SQS.
+//! The function that acts on a batch of SQS messages.
 //!
-//! The event source has to be set up with `ReportBatchItemFailures`: what the answer names comes again, the rest is deleted.
-//! <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html>
+//! The event source mapping needs `ReportBatchItemFailures`: messages named in the answer are received again, the others
+//! are deleted. <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html>
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    app::{App, AppState},
+    app::AppState,
     jobs::{
         sqs::client::{Message, Sqs},
         sqs::consumer,
@@ -53,36 +53,32 @@ impl From<Record> for Message {
     }
 }
 
-/// Acts on each message, as many at a time as there are decoders: who waits for one spends its time on nothing. Answers which
-/// have to come again. Those whose turn does not come in time are among them.
-pub(crate) async fn act(app: &AppState, event: Value) -> anyhow::Result<Value> {
-    let queue = app.queue.as_ref().context("there is no queue (queue.kind)")?;
-    let batch: Batch = serde_json::from_value(event).context("the event is no batch of messages of SQS")?;
+/// Acts on as many messages at a time as can be decoded. Returns the failed ones, and those for which no time was left.
+pub(crate) async fn process_batch(app: &AppState, event: Value) -> anyhow::Result<Value> {
+    let sqs = app.queue.as_ref().context("no queue is configured (queue.kind)")?;
+    let batch: Batch = serde_json::from_value(event).context("the event is not a batch of SQS messages")?;
+    let concurrency = app.config.worker.concurrency.min(app.config.imaging.processes);
     let failures: Vec<Value> = stream::iter(batch.records)
         .map(|record| async {
             let message = Message::from(record);
-            let done = if deadline::is_ahead() {
-                consumer::act(app, queue, &message).await
+            let is_done = if deadline::is_ahead() {
+                consumer::process(app, sqs, &message).await
             } else {
-                give_back(queue, &message).await;
+                release(sqs, &message).await;
                 false
             };
-            (!done).then(|| json!({ "itemIdentifier": message.id }))
+            (!is_done).then(|| json!({ "itemIdentifier": message.id }))
         })
-        .buffer_unordered(places(app))
+        .buffer_unordered(concurrency)
         .filter_map(async |failure| failure)
         .collect()
         .await;
     Ok(json!({ "batchItemFailures": failures }))
 }
 
-fn places(app: &App) -> usize {
-    app.config.worker.concurrency.min(app.config.imaging.processes)
-}
-
-/// Lets others see a message at once, which would stay hidden for the queue's time.
-async fn give_back(queue: &Sqs, message: &Message) {
-    if let Err(error) = Box::pin(queue.hide(message, Duration::ZERO)).await {
-        tracing::debug!(%error, "a message waits for its time to be over");
+/// Makes a message visible before its visibility timeout.
+async fn release(sqs: &Sqs, message: &Message) {
+    if let Err(error) = Box::pin(sqs.hide(message, Duration::ZERO)).await {
+        tracing::debug!(%error, "returning a message to SQS failed");
     }
 }

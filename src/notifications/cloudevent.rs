@@ -1,17 +1,14 @@
-//! An event as a `CloudEvents` 1.0 JSON document (<https://cloudevents.io/>), made once for all who are told.
+//! An event as a `CloudEvents` 1.0 JSON document (<https://cloudevents.io/>).
 
 use serde_json::json;
 
 use crate::domain::{AlbumId, Event};
 
-/// The media type of the document.
 pub(crate) const MEDIA_TYPE: &str = "application/cloudevents+json";
 
-/// The document.
 pub(crate) struct CloudEvent {
-    /// `ALBUM-SEQ`, the same each time the event is sent: repeats are told by it.
+    /// `ALBUM-SEQ`, the same for each delivery of the event.
     pub(crate) id: String,
-    /// The JSON text.
     pub(crate) body: String,
 }
 

@@ -1,7 +1,6 @@
-//! A topic of Amazon SNS. Its subscriptions choose by filter policies on the message attributes `kind`, `album` and
-//! `reviewed`; `traceparent` is one too. On a FIFO topic an album's events keep their order and a repeat within five minutes
-//! is dropped (<https://docs.aws.amazon.com/sns/latest/dg/fifo-topic-message-ordering.html>); a standard topic promises
-//! neither.
+//! An Amazon SNS topic. Subscriptions filter by the message attributes `kind`, `album` and `reviewed`; `traceparent` is an
+//! attribute too. A FIFO topic keeps the order of an album's events and drops a repeat within five minutes
+//! (<https://docs.aws.amazon.com/sns/latest/dg/fifo-topic-message-ordering.html>); a standard topic does neither.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -19,49 +18,38 @@ use crate::{
     telemetry::Trace,
 };
 
-/// The topic.
 pub struct Topic {
     arn: String,
-    /// A FIFO topic.
-    in_order: bool,
+    is_fifo: bool,
     client: Client,
-    /// When something was last published here, and how that went.
-    last: Mutex<Option<(Instant, Result<(), Failure>)>>,
+    /// The time and the result of the last publication.
+    last_publication: Mutex<Option<(Instant, Result<(), Failure>)>>,
 }
 
 impl Topic {
     pub(crate) fn new(config: &config::Topic, sdk: &SdkConfig) -> Self {
-        let in_order = config.arn.rsplit_once('.').is_some_and(|(_, end)| end == "fifo");
-        Self { arn: config.arn.clone(), in_order, client: Client::new(sdk), last: Mutex::default() }
+        let is_fifo = config.arn.rsplit_once('.').is_some_and(|(_, end)| end == "fifo");
+        Self { arn: config.arn.clone(), is_fifo, client: Client::new(sdk), last_publication: Mutex::default() }
     }
 
-    /// Its ARN.
     #[must_use]
     pub fn arn(&self) -> &str {
         &self.arn
     }
 
-    /// How long ago this process last published something, and how that went.
+    /// The age and the result of the last publication by this process.
     #[must_use]
-    pub fn last(&self) -> Option<(Duration, Result<(), Failure>)> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn last_publication(&self) -> Option<(Duration, Result<(), Failure>)> {
+        let last = self.last_publication.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().map(|(at, outcome)| (at.elapsed(), outcome.clone()))
     }
 
-    /// Whether it is there. This needs `sns:GetTopicAttributes`, which publishing does not, and nothing else tells
-    /// without publishing.
-    ///
-    /// # Errors
-    /// It is not, or the role may not look.
-    pub async fn look(&self) -> Result<(), Failure> {
+    /// Fails when the topic does not exist or is not accessible. Needs `sns:GetTopicAttributes`, which publishing does not.
+    pub async fn check(&self) -> Result<(), Failure> {
         self.client.get_topic_attributes().topic_arn(&self.arn).send().await?;
         Ok(())
     }
 
-    /// Publishes an event.
-    ///
-    /// # Errors
-    /// The topic did not take it.
     pub(crate) async fn send(
         &self,
         album_id: AlbumId,
@@ -79,11 +67,11 @@ impl Topic {
         ] {
             request = request.message_attributes(name, attribute(value)?);
         }
-        if self.in_order {
+        if self.is_fifo {
             request = request.message_group_id(album_id.to_string()).message_deduplication_id(&document.id);
         }
         let outcome = request.send().await.map(|_| ()).map_err(|error| Failure::from(error).of(&self.arn));
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), outcome.clone()));
+        *self.last_publication.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), outcome.clone()));
         Ok(outcome?)
     }
 }

@@ -1,6 +1,5 @@
-//! A webhook, signed as Standard Webhooks say (<https://www.standardwebhooks.com/>): `webhook-id`, `webhook-timestamp` and
-//! `webhook-signature: v1,BASE64`, an HMAC-SHA256 over `id.timestamp.body`; a secret that begins with `whsec_` goes on
-//! with its key in base64, any other is the key itself.
+//! A webhook, signed according to Standard Webhooks (<https://www.standardwebhooks.com/>): `webhook-id`, `webhook-timestamp`
+//! and `webhook-signature: v1,BASE64`, an HMAC-SHA256 of `id.timestamp.body`.
 
 use anyhow::Context;
 use aws_lc_rs::hmac;
@@ -18,17 +17,13 @@ pub(crate) struct Webhook {
 }
 
 impl Webhook {
-    /// # Errors
-    /// TLS can't be set up.
     pub(crate) fn new(config: &config::Webhook) -> reqwest::Result<Self> {
-        // A redirect would take the event to a place that nobody configured.
+        // Events go only to the configured URL.
         let client = reqwest::Client::builder().timeout(config.timeout).redirect(reqwest::redirect::Policy::none());
         let key = hmac::Key::new(hmac::HMAC_SHA256, config.key.expose_secret());
         Ok(Self { url: config.url.clone(), key, client: client.build()? })
     }
 
-    /// # Errors
-    /// It did not answer with 2xx.
     pub(crate) async fn send(&self, event: &CloudEvent, trace: &Trace) -> anyhow::Result<()> {
         let timestamp = Utc::now().timestamp().to_string();
         let mut mac = hmac::Context::with_key(&self.key);
@@ -45,7 +40,7 @@ impl Webhook {
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", signature)
             .body(event.body.clone());
-        // The URL may hold a secret of its own; errors go to the log.
+        // The URL may contain a secret, and errors are logged.
         let response =
             request.send().await.map_err(reqwest::Error::without_url).context("the webhook does not answer")?;
         anyhow::ensure!(response.status().is_success(), "the webhook answered {}", response.status());

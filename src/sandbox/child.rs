@@ -1,7 +1,7 @@
-//! The child: what `darkroom __develop` runs. It is given a socket as standard input and nothing else.
+//! The child process, `darkroom __decoder`. Its only resource is a socket as standard input.
 
 use super::confine::{allow_cpu, confine};
-use super::protocol::{GO, Job, MAX_MESSAGE_BYTES, Reply, Verdict, frame};
+use super::protocol::{GO, Job, MAX_MESSAGE_BYTES, Reply, ReplyMessage, frame};
 use imaging::{Error, MappedFile, Rejection, Rendered, Renderer, StageTimes, decode_weight};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
@@ -10,17 +10,16 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
-/// What makes a photo's renditions; a test puts a villain in its place.
-pub(crate) type Work<'a> = &'a mut dyn FnMut(&[u8], &Job) -> Result<(Rendered, StageTimes), Error>;
+/// Renders a photo; tests replace it with a fake decoder.
+pub(crate) type RenderFn<'a> = &'a mut dyn FnMut(&[u8], &Job) -> Result<(Rendered, StageTimes), Error>;
 
-/// Works for the parent at the other end of standard input until it hangs up. Call it before anything else of the program
-/// is set up: no runtime, no threads, no log.
+/// Renders photos for the parent until it closes the socket. Must be called before a runtime, threads or logging are set up.
 #[must_use]
 pub fn child() -> ExitCode {
     let mut renderer = match Renderer::new() {
         Ok(renderer) => renderer,
         Err(failure) => {
-            eprintln!("decoder not started: {failure}");
+            eprintln!("decoder failed to start: {failure}");
             return ExitCode::FAILURE;
         }
     };
@@ -30,16 +29,16 @@ pub fn child() -> ExitCode {
     })
 }
 
-pub(crate) fn serve(work: Work) -> ExitCode {
-    // Where, but not what: a message may quote the photo.
+pub(crate) fn serve(render: RenderFn) -> ExitCode {
+    // The location only, because a message may quote the photo.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
         let _ = writeln!(io::stderr(), "decoder panicked{place}");
     }));
     let stdin = io::stdin();
-    match listen(stdin.as_fd(), work) {
+    match listen(stdin.as_fd(), render) {
         Ok(()) => ExitCode::SUCCESS,
-        // The parent is gone or never was there.
+        // There is no parent.
         Err(error) => {
             let _ = writeln!(io::stderr(), "decoder ended: {}", error.kind());
             ExitCode::FAILURE
@@ -47,29 +46,29 @@ pub(crate) fn serve(work: Work) -> ExitCode {
     }
 }
 
-fn listen(socket: BorrowedFd<'_>, work: Work) -> io::Result<()> {
-    let mut patience: Option<u64> = None;
-    while waits(socket, patience)? {
+fn listen(socket: BorrowedFd<'_>, render: RenderFn) -> io::Result<()> {
+    let mut idle_seconds: Option<u64> = None;
+    while wait_readable(socket, idle_seconds)? {
         let Some((job, original)) = receive(socket)? else { return Ok(()) };
-        if patience.is_none() {
+        if idle_seconds.is_none() {
             confine(job.memory_bytes)?;
         }
-        patience = Some(job.idle_seconds);
+        idle_seconds = Some(job.idle_seconds);
         allow_cpu(job.cpu_seconds)?;
-        let Some(verdict) = handle(socket, &original, &job, work)? else { return Ok(()) };
-        reply(socket, verdict)?;
+        let Some(reply) = handle(socket, &original, &job, render)? else { return Ok(()) };
+        send_reply(socket, reply)?;
     }
     Ok(())
 }
 
-/// Waits for the parent to say something; false when nothing came for so many seconds.
-fn waits(socket: BorrowedFd<'_>, seconds: Option<u64>) -> io::Result<bool> {
+/// Returns false on a timeout.
+fn wait_readable(socket: BorrowedFd<'_>, seconds: Option<u64>) -> io::Result<bool> {
     let timeout = seconds.and_then(|seconds| i64::try_from(seconds).ok()).map(|tv_sec| Timespec { tv_sec, tv_nsec: 0 });
     let mut watched = [PollFd::new(&socket, PollFlags::IN)];
     Ok(poll(&mut watched, timeout.as_ref())? > 0)
 }
 
-/// A job and the photo's open file; `None` when the parent hung up.
+/// Receives a job and the open file of the photo. None when the parent has closed the socket.
 fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Job, OwnedFd)>> {
     let (mut bytes, mut file) = (Vec::new(), None);
     loop {
@@ -98,42 +97,42 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Job, OwnedFd)>> {
     }
 }
 
-/// One photo from probe to renditions; `None` when the parent hung up in between.
-fn handle(socket: BorrowedFd<'_>, original: &OwnedFd, job: &Job, work: Work) -> io::Result<Option<Verdict>> {
+/// Handles one photo, from the probe to the renditions. None when the parent has closed the socket.
+fn handle(socket: BorrowedFd<'_>, original: &OwnedFd, job: &Job, render: RenderFn) -> io::Result<Option<Reply>> {
     let bytes = match map(original) {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(Some(Verdict::Rejected(Rejection::Empty))),
-        Err(error) => return Ok(Some(Verdict::Failed(format!("the original can't be mapped: {error}")))),
+        Ok(None) => return Ok(Some(Reply::Rejected(Rejection::Empty))),
+        Err(error) => return Ok(Some(Reply::Failed(format!("the original can't be mapped: {error}")))),
     };
     match decode_weight(&bytes, job.declared, &job.recipe, &job.limits) {
-        Ok(weight) => reply(socket, Verdict::Probed { weight })?,
-        Err(rejection) => return Ok(Some(Verdict::Rejected(rejection))),
+        Ok(weight) => send_reply(socket, Reply::Probed { weight })?,
+        Err(rejection) => return Ok(Some(Reply::Rejected(rejection))),
     }
     let mut answer = [0];
     if rustix::io::read(socket, &mut answer)? == 0 || answer != [GO] {
         return Ok(None);
     }
-    Ok(Some(match work(&bytes, job) {
-        Ok((rendered, stages)) => Verdict::Rendered(rendered, stages),
-        Err(Error::Rejected(rejection)) => Verdict::Rejected(rejection),
-        Err(Error::Internal(reason)) => Verdict::Failed(reason),
+    Ok(Some(match render(&bytes, job) {
+        Ok((rendered, stages)) => Reply::Rendered(rendered, stages),
+        Err(Error::Rejected(rejection)) => Reply::Rejected(rejection),
+        Err(Error::Internal(reason)) => Reply::Failed(reason),
     }))
 }
 
-/// The photo's bytes; `None` for an empty file.
+/// Maps the original. None for an empty file.
 fn map(original: &OwnedFd) -> io::Result<Option<MappedFile>> {
     let length = usize::try_from(rustix::fs::fstat(original)?.st_size).map_err(io::Error::other)?;
     if length == 0 { Ok(None) } else { MappedFile::new(original, length).map(Some) }
 }
 
-fn reply(socket: BorrowedFd<'_>, verdict: Verdict) -> io::Result<()> {
-    let bodies = match &verdict {
-        Verdict::Rendered(rendered, _) => rendered.renditions.iter().map(|it| it.bytes.len()).collect(),
+fn send_reply(socket: BorrowedFd<'_>, reply: Reply) -> io::Result<()> {
+    let lengths = match &reply {
+        Reply::Rendered(rendered, _) => rendered.renditions.iter().map(|it| it.bytes.len()).collect(),
         _ => Vec::new(),
     };
-    let reply = Reply { verdict, lengths: bodies };
-    send_all(socket, &frame(&reply)?)?;
-    if let Verdict::Rendered(rendered, _) = &reply.verdict {
+    let message = ReplyMessage { reply, lengths };
+    send_all(socket, &frame(&message)?)?;
+    if let Reply::Rendered(rendered, _) = &message.reply {
         rendered.renditions.iter().try_for_each(|rendition| send_all(socket, &rendition.bytes))?;
     }
     Ok(())

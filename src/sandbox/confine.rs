@@ -1,4 +1,4 @@
-//! The walls around a child, raised before it sees the first byte of a photo. They can't be taken down again.
+//! Confines a child with rlimits and seccomp before it reads the first byte of a photo. This can't be undone.
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
@@ -9,10 +9,10 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::io;
 
-/// Open files: the three standard ones, and one photo; with some to spare for what a test harness holds.
+/// The three standard streams and one photo; the rest is for the files of a test harness.
 const OPEN_FILES: u64 = 32;
 
-/// What a decoder needs: memory, the socket and the files that it has, clocks, and to end.
+/// The system calls of a decoder: memory, its socket and open files, clocks, exit.
 const ALLOWED: &[libc::c_long] = &[
     libc::SYS_read,
     libc::SYS_write,
@@ -42,37 +42,36 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// Shuts the calling process in: killed when its parent dies, limited in memory, unable to make files or to leave a core,
-/// and with the system calls of [`ALLOWED`] only.
+/// Confines the calling process: it is killed when its parent dies, has limited memory, can't create files or core dumps,
+/// and may use only the system calls in [`ALLOWED`].
 pub fn confine(memory_bytes: u64) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    for (resource, most) in
+    for (resource, limit) in
         [(Resource::As, memory_bytes), (Resource::Fsize, 0), (Resource::Core, 0), (Resource::Nofile, OPEN_FILES)]
     {
-        let most = getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
-        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
+        let limit = getrlimit(resource).maximum.map_or(limit, |hard| hard.min(limit));
+        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
     }
     let filter = filter().map_err(io::Error::other)?;
-    // Sets no_new_privs as well.
+    // This also sets no_new_privs.
     apply_filter_all_threads(&filter).map_err(io::Error::other)
 }
 
-/// Allows so many more seconds of CPU time, beyond which the kernel ends the process by SIGXCPU.
+/// Allows so many more seconds of CPU time, after which the kernel sends SIGXCPU.
 pub fn allow_cpu(seconds: u64) -> io::Result<()> {
     let used = u64::try_from(clock_gettime(ClockId::ProcessCPUTime).tv_sec).unwrap_or(0);
     let maximum = getrlimit(Resource::Cpu).maximum;
-    // The kernel counts whole seconds, so a second that was begun must not be taken off.
+    // The kernel counts whole seconds, so the current second is added.
     let current = (used + 1).saturating_add(seconds);
     setrlimit(Resource::Cpu, Rlimit { current: Some(maximum.map_or(current, |hard| hard.min(current))), maximum })?;
     Ok(())
 }
 
-/// The list as a program for the kernel. Anything else fails with EPERM and doesn't kill: a C library asks for harmless
-/// things that change with its version (the number of processors, a kernel file) and goes on without an answer, and a kill
-/// would make an update of it lose photos. What an attacker gains is the same in both cases: nothing.
+/// The seccomp filter. Other system calls fail with EPERM rather than kill the process, because a C library makes harmless
+/// calls that depend on its version (the number of processors, a kernel file) and continues without an answer.
 fn filter() -> Result<BpfProgram, Box<dyn std::error::Error + Send + Sync>> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
-    // Memory that can be executed is not to be had.
+    // No executable memory.
     let executable = u64::from(libc::PROT_EXEC.cast_unsigned());
     let not_executable = |argument| {
         let mask = SeccompCmpOp::MaskedEq(executable);
@@ -81,12 +80,12 @@ fn filter() -> Result<BpfProgram, Box<dyn std::error::Error + Send + Sync>> {
     };
     rules.insert(libc::SYS_mmap, vec![not_executable(2)?]);
     rules.insert(libc::SYS_mprotect, vec![not_executable(2)?]);
-    // Only its own limit of CPU time may be moved, for each photo; other limits may be read.
+    // Only RLIMIT_CPU of the process itself, which is set for each photo.
     let equal = |argument, value| SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value);
     let resource = |value| SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
     let cpu_time = SeccompRule::new(vec![equal(0, 0)?, resource(u64::from(libc::RLIMIT_CPU))?])?;
     rules.insert(libc::SYS_prlimit64, vec![cpu_time]);
-    // Signals only to itself, as abort() does.
+    // Signals only to the process itself, for abort().
     let own = u64::from(std::process::id());
     let to_itself = SeccompRule::new(vec![SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own)?])?;
     rules.insert(libc::SYS_tgkill, vec![to_itself]);

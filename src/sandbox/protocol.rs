@@ -1,53 +1,53 @@
-//! What parent and child say to each other: a length (4 bytes, little endian), then JSON; after [`Verdict::Rendered`] the
-//! renditions' bytes, one behind the other.
+//! The protocol between parent and child: a length (4 bytes, little endian), then JSON; after [`Reply::Rendered`] the bytes
+//! of the renditions.
 //!
-//! The original's open file travels beside a job's first byte. Renditions take the socket rather than shared memory: all of
-//! the sandbox costs about 2 ms a photo that way, and a child that can't make files needs no exception from its limits.
+//! The open file of the original is sent as ancillary data with the first byte of a job. Renditions are sent over the socket
+//! rather than in shared memory: the whole sandbox costs about 2 ms a photo, and the child needs no right to create files.
 
 use imaging::{Limits, MediaType, Recipe, Rejection, Rendered, StageTimes};
 use serde::{Deserialize, Serialize};
 
-/// The most bytes of one message; a child that says more is broken.
+/// A longer message from a child is a protocol violation.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
-/// The most bytes of all renditions of a photo.
+/// The limit for all renditions of a photo together.
 pub const MAX_RENDITION_BYTES: usize = 256 << 20;
-/// What the parent answers to [`Verdict::Probed`] when there is room.
+/// The parent's answer to [`Reply::Probed`] when the photo is admitted.
 pub const GO: u8 = b'!';
 
-/// Parent to child: a photo to look at.
+/// Parent to child: a photo to render.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Job {
     pub declared: MediaType,
     pub recipe: Recipe,
     pub limits: Limits,
-    /// Taken to heart with a child's first job only: limits are never raised.
+    /// Applied with the first job of a child, because limits can't be raised.
     pub memory_bytes: u64,
     pub cpu_seconds: u64,
-    /// How long to wait for the next job before ending.
+    /// The child exits when no job has arrived for so long.
     pub idle_seconds: u64,
 }
 
 /// Child to parent.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Verdict {
-    /// The photo looks sound; the child waits for [`GO`].
+pub enum Reply {
+    /// `weight` is in pixels; the child waits for [`GO`].
     Probed { weight: u64 },
-    /// Here it is, and where the time went. The bytes of each rendition follow, as many as `lengths` says in the message.
+    /// The bytes of the renditions follow the message.
     Rendered(Rendered, StageTimes),
-    /// The photo's fault.
+    /// The picture is rejected.
     Rejected(Rejection),
-    /// Not the photo's fault.
+    /// An internal error.
     Failed(String),
 }
 
-/// A verdict with the lengths of what follows it.
+/// A reply and the lengths of the renditions that follow it.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Reply {
-    pub verdict: Verdict,
+pub struct ReplyMessage {
+    pub reply: Reply,
     pub lengths: Vec<usize>,
 }
 
-/// A message with its length before it.
+/// Prefixes a message with its length.
 pub fn frame(message: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, message)?;

@@ -1,5 +1,5 @@
-//! The children are this test program, run again for its one test `villain`, which develops photos like the real child but
-//! does what a photo's last bytes tell it.
+//! The children are this test binary, run for its test `fake_decoder`: a child that first does what the bytes behind the
+//! photo's end say.
 
 use super::child::serve;
 use super::{Sandbox, SandboxConfig, SandboxError};
@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 
 fn pool(change: impl FnOnce(&mut SandboxConfig)) -> Sandbox {
     let mut config =
-        SandboxConfig { processes: 2, cpu_seconds: 5, wall: Duration::from_secs(20), ..SandboxConfig::default() };
+        SandboxConfig { processes: 2, cpu_seconds: 5, time_limit: Duration::from_secs(20), ..SandboxConfig::default() };
     change(&mut config);
-    let arguments = ["sandbox::tests::villain", "--exact", "--ignored", "--nocapture", "--test-threads=1"];
+    let arguments = ["sandbox::tests::fake_decoder", "--exact", "--ignored", "--nocapture", "--test-threads=1"];
     Sandbox::with_arguments(config, std::env::current_exe().expect("this program"), arguments.map(Into::into).to_vec())
 }
 
-/// A photo with an order behind its end, where no decoder looks.
-fn photo(order: &str) -> File {
+/// A photo with an instruction behind its end, which no decoder reads.
+fn photo(instruction: &str) -> File {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/orientation-6.jpg");
     let mut file = tempfile();
     file.write_all(&std::fs::read(path).expect("a fixture"))
-        .and_then(|()| file.write_all(order.as_bytes()))
+        .and_then(|()| file.write_all(instruction.as_bytes()))
         .expect("written");
     file
 }
@@ -32,14 +32,14 @@ fn tempfile() -> File {
     rustix::fs::memfd_create("photo", flags).expect("a file in memory").into()
 }
 
-async fn develop(pool: &Sandbox, order: &str) -> Result<imaging::Rendered, SandboxError> {
-    pool.develop(photo(order), MediaType::Jpeg, &[]).await
+async fn render(pool: &Sandbox, instruction: &str) -> Result<imaging::Rendered, SandboxError> {
+    pool.render(photo(instruction), MediaType::Jpeg, &[]).await
 }
 
 #[test]
-#[ignore = "not a test: the child process of the others"]
-fn villain() {
-    // Run by hand with all ignored tests, there is nobody to work for.
+#[ignore = "the child process of the other tests"]
+fn fake_decoder() {
+    // Without a parent, as when all ignored tests are run.
     let stdin = rustix::fs::fstat(io::stdin()).expect("standard input");
     if rustix::fs::FileType::from_raw_mode(stdin.st_mode) != rustix::fs::FileType::Socket {
         return;
@@ -54,12 +54,12 @@ fn villain() {
     std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
 }
 
-fn misbehave(order: &str) {
+fn misbehave(instruction: &str) {
     let refused = |result: io::Result<()>| match result {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
         other => panic!("{other:?}"),
     };
-    match order {
+    match instruction {
         "panic" => panic!("a secret of the photo"),
         "abort" => std::process::abort(),
         "loop" => loop {
@@ -87,13 +87,13 @@ async fn renders_as_in_process_and_reuses_child() {
     let pool = pool(|config| {
         config.recipe = Recipe { formats: vec![OutputFormat::Jpeg, OutputFormat::Webp], ..Recipe::default() }
     });
-    let first = develop(&pool, "").await.expect("rendered");
+    let first = render(&pool, "").await.expect("rendered");
     let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/orientation-6.jpg"))
         .expect("a fixture");
     let direct = imaging::render(&bytes, MediaType::Jpeg, &pool.config.recipe, &pool.config.limits).expect("rendered");
     assert_eq!(first, direct);
     for _ in 0..5 {
-        assert_eq!(develop(&pool, "").await.expect("rendered"), direct);
+        assert_eq!(render(&pool, "").await.expect("rendered"), direct);
     }
     let idle = pool.idle.lock().expect("the idle ones");
     assert_eq!(idle.iter().map(|(process, _)| process.photos()).collect::<Vec<_>>(), [6]);
@@ -104,41 +104,41 @@ async fn rejection_keeps_the_child() {
     let pool = pool(|_| {});
     let mut text = tempfile();
     text.write_all(b"words").expect("written");
-    let error = pool.develop(text, MediaType::Jpeg, &[]).await.expect_err("no photo");
+    let error = pool.render(text, MediaType::Jpeg, &[]).await.expect_err("no photo");
     assert!(matches!(error, SandboxError::Rejected(Rejection::Unknown)), "{error:?}");
-    let error = pool.develop(tempfile(), MediaType::Jpeg, &[]).await.expect_err("no photo");
+    let error = pool.render(tempfile(), MediaType::Jpeg, &[]).await.expect_err("no photo");
     assert!(matches!(error, SandboxError::Rejected(Rejection::Empty)), "{error:?}");
     assert_eq!(pool.idle.lock().expect("the idle ones").len(), 1);
     let folder = File::open("/").expect("a folder");
-    let error = pool.develop(folder, MediaType::Jpeg, &[]).await.expect_err("a folder");
+    let error = pool.render(folder, MediaType::Jpeg, &[]).await.expect_err("a folder");
     assert!(matches!(error, SandboxError::Unavailable(_)), "{error:?}");
-    develop(&pool, "").await.expect("the next photo");
+    render(&pool, "").await.expect("the next photo");
 }
 
 #[tokio::test]
-async fn the_child_reaches_nothing_outside() {
-    develop(&pool(|_| {}), "escape").await.expect("every attempt was refused, and the photo rendered");
+async fn child_has_no_access() {
+    render(&pool(|_| {}), "escape").await.expect("every attempt was refused, and the photo rendered");
     assert!(!Path::new("/tmp/darkroom-escape").exists());
 }
 
 #[tokio::test]
-async fn panics_and_aborts_cost_one_photo() {
+async fn panic_or_abort_costs_one_photo() {
     let pool = pool(|_| {});
-    for order in ["panic", "abort"] {
-        let error = develop(&pool, order).await.expect_err(order);
-        let SandboxError::Crashed(how) = &error else { panic!("{order}: {error:?}") };
+    for instruction in ["panic", "abort"] {
+        let error = render(&pool, instruction).await.expect_err(instruction);
+        let SandboxError::Crashed(how) = &error else { panic!("{instruction}: {error:?}") };
         assert!(!how.contains("secret"), "{how}");
-        assert_eq!(how.contains("decoder panicked at"), order == "panic", "{how}");
-        develop(&pool, "").await.expect("the next photo");
+        assert_eq!(how.contains("decoder panicked at"), instruction == "panic", "{how}");
+        render(&pool, "").await.expect("the next photo");
     }
 }
 
 #[tokio::test]
-async fn a_kill_from_outside_costs_one_photo() {
+async fn kill_costs_one_photo() {
     const MARK: &str = "--skip=killed-from-outside";
     let mut pool = pool(|_| {});
     pool.arguments.push(MARK.into());
-    let (outcome, ()) = tokio::join!(develop(&pool, "sleep"), async {
+    let (outcome, ()) = tokio::join!(render(&pool, "sleep"), async {
         let child = loop {
             tokio::time::sleep(Duration::from_millis(20)).await;
             if let Some(child) = children_with(MARK).first() {
@@ -149,10 +149,10 @@ async fn a_kill_from_outside_costs_one_photo() {
     });
     let error = outcome.expect_err("killed");
     assert!(matches!(&error, SandboxError::Crashed(how) if how.contains("SIGKILL")), "{error:?}");
-    develop(&pool, "").await.expect("the next photo");
+    render(&pool, "").await.expect("the next photo");
 }
 
-/// The processes that were started with this argument.
+/// The processes with this argument.
 fn children_with(argument: &str) -> Vec<rustix::process::Pid> {
     let all = std::fs::read_dir("/proc").expect("processes").flatten();
     let ours = all.filter(|entry| {
@@ -163,61 +163,61 @@ fn children_with(argument: &str) -> Vec<rustix::process::Pid> {
 }
 
 #[tokio::test]
-async fn memory_is_limited() {
+async fn limits_memory() {
     let pool = pool(|_| {});
-    let error = develop(&pool, "memory").await.expect_err("too much");
+    let error = render(&pool, "memory").await.expect_err("too much");
     assert!(matches!(error, SandboxError::OutOfMemory), "{error:?}");
-    develop(&pool, "").await.expect("the next photo");
+    render(&pool, "").await.expect("the next photo");
 }
 
 #[tokio::test]
-async fn processor_time_is_limited() {
+async fn limits_cpu_time() {
     let pool = pool(|config| config.cpu_seconds = 1);
-    let error = develop(&pool, "loop").await.expect_err("endless");
+    let error = render(&pool, "loop").await.expect_err("endless");
     assert!(matches!(error, SandboxError::TimedOut), "{error:?}");
-    develop(&pool, "").await.expect("the next photo");
+    render(&pool, "").await.expect("the next photo");
 }
 
 #[tokio::test]
-async fn time_on_the_clock_is_limited() {
-    let pool = pool(|config| config.wall = Duration::from_secs(6));
+async fn limits_wall_clock_time() {
+    let pool = pool(|config| config.time_limit = Duration::from_secs(6));
     let start = Instant::now();
-    let error = develop(&pool, "sleep").await.expect_err("endless");
+    let error = render(&pool, "sleep").await.expect_err("endless");
     assert!(matches!(error, SandboxError::TimedOut), "{error:?}");
     assert!(start.elapsed() < Duration::from_secs(20));
-    develop(&pool, "").await.expect("the next photo");
+    render(&pool, "").await.expect("the next photo");
 }
 
 #[tokio::test]
-async fn giving_up_ends_the_child() {
+async fn dropping_the_future_kills_the_child() {
     let pool = pool(|config| config.processes = 1);
-    let given_up = tokio::time::timeout(Duration::from_secs(1), develop(&pool, "sleep")).await;
-    assert!(given_up.is_err());
-    // The only slot is free again, and no child waits in it.
-    develop(&pool, "").await.expect("the next photo");
+    let outcome = tokio::time::timeout(Duration::from_secs(1), render(&pool, "sleep")).await;
+    assert!(outcome.is_err());
+    // The only slot is free again.
+    render(&pool, "").await.expect("the next photo");
 }
 
 #[tokio::test]
 async fn replaces_used_and_dead_children() {
     let pool = pool(|config| config.recycle_after = 2);
-    develop(&pool, "").await.expect("rendered");
+    render(&pool, "").await.expect("rendered");
     pool.idle.lock().expect("the idle ones")[0].0.kill_for_test();
-    develop(&pool, "").await.expect("rendered in a fresh child");
-    develop(&pool, "").await.expect("rendered");
+    render(&pool, "").await.expect("rendered in a fresh child");
+    render(&pool, "").await.expect("rendered");
     assert!(pool.idle.lock().expect("the idle ones").is_empty(), "the second photo was its last");
 }
 
 #[tokio::test]
 async fn large_photos_wait_but_do_not_starve() {
-    // Room for one photo only (240,000 pixels each): all get through, whatever the order.
-    let pool = pool(|config| config.pixels_in_flight = 100_000);
-    let (a, b, c) = tokio::join!(develop(&pool, ""), develop(&pool, ""), develop(&pool, ""));
+    // Only one photo of 240,000 pixels is admitted at a time.
+    let pool = pool(|config| config.max_concurrent_pixels = 100_000);
+    let (a, b, c) = tokio::join!(render(&pool, ""), render(&pool, ""), render(&pool, ""));
     assert!(a.is_ok() && b.is_ok() && c.is_ok());
 }
 
 #[tokio::test]
-async fn without_a_program_it_says_so() {
+async fn reports_missing_program() {
     let pool = Sandbox::new(SandboxConfig::default(), "/nowhere/darkroom".into());
-    let error = develop(&pool, "").await.expect_err("no program");
+    let error = render(&pool, "").await.expect_err("no program");
     assert!(matches!(error, SandboxError::Unavailable(_)), "{error:?}");
 }

@@ -1,9 +1,8 @@
 //! Uploads that have ended: S3 tells of most by a message, the sweep finds the others.
 
 use crate::{
-    db::{self, Tx},
+    db::{self, Tx, jobs::RENDER_PHOTO},
     domain::{InviteRole, Photo, PhotoState, Sha256},
-    jobs::queue::Kind,
 };
 
 /// Whether bytes make something of a photo. S3 looks at a URL's time only when an upload begins, so one that took long may
@@ -21,7 +20,7 @@ pub(crate) async fn take_in(tx: &mut Tx, photo: &Photo, digest: Option<&Sha256>)
         revive(tx, photo).await?;
     }
     db::photos::set_uploaded(tx.session(), photo, digest).await?;
-    tx.enqueue(Kind::Develop, photo.id.as_uuid()).await
+    tx.enqueue(RENDER_PHOTO, photo.id.as_uuid()).await
 }
 
 /// Takes back what was done when a photo was given up: its place of the invite, and that its bytes may be declared anew. An

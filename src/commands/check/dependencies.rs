@@ -6,10 +6,10 @@ use aws_config::SdkConfig;
 
 use super::{Failure, Outcome, Table};
 use crate::{
-    aws::{self, step_functions::Machine},
+    aws::{self, step_functions::StateMachine},
     config::{Config, Place},
     jobs::sqs::client::Sqs,
-    notifications::Announcer,
+    notifications::Notifier,
     read_model::ReadModel,
     storage::Storage,
 };
@@ -38,7 +38,7 @@ pub(crate) async fn check(config: &Config, sdk: Option<&SdkConfig>, table: &mut 
     }
     if let Some((arn, sdk)) = config.workflow.state_machine.as_ref().zip(sdk) {
         let started = Instant::now();
-        table.row("step_functions", started, within(machine(&Machine::new(arn, sdk))).await);
+        table.row("step_functions", started, within(machine(&StateMachine::new(arn, sdk))).await);
     }
     if config.announce.topic.is_some() {
         let started = Instant::now();
@@ -65,17 +65,17 @@ async fn queue(queue: &Sqs) -> Outcome {
     Ok(format!("about {waiting} messages, {dead} dead"))
 }
 
-async fn machine(machine: &Machine) -> Outcome {
-    Box::pin(machine.look()).await.map_err(|failure| failure.of(machine.arn()))?;
+async fn machine(machine: &StateMachine) -> Outcome {
+    Box::pin(machine.check()).await.map_err(|failure| failure.of(machine.arn()))?;
     Ok(format!("{} is there", machine.arn()))
 }
 
 /// Publishing can't be tried without telling somebody, so the topic is looked at, which takes another right.
 async fn topic(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
-    let announcer = Announcer::new(&config.announce, sdk).map_err(|error| Failure::from(format!("{error:#}")))?;
-    let Some(topic) = announcer.topic() else { return Ok("off".to_owned()) };
+    let notifier = Notifier::new(&config.announce, sdk).map_err(|error| Failure::from(format!("{error:#}")))?;
+    let Some(topic) = notifier.topic() else { return Ok("off".to_owned()) };
     let arn = topic.arn();
-    match topic.look().await {
+    match topic.check().await {
         Ok(()) => Ok(format!("{arn} is there; publishing was not tried, somebody would be told")),
         Err(failure) if failure.is_of_rights() => Ok(format!(
             "{arn} was not tried: publishing would tell somebody, and to look at it this role would need sns:GetTopicAttributes"

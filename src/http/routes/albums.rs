@@ -20,7 +20,7 @@ use crate::http::{
 };
 use crate::{
     app::AppState,
-    db::{self, events::NewEvent, jobs::Kind},
+    db::{self, events::NewEvent, jobs::PURGE_ALBUM},
     domain::{Access, Album, AlbumId, AlbumRole, Caller, EventKind, Title, User},
     read_model::items::Item,
 };
@@ -181,7 +181,7 @@ pub async fn delete(State(app): State<AppState>, here: InAlbum, headers: HeaderM
             etag::check_match(headers, album.version)?;
             db::albums::mark_deleted(tx.session(), album.id, db::now()).await?;
             tx.project(album.id).await?;
-            tx.enqueue(Kind::PurgeAlbum, album.id.as_uuid()).await?;
+            tx.enqueue(PURGE_ALBUM, album.id.as_uuid()).await?;
             Ok::<_, HttpError>(tx.done(()))
         })
         .await?;

@@ -20,9 +20,9 @@ use crate::http::{
 };
 use crate::{
     app::AppState,
-    db::{self, Done, Tx, jobs::Kind},
+    db::{self, Done, Tx, jobs::APPLY_EDIT},
     domain::{Access, Caller, Edit, EditId, EditState, EditStep, Photo, PhotoState, edit},
-    jobs::kinds::edit::{Decision, decide},
+    jobs::kinds::apply_edit::{Decision, decide},
     storage::Links,
     telemetry::metrics,
 };
@@ -138,7 +138,7 @@ async fn begin(mut tx: Tx, seen: &Photo, access: Access, filters: &[Filter], lin
         ready_at: None,
     };
     db::edits::insert(tx.session(), &edit).await?;
-    tx.enqueue(Kind::Edit, edit.id.as_uuid()).await?;
+    tx.enqueue(APPLY_EDIT, edit.id.as_uuid()).await?;
     Ok(tx.done(Answer::new(StatusCode::ACCEPTED, &EditBody::new(edit, links))))
 }
 

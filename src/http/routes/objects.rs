@@ -25,7 +25,7 @@ use crate::http::{
 };
 use crate::{
     app::{App, AppState},
-    db::{self, jobs::Kind},
+    db::{self, jobs::RENDER_PHOTO},
     domain::{EditId, PhotoId, PhotoState, Sha256},
     server::BodyTooSlow,
     storage::{self, Files, Received, UrlError},
@@ -167,7 +167,7 @@ async fn accept(app: &App, files: &Files, id: PhotoId, bound: &Bound, received: 
             }
             received.keep(files, id).await.map_err(disk)?;
             db::photos::set_uploaded(tx.session(), &photo, Some(&received.sha256)).await?;
-            tx.enqueue(Kind::Develop, id.as_uuid()).await?;
+            tx.enqueue(RENDER_PHOTO, id.as_uuid()).await?;
             Ok(tx.done(()))
         })
         .await

@@ -26,7 +26,7 @@ use crate::http::{
 };
 use crate::{
     app::{App, AppState},
-    db::{self, jobs::Kind, photo_event},
+    db::{self, jobs::PURGE_PHOTO, photo_event},
     domain::{Access, Caller, Caption, EventKind, Photo, PhotoId, PhotoState, Rendition, Visibility},
     storage::{Links, OriginalLinks},
 };
@@ -320,7 +320,7 @@ pub async fn delete(
             }
             let removed = EventKind::PhotoRemoved;
             tx.record(photo.album_id, photo_event(&photo, removed, photo.is_public().then_some(removed))).await?;
-            tx.enqueue(Kind::PurgePhoto, photo.id.as_uuid()).await?;
+            tx.enqueue(PURGE_PHOTO, photo.id.as_uuid()).await?;
             Ok::<_, HttpError>(tx.done(()))
         })
         .await?;

@@ -1,4 +1,4 @@
-//! Work that comes by messages of SQS: what sends them, and what acts on them.
+//! Sends due jobs to SQS, and acts on the messages that SQS delivers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,202 +9,187 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+use super::{
+    client::{BATCH, Message, Sqs},
+    message::{self, Content},
+};
 use crate::{
     app::{App, AppState},
     config::Place,
-    db::{self, jobs::Found},
+    db::{
+        self,
+        jobs::{ClaimOutcome, Queue, RENDER_PHOTO},
+    },
     domain::PhotoId,
     jobs::{
-        queue::{self, Kind, Lane, Next},
-        sqs::client::{BATCH, Message, Sqs},
-        sqs::message::{self, Carried},
+        retry::{NextAttempt, backoff},
+        runner::{self, ERROR_PAUSE, JobOutcome},
     },
+    services::uploads,
     telemetry::metrics,
 };
-use crate::{
-    jobs::{Outcome, PAUSE, do_job},
-    services::uploads,
-};
 
-/// A job that is being sent is nobody else's for so long; a worker that dies over it holds it up for this.
-const SENDING: Duration = Duration::from_secs(10);
-/// How long a message that is done waits for others to be deleted with.
-const GATHER: Duration = Duration::from_millis(200);
+/// How long a job is reserved for this process to send it. If the process dies, the job is delayed by this.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a finished message waits for others to be deleted in the same call.
+const DELETE_BATCH_DELAY: Duration = Duration::from_millis(200);
 
-/// What becomes of a message; of several things in one, the last in this order.
+/// What becomes of a message. Of several results for one message the greatest applies.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fate {
-    /// It has nothing more to say.
-    Done,
-    /// It is laid aside, for this reason.
-    Dead(String),
-    /// It has to come again after this.
-    Again(Duration),
+pub enum MessageOutcome {
+    Delete,
+    /// Moved to the dead-letter queue, with the reason.
+    DeadLetter(String),
+    /// Visible again after the delay.
+    RetryAfter(Duration),
 }
 
-/// How much later than its message a job is due by its row: never, where no message comes.
-pub(crate) fn patience(app: &App, kind: Kind) -> Duration {
-    let queue = app.queue.as_ref().filter(|_| kind.lane() == Lane::Work);
-    queue.map_or(Duration::ZERO, Sqs::resend_after)
-}
-
-/// Sends what is due to the queue: the outbox of jobs. Ends once the app drains.
-pub(crate) async fn relay(app: AppState, queue: Sqs) {
+/// Sends due jobs until the app drains.
+pub(crate) async fn send_jobs(app: AppState, sqs: Sqs) {
     while !app.draining.is_cancelled() {
-        let rest = match send_due(&app, &queue).await {
-            // There may be more.
+        let pause = match send_due_jobs(&app, &sqs).await {
             Ok(count) if count == BATCH => continue,
             Ok(_) => app.config.worker.poll_interval,
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "jobs wait to be sent to the queue");
-                PAUSE
+                tracing::warn!(error = format!("{error:#}"), "sending jobs to SQS failed");
+                ERROR_PAUSE
             }
         };
         tokio::select! {
             () = app.draining.cancelled() => {}
-            () = app.db.signals().next_job(Lane::Work) => {}
-            () = tokio::time::sleep(rest) => {}
+            () = app.db.signals().next_job(Queue::Default) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-/// Sends some jobs that are due; answers how many were. A row stays what it is until somebody takes its message up, so
-/// nothing is lost however this ends.
-///
-/// # Errors
-/// The database's, or the queue's.
-pub async fn send_due(app: &App, queue: &Sqs) -> anyhow::Result<usize> {
-    let due = db::jobs::take_unsent(&app.db, Lane::Work, BATCH, SENDING).await?;
+/// Sends one batch of due jobs and returns how many were due. Rows stay until a message's attempt completes them, so an
+/// error loses nothing.
+pub async fn send_due_jobs(app: &App, sqs: &Sqs) -> anyhow::Result<usize> {
+    let due = db::jobs::reserve_unsent(&app.db, Queue::Default, BATCH, SEND_TIMEOUT).await?;
     if due.is_empty() {
         return Ok(0);
     }
-    let bodies: Vec<String> = due.iter().map(|job| message::write(job.id, job.kind, job.subject)).collect();
-    let taken = Box::pin(queue.send(&bodies)).await?;
-    let ids: Vec<_> = taken.iter().filter_map(|n| due.get(*n)).map(|job| job.id).collect();
+    let bodies: Vec<String> = due.iter().map(|job| message::write(job.id, &job.kind, job.subject)).collect();
+    let sent = Box::pin(sqs.send(&bodies)).await?;
+    let ids: Vec<_> = sent.iter().filter_map(|index| due.get(*index)).map(|job| job.id).collect();
     let mut session = app.db.session().await?;
-    db::jobs::note_sent(&mut session, &ids, queue.resend_after()).await?;
+    db::jobs::record_sent(&mut session, &ids, sqs.resend_after()).await?;
     Ok(due.len())
 }
 
-/// Takes messages in and acts on them, as many at a time as there is room to decode. Ends once the app drains.
-pub(crate) async fn consume(app: AppState, queue: Sqs, tasks: TaskTracker) {
-    let places = Arc::new(Semaphore::new(app.config.worker.concurrency));
-    let (done, finished) = mpsc::channel(4 * BATCH);
-    tasks.spawn(delete(queue.clone(), finished));
+/// Receives messages and acts on them until the app drains, on as many at a time as can be decoded.
+pub(crate) async fn consume(app: AppState, sqs: Sqs, tasks: TaskTracker) {
+    let slots = Arc::new(Semaphore::new(app.config.worker.concurrency));
+    let (finished, to_delete) = mpsc::channel(4 * BATCH);
+    tasks.spawn(delete_messages(sqs.clone(), to_delete));
     while !app.draining.is_cancelled() {
-        let most = tokio::select! {
+        let free = tokio::select! {
             () = app.draining.cancelled() => return,
-            most = room(&app, &places) => most,
+            free = wait_for_capacity(&app, &slots) => free,
         };
-        // Waited for to its end, also when the app drains: what is given to a call that nobody waits for is hidden from all.
-        match Box::pin(queue.receive(most, app.config.worker.lease)).await {
+        // Never cancelled, not even when the app drains: messages that a cancelled call receives stay hidden.
+        match Box::pin(sqs.receive(free, app.config.worker.lease)).await {
             Ok(messages) if app.draining.is_cancelled() => {
                 for message in messages {
-                    if let Err(error) = Box::pin(queue.hide(&message, Duration::ZERO)).await {
-                        tracing::warn!(
-                            error = error.advised(),
-                            "a message that came late waits for its time to be over"
-                        );
+                    if let Err(error) = Box::pin(sqs.hide(&message, Duration::ZERO)).await {
+                        tracing::warn!(error = error.advised(), "returning a message to SQS failed");
                     }
                 }
             }
             Ok(messages) => {
                 for message in messages {
-                    let place = places.clone().acquire_owned().await.expect("never closed");
-                    let (app, queue, done) = (app.clone(), queue.clone(), done.clone());
+                    let slot = slots.clone().acquire_owned().await.expect("never closed");
+                    let (app, sqs, finished) = (app.clone(), sqs.clone(), finished.clone());
                     tasks.spawn(async move {
-                        if act(&app, &queue, &message).await {
-                            let _ = done.send(message.receipt).await;
+                        if process(&app, &sqs, &message).await {
+                            let _ = finished.send(message.receipt).await;
                         }
-                        drop(place);
+                        drop(slot);
                     });
                 }
             }
             Err(error) => {
-                tracing::warn!(error = error.advised(), "no work comes from the queue");
+                tracing::warn!(error = error.advised(), "receiving messages from SQS failed");
                 tokio::select! {
                     () = app.draining.cancelled() => {}
-                    () = tokio::time::sleep(PAUSE) => {}
+                    () = tokio::time::sleep(ERROR_PAUSE) => {}
                 }
             }
         }
     }
 }
 
-/// Waits until something can be begun; how many can. What is taken in is hidden from others, so no more than that.
-async fn room(app: &App, places: &Semaphore) -> usize {
-    app.sandbox.room().await;
-    let first = places.acquire().await.expect("never closed");
-    let most = 1 + places.available_permits();
+/// Waits until a message can be acted on at once, and returns how many can. More would be hidden from other workers.
+async fn wait_for_capacity(app: &App, slots: &Semaphore) -> usize {
+    app.sandbox.wait_for_capacity().await;
+    let first = slots.acquire().await.expect("never closed");
+    let free = 1 + slots.available_permits();
     drop(first);
-    most
+    free
 }
 
-/// Acts on a message, which stays hidden meanwhile; whether it is to be deleted.
-pub async fn act(app: &AppState, queue: &Sqs, message: &Message) -> bool {
-    let fate = tokio::select! {
-        fate = Box::pin(handle(app, &message.body, message.receives)) => fate,
-        never = hide(app, queue, message) => never,
+/// Acts on a message and keeps it hidden meanwhile. Returns whether the caller must delete it.
+pub async fn process(app: &AppState, sqs: &Sqs, message: &Message) -> bool {
+    let outcome = tokio::select! {
+        outcome = Box::pin(handle(app, &message.body, message.receives)) => outcome,
+        never = keep_hidden(app, sqs, message) => never,
     };
-    let outcome = match &fate {
-        Fate::Done => Ok(true),
-        Fate::Again(wait) => Box::pin(queue.hide(message, *wait)).await.map(|()| false),
-        Fate::Dead(reason) => Box::pin(queue.bury(&message.body, reason)).await.map(|()| true),
+    let result = match &outcome {
+        MessageOutcome::Delete => Ok(true),
+        MessageOutcome::RetryAfter(delay) => Box::pin(sqs.hide(message, *delay)).await.map(|()| false),
+        MessageOutcome::DeadLetter(reason) => Box::pin(sqs.dead_letter(&message.body, reason)).await.map(|()| true),
     };
-    outcome.unwrap_or_else(|error| {
-        tracing::warn!(error = error.advised(), ?fate, "a message comes again by itself");
+    result.unwrap_or_else(|error| {
+        tracing::warn!(error = error.advised(), ?outcome, "SQS call failed; the message will be received again");
         false
     })
 }
 
-/// Keeps a message hidden while it is acted on, for ever.
-async fn hide(app: &App, queue: &Sqs, message: &Message) -> Fate {
+async fn keep_hidden(app: &App, sqs: &Sqs, message: &Message) -> MessageOutcome {
     loop {
         tokio::time::sleep(app.config.worker.lease / 3).await;
-        if let Err(error) = Box::pin(queue.hide(message, app.config.worker.lease)).await {
-            // Somebody else may be given it, and will find the job taken.
-            tracing::debug!(%error, "a message does not stay hidden");
+        if let Err(error) = Box::pin(sqs.hide(message, app.config.worker.lease)).await {
+            // Another worker may receive it, and finds the job under a lease.
+            tracing::debug!(%error, "keeping a message hidden failed");
         }
     }
 }
 
-/// Deletes messages together, ten at a time or after a moment. One that is deleted too late comes again and does no harm.
-async fn delete(queue: Sqs, mut finished: mpsc::Receiver<String>) {
+/// Deletes finished messages in batches. One that is deleted too late is received again, which does no harm.
+async fn delete_messages(sqs: Sqs, mut finished: mpsc::Receiver<String>) {
     while let Some(first) = finished.recv().await {
-        let (mut receipts, ends) = (vec![first], Instant::now() + GATHER);
+        let (mut receipts, deadline) = (vec![first], Instant::now() + DELETE_BATCH_DELAY);
         while receipts.len() < BATCH
-            && let Ok(Some(next)) = tokio::time::timeout_at(ends, finished.recv()).await
+            && let Ok(Some(next)) = tokio::time::timeout_at(deadline, finished.recv()).await
         {
             receipts.push(next);
         }
-        if let Err(error) = Box::pin(queue.delete(&receipts)).await {
-            tracing::warn!(error = error.advised(), "messages that are done come again");
+        if let Err(error) = Box::pin(sqs.delete(&receipts)).await {
+            tracing::warn!(error = error.advised(), "deleting messages failed; they will be received again");
         }
     }
 }
 
-/// Does what a message calls for. `receives` is how often it was given to somebody.
-pub async fn handle(app: &AppState, body: &str, receives: u32) -> Fate {
-    let fate = match message::read(body, bucket(app)) {
-        Err(why) => {
-            tracing::error!(why, "a message that nobody can act on goes to the dead-letter queue");
-            Fate::Dead(why)
+/// Acts on the body of a message that was received `receives` times.
+pub async fn handle(app: &AppState, body: &str, receives: u32) -> MessageOutcome {
+    let outcome = match message::read(body, bucket(app)) {
+        Err(reason) => {
+            tracing::error!(reason, "unreadable message goes to the dead-letter queue");
+            MessageOutcome::DeadLetter(reason)
         }
-        Ok(carried) => match carry_out(app, carried).await {
-            Ok(fate) => fate,
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), receives, "a message has to come again");
-                Fate::Again(queue::backoff(receives, &app.config.worker))
-            }
-        },
+        Ok(content) => act_on(app, content).await.unwrap_or_else(|error| {
+            tracing::warn!(error = format!("{error:#}"), receives, "message failed and will be retried");
+            MessageOutcome::RetryAfter(backoff(receives, &app.config.worker))
+        }),
     };
-    let word = match &fate {
-        Fate::Done => "done",
-        Fate::Again(_) => "again",
-        Fate::Dead(_) => "dead",
+    let label = match &outcome {
+        MessageOutcome::Delete => "done",
+        MessageOutcome::RetryAfter(_) => "retried",
+        MessageOutcome::DeadLetter(_) => "dead",
     };
-    metrics::SQS_MESSAGES.with(&[("outcome", word)]).increment(1);
-    fate
+    metrics::SQS_MESSAGES.with(&[("outcome", label)]).increment(1);
+    outcome
 }
 
 fn bucket(app: &App) -> Option<&str> {
@@ -214,82 +199,88 @@ fn bucket(app: &App) -> Option<&str> {
     }
 }
 
-async fn carry_out(app: &AppState, carried: Carried) -> anyhow::Result<Fate> {
-    match carried {
-        Carried::Job { kind, subject, .. } => {
-            let lease = app.config.worker.lease;
-            let found = app
+async fn act_on(app: &AppState, content: Content) -> anyhow::Result<MessageOutcome> {
+    match content {
+        Content::Job { kind, subject, .. } => {
+            let (kind, lease) = (&kind, app.config.worker.lease);
+            let claimed = app
                 .db
                 .transaction(|mut tx| async move {
-                    let found = db::jobs::claim_this(tx.session(), kind, subject, lease).await?;
-                    Ok::<_, db::Error>(tx.done(found))
+                    let claimed = db::jobs::claim_one(tx.session(), kind, subject, lease).await?;
+                    Ok::<_, db::Error>(tx.done(claimed))
                 })
                 .await?;
-            Ok(finish(app, found).await)
+            Ok(run_claimed(app, claimed).await)
         }
-        Carried::Uploaded(ids) => {
-            let mut worst = Fate::Done;
-            // In practice there is one.
+        Content::Uploaded(ids) => {
+            let mut outcome = MessageOutcome::Delete;
             for id in ids {
-                let found = accept(app, id).await?;
-                worst = worst.max(finish(app, found).await);
+                let claimed = accept_upload(app, id).await?;
+                outcome = outcome.max(run_claimed(app, claimed).await);
             }
-            Ok(worst)
+            Ok(outcome)
         }
     }
 }
 
-/// Does a job that could be claimed. A message that finds it taken comes again when the other's lease would be over: it may be
-/// the only one, and the other's try may fail.
-async fn finish(app: &AppState, found: Found) -> Fate {
-    let claim = match found {
-        Found::Claimed(claim) => claim,
-        Found::Taken => return Fate::Again(app.config.worker.lease),
-        Found::Over => return Fate::Done,
+/// Runs a job that could be claimed. The message of a job under another worker's lease is retried when the lease would
+/// expire: it may be the job's only message, and the other attempt may fail.
+async fn run_claimed(app: &AppState, claimed: ClaimOutcome) -> MessageOutcome {
+    let claim = match claimed {
+        ClaimOutcome::Claimed(claim) => claim,
+        ClaimOutcome::Leased => return MessageOutcome::RetryAfter(app.config.worker.lease),
+        ClaimOutcome::Gone => return MessageOutcome::Delete,
     };
-    match do_job(app, &claim).await {
-        Outcome::Idle | Outcome::Done | Outcome::Lost | Outcome::Failed(Next::Later(_)) => Fate::Done,
-        Outcome::GivenBack => Fate::Again(Duration::ZERO),
-        Outcome::Failed(Next::Again(wait)) => Fate::Again(wait),
-        Outcome::Failed(Next::Dead) => Fate::Dead(format!("job {}: every try failed", claim.id)),
+    match runner::run_claimed(app, &claim).await {
+        JobOutcome::Idle
+        | JobOutcome::Done
+        | JobOutcome::LeaseLost
+        | JobOutcome::Failed(NextAttempt::UncountedAfter(_)) => MessageOutcome::Delete,
+        JobOutcome::Released => MessageOutcome::RetryAfter(Duration::ZERO),
+        JobOutcome::Failed(NextAttempt::After(delay)) => MessageOutcome::RetryAfter(delay),
+        JobOutcome::Failed(NextAttempt::DeadLetter) => {
+            MessageOutcome::DeadLetter(format!("job {}: the last attempt failed", claim.id))
+        }
     }
 }
 
-/// Notes that a photo's bytes are there, if they are those that were declared; claims the job that develops it.
-async fn accept(app: &App, id: PhotoId) -> anyhow::Result<Found> {
+/// Accepts an uploaded original that matches its declaration, and claims the job that renders it.
+async fn accept_upload(app: &App, id: PhotoId) -> anyhow::Result<ClaimOutcome> {
     let lease = app.config.worker.lease;
     let mut session = app.db.session().await?;
-    let known = db::photos::get(&mut session, id).await?;
+    let photo = db::photos::get(&mut session, id).await?;
     drop(session);
-    let Some(known) = known else {
-        tracing::debug!(photo = %id, "bytes of no photo are left to the sweep");
-        return Ok(Found::Over);
+    let Some(photo) = photo else {
+        tracing::debug!(photo = %id, "upload of an unknown photo is left to the reconciler");
+        return Ok(ClaimOutcome::Gone);
     };
-    let awaited = uploads::is_awaited(known.state);
-    let found =
-        if awaited { app.storage.measure_original(id).await.context("an upload can't be looked at")? } else { None };
-    let (job, unfit) = app
+    let found = if uploads::is_awaited(photo.state) {
+        app.storage.measure_original(id).await.context("an upload can't be examined")?
+    } else {
+        None
+    };
+    let (claimed, is_wrong) = app
         .db
         .transaction(|mut tx| async move {
             let Some(photo) = db::photos::lock(tx.session(), id).await? else {
-                return Ok::<_, db::Error>(tx.done((Found::Over, false)));
+                return Ok::<_, db::Error>(tx.done((ClaimOutcome::Gone, false)));
             };
             if uploads::is_awaited(photo.state) {
                 match found {
                     Some((bytes, digest)) if photo.fits(bytes, digest) => {
                         uploads::take_in(&mut tx, &photo, digest.as_ref()).await?;
                     }
-                    found => return Ok(tx.done((Found::Over, found.is_some()))),
+                    found => return Ok(tx.done((ClaimOutcome::Gone, found.is_some()))),
                 }
             }
-            let job = db::jobs::claim_this(tx.session(), Kind::Develop, id.as_uuid(), lease).await?;
-            Ok(tx.done((job, false)))
+            let claimed = db::jobs::claim_one(tx.session(), RENDER_PHOTO.name, id.as_uuid(), lease).await?;
+            Ok(tx.done((claimed, false)))
         })
         .await?;
-    if unfit {
-        // Left there, it would keep the right bytes out: nothing is overwritten.
-        tracing::info!(photo = %id, "an upload is not what was declared and is removed");
+    if is_wrong {
+        // Uploads never overwrite, so a wrong one would keep the right one out.
+        tracing::info!(photo = %id, "upload differs from its declaration and is removed");
         app.storage.remove(id).await.context("an upload can't be removed")?;
     }
-    Ok(job)
+    Ok(claimed)
 }

@@ -1,57 +1,48 @@
-//! What messages of the queue say: our own jobs, and notifications of S3 in each of the shapes in which they come.
+//! Reads SQS messages: the service's own jobs, and S3 notifications in every form in which they arrive.
 //!
-//! - S3 to SQS, <https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html>: `Records`, with
-//!   keys that are form-encoded; and a test event when the notification is set up.
-//! - S3 to SNS to SQS, <https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html>: the same as a text in
-//!   `Message`; bare with raw delivery.
-//! - S3 to `EventBridge` to SQS, <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html>: `detail`, with keys as
-//!   they are.
+//! - S3 to SQS, <https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html>: `Records` with
+//!   form-encoded keys, and a test event when the notification is set up.
+//! - S3 to SNS to SQS, <https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html>: the same as text in
+//!   `Message`, or unwrapped with raw delivery.
+//! - S3 to `EventBridge` to SQS, <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html>: `detail`, with keys
+//!   that are not encoded.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::jobs::queue::Kind;
-use crate::{domain::PhotoId, storage};
+use crate::{domain::PhotoId, jobs::registry, storage};
 
-/// What a message calls for. Each may come twice, late, or in another order.
+/// The content of a message. It may arrive twice, late or out of order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Carried {
-    /// A job that has a row.
-    Job {
-        /// The row's id.
-        id: Uuid,
-        /// What to do.
-        kind: Kind,
-        /// The photo or album.
-        subject: Uuid,
-    },
-    /// Originals that are there; none for a notification of something else.
+pub enum Content {
+    /// A row of the jobs table.
+    Job { id: Uuid, kind: String, subject: Uuid },
+    /// Originals that are in storage; none for a notification of anything else.
     Uploaded(Vec<PhotoId>),
 }
 
-/// Our own message.
 #[derive(Serialize, Deserialize)]
-struct Job {
+struct JobMessage {
     #[serde(rename = "darkroom_job")]
     kind: String,
     id: Uuid,
     subject: Uuid,
 }
 
-/// All shapes in one, told apart by what is there.
+/// Every form of notification, told apart by the fields present.
 #[derive(Deserialize)]
-struct Shape {
+struct Notification {
     #[serde(rename = "Records")]
     records: Option<Vec<Record>>,
-    /// Of SNS.
+    /// SNS.
     #[serde(rename = "Message")]
     message: Option<String>,
-    /// Of `EventBridge`.
+    /// `EventBridge`.
     #[serde(rename = "detail-type")]
     detail_type: Option<String>,
     source: Option<String>,
-    detail: Option<Place>,
-    /// Of the test.
+    detail: Option<ObjectRef>,
+    /// The test event.
     #[serde(rename = "Event")]
     event: Option<String>,
 }
@@ -60,11 +51,11 @@ struct Shape {
 #[serde(rename_all = "camelCase")]
 struct Record {
     event_name: String,
-    s3: Place,
+    s3: ObjectRef,
 }
 
 #[derive(Deserialize)]
-struct Place {
+struct ObjectRef {
     bucket: Bucket,
     object: Object,
 }
@@ -79,48 +70,44 @@ struct Object {
     key: String,
 }
 
-/// The text of a message for a job.
+/// The body of a job's message.
 #[must_use]
-pub fn write(id: Uuid, kind: Kind, subject: Uuid) -> String {
-    let job = Job { kind: kind.as_str().to_owned(), id, subject };
-    serde_json::to_string(&job).expect("a word and two ids are JSON")
+pub fn write(id: Uuid, kind: &str, subject: Uuid) -> String {
+    let job = JobMessage { kind: kind.to_owned(), id, subject };
+    serde_json::to_string(&job).expect("a name and two ids are JSON")
 }
 
-/// Reads a message. Notifications of other buckets than ours call for nothing.
-///
-/// # Errors
-/// Says what is wrong with one that nobody can act on.
-pub fn read(body: &str, bucket: Option<&str>) -> Result<Carried, String> {
-    if let Ok(job) = serde_json::from_str::<Job>(body) {
-        let kind = Kind::parse(&job.kind).ok_or_else(|| format!("no job is a `{}`", job.kind))?;
-        return Ok(Carried::Job { id: job.id, kind, subject: job.subject });
+/// Reads a message. A notification of a bucket other than `bucket` has no content. The error says what is wrong with a
+/// message that can't be acted on.
+pub fn read(body: &str, bucket: Option<&str>) -> Result<Content, String> {
+    const UNKNOWN: &str = "neither a job nor an S3 notification";
+    if let Ok(JobMessage { id, kind, subject }) = serde_json::from_str(body) {
+        registry::find(&kind).ok_or_else(|| format!("unknown job `{kind}`"))?;
+        return Ok(Content::Job { id, kind, subject });
     }
-    let shape: Shape = serde_json::from_str(body).map_err(|_| "neither a job nor a notification of S3".to_owned())?;
-    let ours = |place: &Place| bucket == Some(place.bucket.name.as_str());
-    if let Some(records) = shape.records {
-        let created = records.into_iter().filter(|it| it.event_name.starts_with("ObjectCreated:") && ours(&it.s3));
-        return Ok(Carried::Uploaded(created.filter_map(|it| photo(&form_decoded(&it.s3.object.key))).collect()));
+    let notification: Notification = serde_json::from_str(body).map_err(|_| UNKNOWN.to_owned())?;
+    let is_ours = |object: &ObjectRef| bucket == Some(object.bucket.name.as_str());
+    if let Some(records) = notification.records {
+        let created = records.into_iter().filter(|it| it.event_name.starts_with("ObjectCreated:") && is_ours(&it.s3));
+        let photos = created.filter_map(|it| storage::photo_of_original(&form_decoded(&it.s3.object.key)));
+        return Ok(Content::Uploaded(photos.collect()));
     }
-    if let Some(text) = shape.message {
-        // One envelope: who wraps it again wants us to look for ever.
-        return match serde_json::from_str::<Shape>(&text) {
+    if let Some(text) = notification.message {
+        // Only one level of wrapping, which bounds the recursion.
+        return match serde_json::from_str::<Notification>(&text) {
             Ok(inner) if inner.message.is_none() => read(&text, bucket),
-            _ => Err("a message of SNS that holds no notification of S3".to_owned()),
+            _ => Err("an SNS message without an S3 notification".to_owned()),
         };
     }
-    match (shape.source.as_deref(), shape.detail_type.as_deref(), shape.detail) {
-        (Some("aws.s3"), Some("Object Created"), Some(place)) => {
-            Ok(Carried::Uploaded(photo(&place.object.key).into_iter().filter(|_| ours(&place)).collect()))
+    match (notification.source.as_deref(), notification.detail_type.as_deref(), notification.detail) {
+        (Some("aws.s3"), Some("Object Created"), Some(object)) => {
+            let photo = storage::photo_of_original(&object.object.key).filter(|_| is_ours(&object));
+            Ok(Content::Uploaded(photo.into_iter().collect()))
         }
-        (Some("aws.s3"), ..) => Ok(Carried::Uploaded(Vec::new())),
-        _ if shape.event.as_deref() == Some("s3:TestEvent") => Ok(Carried::Uploaded(Vec::new())),
-        _ => Err("neither a job nor a notification of S3".to_owned()),
+        (Some("aws.s3"), ..) => Ok(Content::Uploaded(Vec::new())),
+        _ if notification.event.as_deref() == Some("s3:TestEvent") => Ok(Content::Uploaded(Vec::new())),
+        _ => Err(UNKNOWN.to_owned()),
     }
-}
-
-/// The photo whose original a key is.
-fn photo(key: &str) -> Option<PhotoId> {
-    storage::photo_of_original(key)
 }
 
 fn form_decoded(key: &str) -> String {
@@ -150,46 +137,52 @@ mod tests {
         .to_string()
     }
 
-    fn bridged(key: &str, kind: &str) -> String {
+    fn from_event_bridge(key: &str, kind: &str) -> String {
         json!({"version": "0", "detail-type": kind, "source": "aws.s3",
             "detail": {"version": "0", "bucket": {"name": "photos"}, "object": {"key": key, "size": 7}, "reason": "PutObject"}})
         .to_string()
     }
 
     #[test]
-    fn each_shape_is_read() {
-        let uploaded = Ok(Carried::Uploaded(vec![ID.parse().unwrap()]));
+    fn reads_every_form_of_notification() {
+        let uploaded = Ok(Content::Uploaded(vec![ID.parse().unwrap()]));
         let direct = records(&key(), "photos", "ObjectCreated:Put");
         let wrapped =
             json!({"Type": "Notification", "TopicArn": "arn:aws:sns:eu-west-1:1:t", "Message": direct}).to_string();
-        for body in [&direct, &wrapped, &bridged(&key(), "Object Created")] {
+        for body in [&direct, &wrapped, &from_event_bridge(&key(), "Object Created")] {
             assert_eq!(read(body, Some("photos")), uploaded, "{body}");
-            assert_eq!(read(body, Some("other")), Ok(Carried::Uploaded(vec![])), "{body}");
+            assert_eq!(read(body, Some("other")), Ok(Content::Uploaded(vec![])), "{body}");
         }
         // S3 encodes keys as forms do.
         let encoded = records(&key().replace('/', "%2F"), "photos", "ObjectCreated:CompleteMultipartUpload");
         assert_eq!(read(&encoded, Some("photos")), uploaded);
-        let (id, subject) = (Uuid::now_v7(), ID.parse().unwrap());
-        let job = write(id, Kind::PurgePhoto, subject);
-        assert_eq!(read(&job, None), Ok(Carried::Job { id, kind: Kind::PurgePhoto, subject }));
     }
 
     #[test]
-    fn what_calls_for_nothing_is_no_mistake() {
+    fn reads_jobs_by_current_and_former_names() {
+        let (id, subject) = (Uuid::now_v7(), ID.parse().unwrap());
+        for kind in ["render_photo", "develop"] {
+            let job = Content::Job { id, kind: kind.to_owned(), subject };
+            assert_eq!(read(&write(id, kind, subject), None), Ok(job));
+        }
+    }
+
+    #[test]
+    fn accepts_notifications_of_other_things() {
         let test = json!({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "photos"}).to_string();
         for body in [
             test,
             records(&key(), "photos", "ObjectRemoved:Delete"),
             records("renditions/78/x/thumb.jpg", "photos", "ObjectCreated:Put"),
             records(&format!("originals/00/{ID}"), "photos", "ObjectCreated:Put"),
-            bridged(&key(), "Object Deleted"),
+            from_event_bridge(&key(), "Object Deleted"),
         ] {
-            assert_eq!(read(&body, Some("photos")), Ok(Carried::Uploaded(vec![])), "{body}");
+            assert_eq!(read(&body, Some("photos")), Ok(Content::Uploaded(vec![])), "{body}");
         }
     }
 
     #[test]
-    fn what_nobody_can_act_on_is_told() {
+    fn rejects_unknown_messages() {
         let endless = json!({"Message": json!({"Message": "{}"}).to_string()}).to_string();
         let unknown = json!({"darkroom_job": "dance", "id": ID, "subject": ID}).to_string();
         for body in ["", "{}", "[]", "\"text\"", "{\"Records\": 3}", "{\"Message\": \"hello\"}", &endless, &unknown] {

@@ -60,7 +60,7 @@ async fn right_upload_works(server: &TestServer, host: &Client, declared: &Value
     let now = host.get(&format!("/v1/photos/{photo}")).await.expect(200);
     assert_eq!((&now["state"], now["sha256"].as_str()), (&"processing".into(), Some(&*sha256_hex(&bytes()))));
     assert_kept(server, &photo);
-    assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'develop'").await, 1);
+    assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'render_photo'").await, 1);
 }
 
 fn assert_kept(server: &TestServer, photo: &str) {
@@ -118,7 +118,7 @@ async fn url_is_single_use() {
         put(&server, &url, &[("content-type", PNG)], body).await.expect(409);
         assert_kept(&server, &id(&declared["photo"]));
     }
-    assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'develop'").await, 1);
+    assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'render_photo'").await, 1);
 }
 
 #[tokio::test]

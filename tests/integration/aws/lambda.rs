@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_sqs::Client as Sqs;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use darkroom::jobs::{queue::Kind, reconciler, sqs::message};
+use darkroom::{
+    db::jobs::RENDER_PHOTO,
+    jobs::{reconciler, sqs::message},
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -270,7 +273,7 @@ async fn reports_partial_batch_failures() {
         }
         parts.batch(bodies.len()).await
     };
-    let nobody = message::write(Uuid::now_v7(), Kind::Develop, Uuid::now_v7());
+    let nobody = message::write(Uuid::now_v7(), RENDER_PHOTO.name, Uuid::now_v7());
     let batch = batch(&["Test message.", &nobody]).await;
     let bad = batch["Records"].as_array().expect("records").iter().find(|record| record["body"] == "Test message.");
     let answer = develop.invoke(batch.clone()).await.expect("an answer");
@@ -335,7 +338,7 @@ async fn returns_messages_without_free_decoder() {
     let answer = develop.invoke_within(Duration::from_secs(10), batch.clone()).await.expect("an answer");
     assert_eq!(answer["batchItemFailures"].as_array().map(Vec::len), Some(3), "{answer}");
     let tries = async |tries: u32| {
-        let query = format!("SELECT COUNT(*) FROM jobs WHERE kind = 'develop' AND attempts = {tries}");
+        let query = format!("SELECT COUNT(*) FROM jobs WHERE kind = 'render_photo' AND attempts = {tries}");
         parts.server.database.count(sqlx::AssertSqlSafe(query)).await
     };
     assert_eq!((tries(0).await, tries(1).await), (2, 1));

@@ -197,7 +197,7 @@ async fn ignores_late_and_repeated_writes() {
     let after = whole_pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await;
     for _ in 0..3 {
         model.write(&late, Over::Older).await.unwrap();
-        darkroom::jobs::kinds::read_model::album(&two.server.app.db, model, album_id).await.unwrap();
+        darkroom::jobs::kinds::sync_read_model::sync_album(&two.server.app.db, model, album_id).await.unwrap();
     }
     assert_eq!(whole_pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await, after);
     two.mirrors.same("still one", &viewer, &album).await;
@@ -304,7 +304,8 @@ async fn syncs_due_albums() {
     two.server.database.change("DELETE FROM jobs").await;
     let report = darkroom::jobs::reconciler::run(&two.server.app, false).await.unwrap();
     assert_eq!(report.enqueued, 2, "its announcement and its projection");
-    while darkroom::jobs::step(&two.server.app).await.unwrap() != darkroom::jobs::Outcome::Idle {}
+    while darkroom::jobs::runner::run_next(&two.server.app).await.unwrap() != darkroom::jobs::runner::JobOutcome::Idle {
+    }
     two.mirrors.same("by the sweep", &viewers[1], &albums[1]).await;
 
     let mut off = two.server.environment();
@@ -389,7 +390,7 @@ async fn failing_writes_lose_no_change() {
         (worker.log().matches("a job failed and will be tried again").count() > 3).then_some(())
     })
     .await;
-    let failed = "SELECT COUNT(*) FROM jobs WHERE kind = 'project' AND dead = FALSE AND last_error LIKE '%ThroughputExceeded%quota%'";
+    let failed = "SELECT COUNT(*) FROM jobs WHERE kind = 'sync_read_model' AND dead = FALSE AND last_error LIKE '%ThroughputExceeded%quota%'";
     assert_eq!(server.database.count(failed).await, 1);
     // The very service that reads the table says no more than what it knows: MySQL answers.
     let viewer = server.bearer(&token);

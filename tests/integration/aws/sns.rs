@@ -5,7 +5,7 @@ use aws_sdk_sqs::{
     Client as Sqs,
     types::{Message, MessageSystemAttributeName},
 };
-use darkroom::jobs::queue::Kind;
+use darkroom::db::jobs::PUBLISH_EVENTS;
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -100,7 +100,7 @@ async fn publishes_cloud_events_to_fifo_topic() {
     // As after a crash between the topic's answer and the note of it.
     at_rest(&server).await;
     server.database.change("UPDATE albums SET announced_seq = 0").await;
-    server.app.db.enqueue(Kind::Announce, album.parse().unwrap()).await.unwrap();
+    server.app.db.enqueue(PUBLISH_EVENTS, album.parse().unwrap()).await.unwrap();
     at_rest(&server).await;
     photos(&host, &album, 3..4).await;
     assert_eq!(seqs(&heard(&cloud, &cloud.fifo_ear, 1).await), [5], "repeats were dropped");
@@ -141,8 +141,7 @@ async fn topic_created_later_gets_all_events() {
     let host = server.user("alice");
     let album = host.album("patient").await;
     photos(&host, &album, 0..3).await;
-    let refused =
-        "SELECT COUNT(*) FROM jobs WHERE kind = 'announce' AND attempts > 1 AND last_error LIKE '%NotFound%region%'";
+    let refused = "SELECT COUNT(*) FROM jobs WHERE kind = 'publish_events' AND attempts > 1 AND last_error LIKE '%NotFound%region%'";
     eventually("refused", async || (server.database.count(refused).await == 1).then_some(())).await;
     let told = health(&server.operations).await;
     let detail = told["detail"].as_str().unwrap();
@@ -164,15 +163,14 @@ async fn topic_created_later_gets_all_events() {
     assert!(row.contains("FAILED") && row.contains(&cloud.topic) && row.contains("-> is the name right"), "{row}");
 
     // Nothing is tried while the topic is there and its subscription is not: it would be told to nobody.
-    let later =
-        "UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR WHERE kind = 'announce' AND lease IS NULL";
+    let later = "UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR WHERE kind = 'publish_events' AND lease IS NULL";
     eventually("held back", async || (server.database.change(later).await == 1).then_some(())).await;
     let name = cloud.topic.rsplit(':').next().unwrap();
     sns.create_topic().name(name).send().await.unwrap();
     let ear = format!("arn:aws:sqs:eu-west-1:{}:{name}-ear", crate::harness::aws::ACCOUNT);
     let subscribe = sns.subscribe().topic_arn(&cloud.topic).protocol("sqs").endpoint(ear);
     subscribe.attributes("RawMessageDelivery", "true").send().await.unwrap();
-    server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) WHERE kind = 'announce'").await;
+    server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) WHERE kind = 'publish_events'").await;
     let mut seqs = seqs(&heard(&cloud, &cloud.ear, 3).await);
     // A standard topic promises no order.
     seqs.sort_unstable();
@@ -211,7 +209,7 @@ async fn retries_failing_topic_in_order() {
         proxy.every_of("sns", 1, fault);
         let first = 10 * u32::try_from(round + 1).unwrap();
         photos(&host, &album, first..first + 2).await;
-        let failed = "SELECT COUNT(*) FROM jobs WHERE kind = 'announce' AND last_error IS NOT NULL";
+        let failed = "SELECT COUNT(*) FROM jobs WHERE kind = 'publish_events' AND last_error IS NOT NULL";
         eventually("failed", async || (server.database.count(failed).await == 1).then_some(())).await;
         assert!(proxy.hit() > hit);
         proxy.heal();

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use aws_sdk_sqs::Client as Sqs;
 use darkroom::{
-    db::jobs::{self, Found, Kind},
+    db::jobs::{self, ClaimOutcome, PURGE_PHOTO, RENDER_PHOTO},
     jobs::{
-        queue, reconciler,
+        reconciler,
         sqs::{
-            consumer::{self, Fate},
+            consumer::{self, MessageOutcome},
             message,
         },
     },
@@ -115,21 +115,21 @@ async fn ignores_duplicate_or_reordered_messages() {
     let declared = host.declare(&album, "image/jpeg", &numbered(1)).await;
     let first = id(&declared["photo"]);
     let early = notification(&cloud, &first);
-    assert_eq!(consumer::handle(&server.app, &early, 1).await, Fate::Done);
+    assert_eq!(consumer::handle(&server.app, &early, 1).await, MessageOutcome::Delete);
     assert_eq!(
         consumer::handle(&server.app, &notification(&cloud, &uuid::Uuid::now_v7().to_string()), 1).await,
-        Fate::Done
+        MessageOutcome::Delete
     );
     assert_eq!(host.get(&format!("/v1/photos/{first}")).await.expect(200)["state"], "awaiting_upload");
     host.put(&declared["upload"], numbered(1)).await.expect(200);
-    let job = message::write(uuid::Uuid::now_v7(), Kind::Develop, first.parse().unwrap());
+    let job = message::write(uuid::Uuid::now_v7(), RENDER_PHOTO.name, first.parse().unwrap());
     // At the same moment, to two who act on it: one does it, and to the other it comes again if it is not done yet.
     let (one, other) = tokio::join!(consumer::handle(&server.app, &early, 1), consumer::handle(&server.app, &early, 2));
-    let again = Fate::Again(server.app.config.worker.lease);
-    assert!([&one, &other].iter().all(|fate| [&Fate::Done, &again].contains(fate)), "{one:?}, {other:?}");
-    assert!([one, other].contains(&Fate::Done));
+    let again = MessageOutcome::RetryAfter(server.app.config.worker.lease);
+    assert!([&one, &other].iter().all(|fate| [&MessageOutcome::Delete, &again].contains(fate)), "{one:?}, {other:?}");
+    assert!([one, other].contains(&MessageOutcome::Delete));
     for body in [&job, &early, &job] {
-        assert_eq!(consumer::handle(&server.app, body, 3).await, Fate::Done);
+        assert_eq!(consumer::handle(&server.app, body, 3).await, MessageOutcome::Delete);
     }
     assert_eq!(host.events(&album).await, [(1, "photo.ready".to_owned())]);
 
@@ -141,7 +141,7 @@ async fn ignores_duplicate_or_reordered_messages() {
     for _ in 0..3 {
         for photo in photos.iter().rev() {
             tell(&cloud, &notification(&cloud, photo)).await;
-            tell(&cloud, &message::write(uuid::Uuid::now_v7(), Kind::Develop, photo.parse().unwrap())).await;
+            tell(&cloud, &message::write(uuid::Uuid::now_v7(), RENDER_PHOTO.name, photo.parse().unwrap())).await;
         }
     }
     let work = variables(&cloud, Role::Work, &cloud.emulator.url);
@@ -159,22 +159,24 @@ async fn redelivers_message_of_leased_job() {
     let album = host.album("taken").await;
     let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
     let rules = &server.app.config.worker;
-    server.app.db.enqueue(Kind::Develop, photo.parse().unwrap()).await.expect("a job");
+    server.app.db.enqueue(RENDER_PHOTO, photo.parse().unwrap()).await.expect("a job");
     let mut session = server.app.db.session().await.expect("a session");
     let found =
-        jobs::claim_this(&mut session, Kind::Develop, photo.parse().unwrap(), rules.lease).await.expect("a look");
+        jobs::claim_one(&mut session, RENDER_PHOTO.name, photo.parse().unwrap(), rules.lease).await.expect("a look");
     drop(session);
-    let Found::Claimed(others) = found else { panic!("{found:?}") };
-    let job = message::write(others.id, Kind::Develop, photo.parse().unwrap());
+    let ClaimOutcome::Claimed(others) = found else { panic!("{found:?}") };
+    let job = message::write(others.id, RENDER_PHOTO.name, photo.parse().unwrap());
     for body in [&notification(&cloud, &photo), &job] {
-        assert_eq!(consumer::handle(&server.app, body, 1).await, Fate::Again(rules.lease));
+        assert_eq!(consumer::handle(&server.app, body, 1).await, MessageOutcome::RetryAfter(rules.lease));
     }
     assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "processing");
     // The other's try is over, and nobody sends the job anew for the time being.
-    queue::give_back(&server.app.db, &others, Duration::from_mins(10), true).await.expect("given back");
-    assert_eq!(consumer::handle(&server.app, &job, 2).await, Fate::Done);
+    let mut session = server.app.db.session().await.expect("a session");
+    jobs::release(&mut session, &others, Duration::from_mins(10), true, None).await.expect("released");
+    drop(session);
+    assert_eq!(consumer::handle(&server.app, &job, 2).await, MessageOutcome::Delete);
     assert_eq!(host.events(&album).await, [(1, "photo.ready".to_owned())]);
-    assert_eq!(consumer::handle(&server.app, &job, 3).await, Fate::Done);
+    assert_eq!(consumer::handle(&server.app, &job, 3).await, MessageOutcome::Delete);
 }
 
 #[tokio::test]
@@ -290,7 +292,7 @@ async fn dead_letters_invalid_messages() {
     let message = line.split_whitespace().next().expect("an id").to_owned();
     // Looking does not take it away.
     assert!(jobs(&server, &cloud, &["list"]).await.1.contains(&message));
-    assert_eq!(jobs(&server, &cloud, &["retry", &message]).await, (true, "1 put back\n".to_owned()));
+    assert_eq!(jobs(&server, &cloud, &["retry", &message]).await, (true, "1 scheduled for retry\n".to_owned()));
     // It is no better the second time; it has another id then.
     let again = eventually("dead again", async || {
         let (_, said) = jobs(&server, &cloud, &["list"]).await;
@@ -328,21 +330,23 @@ async fn retries_dead_job_from_queue_or_table() {
         .db
         .transaction(|mut tx| async move {
             darkroom::db::photos::set_uploaded(tx.session(), row, None).await?;
-            tx.enqueue(Kind::Develop, row.id.as_uuid()).await?;
+            tx.enqueue(RENDER_PHOTO, row.id.as_uuid()).await?;
             Ok::<_, darkroom::db::Error>(tx.done(()))
         })
         .await
         .expect("a job");
     bucket.client.delete_object().bucket(&bucket.name).key(&object).send().await.expect("it is gone");
-    assert!(matches!(consumer::handle(&server.app, &told, 1).await, Fate::Again(_)));
-    let Fate::Dead(reason) = consumer::handle(&server.app, &told, 2).await else { panic!("it is not dead") };
-    server.app.queue.as_ref().expect("a queue").bury(&told, &reason).await.expect("it is buried");
+    assert!(matches!(consumer::handle(&server.app, &told, 1).await, MessageOutcome::RetryAfter(_)));
+    let MessageOutcome::DeadLetter(reason) = consumer::handle(&server.app, &told, 2).await else {
+        panic!("it is not dead")
+    };
+    server.app.queue.as_ref().expect("a queue").dead_letter(&told, &reason).await.expect("it is dead-lettered");
     let (_, said) = jobs(&server, &cloud, &["list", "--dead"]).await;
-    assert!(said.contains("develop") && said.contains("the original can't be opened"), "{said}");
+    assert!(said.contains("render_photo") && said.contains("the original can't be opened"), "{said}");
 
     bucket.client.put_object().bucket(&bucket.name).key(&object).body(kept.into()).send().await.expect("it is back");
     let (well, said) = jobs(&server, &cloud, &["retry"]).await;
-    assert!(well && said.contains("2 put back"), "{said}");
+    assert!(well && said.contains("2 scheduled for retry"), "{said}");
     let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
     album_invariants::check(&server, &host, &album, &[photo]).await;
     drop(worker);
@@ -363,7 +367,7 @@ async fn accepts_upload_completed_after_expiry() {
     assert_eq!(reconciler::run(&server.app, false).await.expect("a sweep").expired, 1);
     assert_eq!(guest.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "expired");
     guest.put(&declared["upload"], numbered(1)).await.expect(200);
-    assert_eq!(consumer::handle(&server.app, &notification(&cloud, &photo), 1).await, Fate::Done);
+    assert_eq!(consumer::handle(&server.app, &notification(&cloud, &photo), 1).await, MessageOutcome::Delete);
     assert_eq!(guest.settled(&photo).await["state"], "ready");
     assert_eq!(server.database.count("SELECT CAST(photos_used AS SIGNED) FROM invites").await, 1);
     // The same bytes are that photo again.
@@ -428,7 +432,7 @@ async fn outlasts(fault: Fault) {
         .app
         .db
         .transaction(|mut tx| async move {
-            tx.enqueue(Kind::PurgePhoto, uuid::Uuid::now_v7()).await?;
+            tx.enqueue(PURGE_PHOTO, uuid::Uuid::now_v7()).await?;
             Ok::<_, darkroom::db::Error>(tx.done(()))
         })
         .await
@@ -448,7 +452,7 @@ async fn outlasts(fault: Fault) {
     tell(&cloud, &notification(&cloud, &photo)).await;
     album_invariants::check(&server, &host, &album, &[photo]).await;
     eventually("no jobs", async || {
-        (server.database.count("SELECT COUNT(*) FROM jobs WHERE kind <> 'announce'").await == 0).then_some(())
+        (server.database.count("SELECT COUNT(*) FROM jobs WHERE kind <> 'publish_events'").await == 0).then_some(())
     })
     .await;
 }

@@ -343,7 +343,7 @@ async fn unreviewed_edit_fails_after_timeout() {
     let (host, guest, album, photo) = bed.photo(true).await;
     let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
     let failed = settled(&guest, &photo, &edit).await;
-    assert_eq!(failed["fail_reason"], "nobody looked at it in time");
+    assert_eq!(failed["fail_reason"], "the host did not review it in time");
     bed.ended(&id(&edit)).await.failed_by(&["Validate", "Review", "NobodyDecided", "Fail", "Failed"], 1);
     // Too late: it has failed, and says so.
     let path = format!("/v1/photos/{photo}/edits/{}", id(&edit));
@@ -359,7 +359,7 @@ async fn aborted_execution_fails_edit() {
     for (row, reason) in [
         // While it waits for the host; so it does when all the time for that is over.
         ("", "the edit could not be made"),
-        ("created_at = '2020-01-01', ", "nobody looked at it in time"),
+        ("created_at = '2020-01-01', ", "the host did not review it in time"),
         // And after the host has agreed.
         ("state = 'processing', task_token = NULL, ", "the edit could not be made"),
     ] {
@@ -402,7 +402,7 @@ async fn starts_one_execution_per_edit() {
     let (host, _, album, photo) = bed.photo(false).await;
     let edit = ask(&host, &photo, &json!([{ "name": "grayscale" }])).await;
     for _ in 0..3 {
-        bed.server.app.db.enqueue(darkroom::db::jobs::Kind::Edit, id(&edit).parse().unwrap()).await.expect("a job");
+        bed.server.app.db.enqueue(darkroom::db::jobs::APPLY_EDIT, id(&edit).parse().unwrap()).await.expect("a job");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(settled(&host, &photo, &edit).await["state"], "ready");

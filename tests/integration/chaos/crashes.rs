@@ -324,7 +324,7 @@ async fn three_workers_process_each_photo_once() {
         for worker in &workers {
             let metrics = worker.metrics().await;
             assert!(
-                metrics.contains(r#"darkroom_job_runs_total{kind="develop",outcome="done"}"#),
+                metrics.contains(r#"darkroom_job_runs_total{kind="render_photo",outcome="done"}"#),
                 "each has done some"
             );
         }

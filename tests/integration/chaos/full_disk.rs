@@ -2,7 +2,7 @@
 
 use std::{io::Write, path::Path, process::Command};
 
-use darkroom::jobs::{self, Outcome};
+use darkroom::jobs::runner::{self, JobOutcome};
 use tempfile::TempDir;
 
 use crate::harness::{TestServer, album_invariants, client::id, database::Database, large_photo, numbered, skip};
@@ -87,7 +87,7 @@ async fn refuses_upload_on_full_disk() {
 
     std::fs::remove_file(filler).unwrap();
     host.put(&declared["upload"], bytes).await.expect(200);
-    while jobs::step(&server.app).await.unwrap() != Outcome::Idle {}
+    while runner::run_next(&server.app).await.unwrap() != JobOutcome::Idle {}
     album_invariants::check(&server, &host, &album, &[photo]).await;
 }
 
@@ -99,8 +99,8 @@ async fn retries_renditions_after_full_disk() {
     let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
     let filler = fill(&server.photos(), 12 * 1024);
     for _ in 0..2 {
-        let outcome = jobs::step(&server.app).await.unwrap();
-        assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
+        let outcome = runner::run_next(&server.app).await.unwrap();
+        assert!(matches!(outcome, JobOutcome::Failed(_)), "{outcome:?}");
         server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3)").await;
     }
     assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "processing");
@@ -111,7 +111,7 @@ async fn retries_renditions_after_full_disk() {
     );
 
     std::fs::remove_file(filler).unwrap();
-    while jobs::step(&server.app).await.unwrap() != Outcome::Idle {}
+    while runner::run_next(&server.app).await.unwrap() != JobOutcome::Idle {}
     assert_eq!(host.settled(&photo).await["state"], "ready");
     album_invariants::check(&server, &host, &album, &[photo]).await;
 }

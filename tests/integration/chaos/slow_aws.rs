@@ -150,7 +150,7 @@ async fn slow_sns_keeps_event_order() {
     assert_eq!(host.events(&album).await.len(), 3);
     tokio::join!(slow.check_tells_of("sns"), slow.health_tells_of("sns"));
     let waits =
-        "SELECT COUNT(*) FROM jobs WHERE kind = 'announce' AND dead = FALSE AND last_error LIKE '%VPC endpoint%'";
+        "SELECT COUNT(*) FROM jobs WHERE kind = 'publish_events' AND dead = FALSE AND last_error LIKE '%VPC endpoint%'";
     eventually("told by the job", async || (slow.server.database.count(waits).await == 1).then_some(())).await;
     slow.proxy.heal();
     let mut heard = Vec::new();

@@ -223,7 +223,7 @@ impl Scene {
             if review == "approve" {
                 self.jobs_are_done(&drive).await;
                 let edit = id(&edit).parse().expect("an id");
-                self.server.app.db.enqueue(darkroom::db::jobs::Kind::Edit, edit).await.expect("a job");
+                self.server.app.db.enqueue(darkroom::db::jobs::APPLY_EDIT, edit).await.expect("a job");
                 until("looked after", &|| works.has_called("states:DescribeExecution")).await;
             }
         }
@@ -256,7 +256,7 @@ impl Scene {
     async fn jobs_are_done(&self, drive: &impl AsyncFn()) {
         eventually("no job is left", async || {
             drive().await;
-            (self.server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'edit'").await == 0).then_some(())
+            (self.server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'apply_edit'").await == 0).then_some(())
         })
         .await;
     }

@@ -19,7 +19,7 @@ pub async fn check(server: &TestServer, host: &Client, album: &str, accepted: &[
     }
     settled_once(server, host, album, accepted).await;
     eventually("without develop jobs", async || {
-        (server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'develop'").await == 0).then_some(())
+        (server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'render_photo'").await == 0).then_some(())
     })
     .await;
     reconciler::run(&server.app, true).await.expect("a sweep");

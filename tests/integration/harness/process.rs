@@ -105,7 +105,7 @@ impl Process {
 
     /// Its decoding processes.
     pub fn decoders(&self) -> Vec<u32> {
-        children(self.id()).into_iter().filter(|pid| words(*pid).contains("__develop")).collect()
+        children(self.id()).into_iter().filter(|pid| words(*pid).contains("__decoder")).collect()
     }
 
     /// Waits until one of its decoders is in the middle of a photo, and halts that one there.

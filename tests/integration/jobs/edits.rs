@@ -5,10 +5,10 @@ use std::sync::Arc;
 use darkroom::{
     domain::EditId,
     jobs::{
-        self, Outcome,
-        kinds::edit::{Step, StepOutcome, step},
-        queue::Next,
+        kinds::apply_edit::{Step, StepOutcome, run_step},
         reconciler,
+        retry::NextAttempt,
+        runner::{self, JobOutcome},
     },
 };
 use imaging::{Limits, MediaType, Recipe};
@@ -110,7 +110,7 @@ async fn ready_by_hand(server: &TestServer, host: &Client) -> (String, String) {
 
 /// Does all that is due.
 async fn drain(server: &TestServer) {
-    while jobs::step(&server.app).await.expect("the database answers") != Outcome::Idle {}
+    while runner::run_next(&server.app).await.expect("the database answers") != JobOutcome::Idle {}
 }
 
 fn edit_id(path: &str) -> EditId {
@@ -297,7 +297,7 @@ async fn host_reviews_guest_edits() {
     assert_eq!(host.patch(&asked[0], &json!({ "review": "perhaps" })).await.fields(), ["review"]);
     // The first step is done, and nothing but the host's word makes it go on.
     eventually("no jobs", async || {
-        (server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'edit'").await == 0).then_some(())
+        (server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'apply_edit'").await == 0).then_some(())
     })
     .await;
     assert_eq!(guest.get(&asked[0]).await.expect(200)["state"], "pending_review");
@@ -399,7 +399,7 @@ async fn repeated_steps_change_nothing() {
     let (album, photo) = ready_by_hand(&server, &host).await;
     let path = ask(&host, &photo, &json!([{ "name": "rotate", "degrees": 90 }])).await;
     let edit = edit_id(&path);
-    let done = async |it: Step| step(&server.app, edit, it).await.expect("no failure");
+    let done = async |it: Step| run_step(&server.app, edit, it).await.expect("no failure");
     let next = |next: Step| StepOutcome::Next { next };
     // One whose turn it is not says whose it is.
     assert_eq!(done(Step::File {}).await, next(Step::Validate {}));
@@ -421,7 +421,10 @@ async fn repeated_steps_change_nothing() {
     assert_eq!(told(&host, &album).await, [("edit.ready".to_owned(), edit.to_string())]);
     drain(&server).await;
     assert_eq!(told(&host, &album).await.len(), 1);
-    assert_eq!(step(&server.app, EditId::generate(), Step::Apply {}).await.expect("no failure"), StepOutcome::Ended);
+    assert_eq!(
+        run_step(&server.app, EditId::generate(), Step::Apply {}).await.expect("no failure"),
+        StepOutcome::Ended
+    );
 }
 
 #[tokio::test]
@@ -453,7 +456,7 @@ async fn deletes_edits_with_their_photo() {
     let waiting = ask(&host, &photo, &json!([{ "name": "auto" }])).await;
     let path = ask(&host, &photo, &json!([{ "name": "auto" }])).await;
     let edit = edit_id(&path);
-    step(&server.app, edit, Step::Validate {}).await.expect("no failure");
+    run_step(&server.app, edit, Step::Validate {}).await.expect("no failure");
     // Its renditions are stored and its row is about to be written; then all is deleted, and purged, in between.
     let mut holder = server.database.connect().await;
     let mut tx = holder.begin().await.unwrap();
@@ -462,7 +465,7 @@ async fn deletes_edits_with_their_photo() {
         sqlx::query(AssertSqlSafe(delete)).execute(&mut *tx).await.unwrap();
     }
     let app = Arc::clone(&server.app);
-    let applying = tokio::spawn(async move { step(&app, edit, Step::Apply {}).await });
+    let applying = tokio::spawn(async move { run_step(&app, edit, Step::Apply {}).await });
     eventually("stored", async || (files(&server, &photo).len() == 1).then_some(())).await;
     tx.commit().await.unwrap();
     assert_eq!(applying.await.unwrap().expect("no failure"), StepOutcome::Ended);
@@ -494,12 +497,12 @@ async fn reconciles_edit_without_job() {
     let host = server.user("alice");
     let (album, photo) = ready_by_hand(&server, &host).await;
     let path = ask(&host, &photo, &json!([{ "name": "auto" }])).await;
-    server.database.change("DELETE FROM jobs WHERE kind = 'edit'").await;
+    server.database.change("DELETE FROM jobs WHERE kind = 'apply_edit'").await;
     server.database.change("UPDATE edits SET sweep_at = '2020-01-01'").await;
     assert_eq!(reconciler::run(&server.app, false).await.expect("a sweep").enqueued, 1);
     let original = server.photos().join("originals").join(&photo[34..]).join(&photo);
     std::fs::rename(&original, original.with_extension("away")).unwrap();
-    assert!(matches!(jobs::step(&server.app).await.unwrap(), Outcome::Failed(Next::Again(_))));
+    assert!(matches!(runner::run_next(&server.app).await.unwrap(), JobOutcome::Failed(NextAttempt::After(_))));
     // Of an older release: this one gives an edit up by itself.
     server.database.change("UPDATE jobs SET dead = TRUE").await;
     assert_eq!(host.get(&path).await.expect(200)["state"], "processing");
@@ -523,7 +526,7 @@ async fn fails_edit_after_killed_attempts() {
     let mut all = Vec::new();
     for attempts in [0, 2] {
         let path = ask(&host, &photo, &json!([{ "name": "auto" }])).await;
-        server.database.change(format!("UPDATE jobs SET attempts = {attempts} WHERE kind = 'edit'")).await;
+        server.database.change(format!("UPDATE jobs SET attempts = {attempts} WHERE kind = 'apply_edit'")).await;
         let original = server.photos().join("originals").join(&photo[34..]).join(&photo);
         std::fs::rename(&original, original.with_extension("away")).unwrap();
         eventually("it ends", async || {
@@ -548,8 +551,8 @@ async fn dead_letters_edit_that_cannot_fail() {
     server.database.change("ALTER TABLE edits ADD CONSTRAINT refused CHECK (state <> 'failed')").await;
     let crop = json!({ "name": "crop", "x": 0.0, "y": 0.0, "width": 0.01, "height": 0.01 });
     let path = ask(&host, &photo, &json!(vec![crop; 5])).await;
-    let tried = tokio::time::timeout(DEADLINE, jobs::step(&server.app)).await.expect("it ends");
-    assert_eq!(tried.expect("the database answers"), Outcome::Failed(Next::Dead));
+    let tried = tokio::time::timeout(DEADLINE, runner::run_next(&server.app)).await.expect("it ends");
+    assert_eq!(tried.expect("the database answers"), JobOutcome::Failed(NextAttempt::DeadLetter));
     assert_eq!(host.get(&path).await.expect(200)["state"], "processing");
     server.database.change("ALTER TABLE edits DROP CONSTRAINT refused").await;
     let (code, said, complaint) = run(darkroom(&["jobs", "retry"], &server.environment())).await;
@@ -585,7 +588,10 @@ async fn fails_unreviewed_edit_after_a_week() {
         .change("UPDATE edits SET created_at = created_at - INTERVAL 1 DAY, sweep_at = sweep_at - INTERVAL 1 DAY")
         .await;
     let edit = sweep().await;
-    assert_eq!((&edit["state"], &edit["fail_reason"]), (&json!("failed"), &json!("nobody looked at it in time")));
+    assert_eq!(
+        (&edit["state"], &edit["fail_reason"]),
+        (&json!("failed"), &json!("the host did not review it in time"))
+    );
     host.patch(&path, &json!({ "review": "approve" })).await.expect(409);
     assert!(told(&host, &album).await.contains(&("edit.failed".to_owned(), id(&edit))));
 }

@@ -61,7 +61,7 @@ async fn retries_only_failed_deliveries() {
     let server = TestServer::start_with(&format!("{}announce.webhook_timeout = \"3s\"\n", webhook.settings())).await;
     let host = server.user("alice");
     let album = album_with(&host, 3).await;
-    let tries = "SELECT CAST(COALESCE(MAX(attempts), 0) AS SIGNED) FROM jobs WHERE kind = 'announce' AND last_error IS NOT NULL";
+    let tries = "SELECT CAST(COALESCE(MAX(attempts), 0) AS SIGNED) FROM jobs WHERE kind = 'publish_events' AND last_error IS NOT NULL";
     eventually("refused twice", async || (server.database.count(tries).await >= 2).then_some(())).await;
 
     // It listens now, fails on the second event and is silent on the third, twice each.

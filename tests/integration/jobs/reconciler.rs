@@ -1,8 +1,8 @@
 //! The sweep, line by line: what was left behind is found, and a second look finds nothing more.
 
 use darkroom::jobs::{
-    self, Outcome,
     reconciler::{self, Report},
+    runner::{self, JobOutcome},
 };
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -20,9 +20,9 @@ async fn sweep(server: &TestServer) -> Report {
 
 async fn work(server: &TestServer) {
     loop {
-        match jobs::step(&server.app).await.expect("the database answers") {
-            Outcome::Idle => return,
-            Outcome::Done => {}
+        match runner::run_next(&server.app).await.expect("the database answers") {
+            JobOutcome::Idle => return,
+            JobOutcome::Done => {}
             other => panic!("{other:?}"),
         }
     }
@@ -104,7 +104,7 @@ async fn creates_missing_jobs() {
     let (told, deleted) = (host.album("told").await, host.album("deleted").await);
     let photo = host.upload(&told, "image/png", &tiny(1)).await;
     host.upload(&deleted, "image/png", &tiny(1)).await;
-    assert_eq!(jobs::step(&server.app).await.unwrap(), Outcome::Done);
+    assert_eq!(runner::run_next(&server.app).await.unwrap(), JobOutcome::Done);
     assert_eq!(state(&host, &photo).await, "ready");
     assert_eq!(host.delete(&format!("/v1/albums/{deleted}")).await.status, 204);
     server.database.change("DELETE FROM jobs").await;
@@ -215,7 +215,7 @@ async fn concurrent_reconcilers_repair_once() {
         3,
         "each place is given back once"
     );
-    let jobs = format!("SELECT COUNT(*) FROM jobs WHERE kind = 'develop' AND subject IN ({})", list(&accepted));
+    let jobs = format!("SELECT COUNT(*) FROM jobs WHERE kind = 'render_photo' AND subject IN ({})", list(&accepted));
     assert_eq!(server.database.count(AssertSqlSafe(jobs)).await, 3);
     work(&server).await;
     album_invariants::check(&server, &host, &album, &accepted).await;

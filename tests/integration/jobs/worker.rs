@@ -2,7 +2,10 @@
 
 use std::{process::Command, sync::Arc};
 
-use darkroom::jobs::{self, Outcome, queue::Next};
+use darkroom::jobs::{
+    retry::NextAttempt,
+    runner::{self, JobOutcome},
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection};
@@ -23,13 +26,13 @@ use crate::{
 /// Nothing happens but by the test's own steps.
 const BY_HAND: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\nworker.lease = \"60s\"\n";
 
-async fn step(server: &TestServer) -> Outcome {
-    jobs::step(&server.app).await.expect("the database answers")
+async fn step(server: &TestServer) -> JobOutcome {
+    runner::run_next(&server.app).await.expect("the database answers")
 }
 
-fn begin_step(server: &TestServer) -> JoinHandle<Outcome> {
+fn begin_step(server: &TestServer) -> JoinHandle<JobOutcome> {
     let app = Arc::clone(&server.app);
-    tokio::spawn(async move { jobs::step(&app).await.expect("the database answers") })
+    tokio::spawn(async move { runner::run_next(&app).await.expect("the database answers") })
 }
 
 async fn state(host: &Client, photo: &str) -> Value {
@@ -65,7 +68,7 @@ async fn discards_work_of_lost_lease() {
     let stolen = "SELECT COUNT(*) FROM jobs WHERE attempts = 2";
     eventually("taken by another", async || (server.database.count(stolen).await == 1).then_some(())).await;
     tx.rollback().await.unwrap();
-    assert_eq!((first.await.unwrap(), second.await.unwrap()), (Outcome::Lost, Outcome::Done));
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (JobOutcome::LeaseLost, JobOutcome::Done));
     album_invariants::check(&server, &host, &album, &[photo]).await;
 }
 
@@ -87,9 +90,9 @@ async fn stops_work_when_lease_is_lost() {
     let before = end_of_lease().await;
     eventually("renewed", async || (end_of_lease().await > before).then_some(())).await;
     server.database.change("UPDATE jobs SET lease = NULL, visible_at = UTC_TIMESTAMP(3)").await;
-    assert_eq!(first.await.unwrap(), Outcome::Lost);
+    assert_eq!(first.await.unwrap(), JobOutcome::LeaseLost);
     tx.rollback().await.unwrap();
-    assert_eq!(step(&server).await, Outcome::Done);
+    assert_eq!(step(&server).await, JobOutcome::Done);
     album_invariants::check(&server, &host, &album, &[photo]).await;
 }
 
@@ -104,29 +107,29 @@ async fn retries_then_dead_letters_job() {
     for attempt in 1..=3 {
         let outcome = step(&server).await;
         if attempt == 3 {
-            assert_eq!(outcome, Outcome::Failed(Next::Dead));
+            assert_eq!(outcome, JobOutcome::Failed(NextAttempt::DeadLetter));
         } else {
-            assert!(matches!(outcome, Outcome::Failed(Next::Again(wait)) if !wait.is_zero()), "{outcome:?}");
+            assert!(matches!(outcome, JobOutcome::Failed(NextAttempt::After(wait)) if !wait.is_zero()), "{outcome:?}");
             // It waits out its backoff.
             server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR").await;
-            assert_eq!(step(&server).await, Outcome::Idle);
+            assert_eq!(step(&server).await, JobOutcome::Idle);
             server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3)").await;
         }
     }
-    assert_eq!(step(&server).await, Outcome::Idle);
+    assert_eq!(step(&server).await, JobOutcome::Idle);
     assert_eq!(state(&host, &photo).await, "processing");
     assert_eq!(host.events(&album).await, []);
 
     let (code, listed) = jobs(&server, &["list", "--dead"]).await;
     assert!(code == 0 && listed.lines().count() == 1, "{listed}");
-    for part in ["dead", "develop", &photo, "3 tries", "the original can't be opened"] {
+    for part in ["dead", "render_photo", &photo, "3 attempts", "the original can't be opened"] {
         assert!(listed.contains(part), "{part}: {listed}");
     }
-    assert_eq!(jobs(&server, &["retry", &photo]).await, (1, "0 put back\n".to_owned()), "a photo is no job");
+    assert_eq!(jobs(&server, &["retry", &photo]).await, (1, "0 scheduled for retry\n".to_owned()), "a photo is no job");
     let job = listed.split_whitespace().next().unwrap().to_owned();
     std::fs::rename(original.with_extension("away"), &original).unwrap();
-    assert_eq!(jobs(&server, &["retry", &job]).await, (0, "1 put back\n".to_owned()));
-    assert_eq!(step(&server).await, Outcome::Done);
+    assert_eq!(jobs(&server, &["retry", &job]).await, (0, "1 scheduled for retry\n".to_owned()));
+    assert_eq!(step(&server).await, JobOutcome::Done);
     album_invariants::check(&server, &host, &album, &[photo]).await;
 }
 
@@ -138,7 +141,7 @@ async fn drops_only_dead_jobs() {
     let (lost, fine) =
         (host.upload(&album, "image/jpeg", &numbered(1)).await, host.upload(&album, "image/jpeg", &numbered(2)).await);
     std::fs::remove_file(original(&server, &lost)).unwrap();
-    assert_eq!(step(&server).await, Outcome::Failed(Next::Dead));
+    assert_eq!(step(&server).await, JobOutcome::Failed(NextAttempt::DeadLetter));
     let (_, listed) = jobs(&server, &["list"]).await;
     let id_of = |photo: &str| {
         let line = listed.lines().find(|line| line.contains(photo)).unwrap();
@@ -153,7 +156,7 @@ async fn drops_only_dead_jobs() {
         (&rejected["state"], &rejected["reject_reason"]),
         (&json!("rejected"), &json!("the photo could not be processed"))
     );
-    assert_eq!(step(&server).await, Outcome::Done);
+    assert_eq!(step(&server).await, JobOutcome::Done);
     assert_eq!(state(&host, &fine).await, "ready");
     assert_eq!(host.events(&album).await, [(1, "photo.rejected".to_owned()), (2, "photo.ready".to_owned())]);
 }
@@ -164,10 +167,37 @@ async fn dead_letters_job_of_killed_workers() {
     let host = server.user("alice");
     let album = host.album("deadly").await;
     host.upload(&album, "image/jpeg", &numbered(1)).await;
-    server.database.change("UPDATE jobs SET attempts = 3, lease = subject WHERE kind = 'develop'").await;
-    assert_eq!(step(&server).await, Outcome::Failed(Next::Dead));
+    server.database.change("UPDATE jobs SET attempts = 3, lease = subject WHERE kind = 'render_photo'").await;
+    assert_eq!(step(&server).await, JobOutcome::Failed(NextAttempt::DeadLetter));
     let (_, listed) = jobs(&server, &["list", "--dead"]).await;
-    assert!(listed.contains("every try ended without a word"), "{listed}");
+    assert!(listed.contains("every attempt ended without a result"), "{listed}");
+}
+
+/// Releases before 0.2 insert jobs by other names and without a queue.
+#[tokio::test]
+async fn runs_jobs_of_earlier_releases() {
+    let server = TestServer::start_with(BY_HAND).await;
+    let host = server.user("alice");
+    let album = host.album("rolling").await;
+    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    server.database.change("DELETE FROM jobs").await;
+    let insert = |kind: &str, subject: &str| {
+        format!(
+            "INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES ({0}, '{kind}', {0}, NOW(), NOW())",
+            literal(subject)
+        )
+    };
+    server.database.change(insert("develop", &photo)).await;
+    assert_eq!(step(&server).await, JobOutcome::Done);
+    assert_eq!(state(&host, &photo).await, "ready");
+    server.database.change("DELETE FROM jobs").await;
+    server.database.change(insert("announce", &album)).await;
+    let queues = "SELECT COUNT(*) FROM jobs WHERE queue = 'outbox'";
+    assert_eq!(server.database.count(queues).await, 1, "the queue's default");
+    assert_eq!(step(&server).await, JobOutcome::Done);
+    assert_eq!(server.database.count("SELECT COUNT(*) FROM albums WHERE announced_seq = last_seq").await, 1);
+    server.database.change(insert("dance", &album)).await;
+    assert!(matches!(step(&server).await, JobOutcome::Failed(NextAttempt::After(_))), "unknown");
 }
 
 #[tokio::test]
@@ -189,7 +219,7 @@ async fn stopping_worker_returns_its_job() {
     let took = begun.elapsed().as_secs();
     assert!(took < 10, "the statement that waits is not waited for, but it took {took} s");
     let given_back =
-        "SELECT COUNT(*) FROM jobs WHERE kind = 'develop' AND attempts = 0 AND lease IS NULL AND last_error IS NULL
+        "SELECT COUNT(*) FROM jobs WHERE kind = 'render_photo' AND attempts = 0 AND lease IS NULL AND last_error IS NULL
                       AND visible_at <= UTC_TIMESTAMP(3)";
     assert_eq!(server.database.count(given_back).await, 1);
     tx.rollback().await.unwrap();

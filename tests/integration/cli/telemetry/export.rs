@@ -115,8 +115,8 @@ async fn spans_share_the_gateway_trace() {
     let root = format!("Root=1-{}-{};Parent=53995c3f42cd8ad8;Sampled=1", &ROOT[..8], &ROOT[8..]);
     host.send(put.header("x-amzn-trace-id", root).body("no picture")).await.expect(200);
     let upload = collector.span("PUT /v1/uploads/{photo_id}").await;
-    let job = collector.span("job develop").await;
-    let announced = collector.span("announce").await;
+    let job = collector.span("job render_photo").await;
+    let announced = collector.span("publish event").await;
     assert_eq!(hex(&upload.parent_span_id), "53995c3f42cd8ad8");
     assert_eq!(job.parent_span_id, upload.span_id);
     assert_eq!(announced.parent_span_id, job.span_id);

@@ -48,6 +48,6 @@ async fn trace_follows_photo_to_webhook() {
     {
         assert_eq!((kind.as_str(), &traceparent[3..35], traceparent.len()), (expected, trace, 55));
         assert_ne!(traceparent, &parent(trace), "a span of its own");
-        lines(&worker, "announced", |line| line["trace_id"] == trace).await;
+        lines(&worker, "event published", |line| line["trace_id"] == trace).await;
     }
 }

@@ -1,106 +1,113 @@
-//! The job that brings the read model of an album up to date, from the rows as they are now. It may run anywhere, any number
-//! of times and at once: what is written is conditional.
+//! Updates the read model of an album from the current rows. Safe to run concurrently and repeatedly, because writes are
+//! conditional on the version.
 
 use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
 use chrono::Utc;
 
-use crate::jobs::{End, complete};
 use crate::{
     app::{App, AppState},
     aws::Failure,
     db::{
         self, Db,
+        jobs::{Claim, Queue, SYNC_READ_MODEL},
         read_model::{self, DELETED, Numbered},
     },
     domain::{AlbumId, InviteId, PhotoId},
-    jobs::queue::Claim,
+    jobs::{
+        job::{Completion, Job, complete, complete_in},
+        retry::Retry,
+    },
     read_model::{
         Over, ReadModel,
         items::{Item, Key, Subject},
     },
 };
 
-/// How many events, photos or invites are handled at a time.
+/// Events, photos or invites read at a time.
 const BATCH: u32 = 100;
 
-/// What a rebuild did.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Rebuilt {
-    /// Albums written anew.
-    pub albums: u64,
-    /// Photos written anew.
-    pub photos: u64,
-    /// Photos and invites removed that had no row.
-    pub removed: u64,
-}
+pub(crate) struct SyncReadModel;
 
-pub(crate) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<End> {
-    let id = AlbumId::from(claim.subject);
-    // Switched off since; when it is switched on again the sweep finds what is left to project.
-    let Some(model) = &app.read_model else { return complete(app, claim).await };
-    loop {
-        album(&app.db, model, id).await?;
-        if let Some(end) = complete_if_all(app, claim, id).await? {
-            return Ok(end);
+impl Job for SyncReadModel {
+    const NAME: &'static str = SYNC_READ_MODEL.name;
+    const FORMER_NAMES: &'static [&'static str] = &["project"];
+    const QUEUE: Queue = SYNC_READ_MODEL.queue;
+    /// Until it succeeds, viewers see old pages and revoked invites work.
+    const RETRY: Retry = Retry::Forever;
+
+    async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<Completion> {
+        let id = AlbumId::from(claim.subject);
+        // Turned off since the job was enqueued. When it is turned on again, the reconciler finds the albums to update.
+        let Some(model) = &app.read_model else { return complete(app, claim).await };
+        loop {
+            sync_album(&app.db, model, id).await?;
+            if let Some(completion) = complete_if_synced(app, claim, id).await? {
+                return Ok(completion);
+            }
         }
     }
 }
 
-/// What commits meanwhile finds this job still there and adds none, so the job may end only while the album is locked and
-/// nothing of it is left to project.
-async fn complete_if_all(app: &AppState, claim: &Claim, id: AlbumId) -> anyhow::Result<Option<End>> {
+/// The counts of a rebuild.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Rebuilt {
+    pub albums: u64,
+    pub photos: u64,
+    /// Photos and invites without a row, which were removed.
+    pub removed: u64,
+}
+
+/// A transaction that changes the album finds this job and enqueues none. So the job ends only while the album is locked
+/// and nothing is left to write.
+async fn complete_if_synced(app: &AppState, claim: &Claim, id: AlbumId) -> anyhow::Result<Option<Completion>> {
     app.db
         .transaction(|mut tx| async move {
             if read_model::lock_and_look(tx.session(), id).await? {
                 return Ok(tx.done(None));
             }
-            let end = if db::jobs::complete(tx.session(), claim).await? { End::Done } else { End::Lost };
-            Ok(tx.done(Some(end)))
+            let completion = complete_in(&mut tx, claim).await?;
+            Ok(tx.done(Some(completion)))
         })
         .await
 }
 
-/// Projects what is left of an album.
-///
-/// # Errors
-/// The database's or the table's; what was written stays.
-pub async fn album(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()> {
+/// Writes the changes of an album that the read model does not have yet. After an error, what was written stays.
+pub async fn sync_album(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()> {
     loop {
         let mut session = db.session().await?;
-        let Some(standing) = read_model::standing(&mut session, id).await? else {
+        let Some(state) = read_model::standing(&mut session, id).await? else {
             drop(session);
-            model.remove_album(id).await.map_err(unwritten)?;
+            model.remove_album(id).await.map_err(with_context)?;
             return Ok(());
         };
-        if standing.deleted {
+        if state.deleted {
             drop(session);
-            model.remove_album(id).await.map_err(unwritten)?;
+            model.remove_album(id).await.map_err(with_context)?;
             return Ok(read_model::set_projected(&mut db.session().await?, id, DELETED).await?);
         }
-        let mut events = db::events::after(&mut session, id, standing.projected, BATCH).await?;
-        let all = events.len() < BATCH as usize;
-        // A later one than the album's row tells of is for the next round.
-        events.retain(|event| event.seq <= standing.album.last_seq);
-        let reached = if all { standing.album.last_seq } else { events.last().map_or(0, |event| event.seq) };
+        let mut events = db::events::after(&mut session, id, state.projected, BATCH).await?;
+        let is_last_batch = events.len() < BATCH as usize;
+        // Events after the album row was read belong to the next round.
+        events.retain(|event| event.seq <= state.album.last_seq);
+        let reached = if is_last_batch { state.album.last_seq } else { events.last().map_or(0, |event| event.seq) };
         let ids: BTreeSet<PhotoId> = events.iter().filter_map(|event| event.photo_id).collect();
         let photos = read_model::photos(&mut session, id, &ids.into_iter().collect::<Vec<_>>()).await?;
         drop(session);
-        model.write(&items(id, &photos), Over::Older).await.map_err(unwritten)?;
-        if all {
-            invites(db, model, id).await?;
-            // The album last: who finds it finds all photos that it counts.
-            model.write(&[Item::album(&standing.album)], Over::Older).await.map_err(unwritten)?;
+        model.write(&items(id, &photos), Over::Older).await.map_err(with_context)?;
+        if is_last_batch {
+            sync_invites(db, model, id).await?;
+            // The album last, so that a reader who finds it finds all photos that it counts.
+            model.write(&[Item::album(&state.album)], Over::Older).await.map_err(with_context)?;
         }
         read_model::set_projected(&mut db.session().await?, id, reached).await?;
-        if all {
+        if is_last_batch {
             return Ok(());
         }
     }
 }
 
-/// Projects the invites of an album that are left.
-async fn invites(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()> {
+async fn sync_invites(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()> {
     loop {
         let mut session = db.session().await?;
         let due = read_model::invites_due(&mut session, id, BATCH).await?;
@@ -109,7 +116,7 @@ async fn invites(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()> 
             return Ok(());
         }
         let items: Vec<Item> = due.iter().map(Item::invite).collect();
-        model.write(&items, Over::Older).await.map_err(unwritten)?;
+        model.write(&items, Over::Older).await.map_err(with_context)?;
         let mut session = db.session().await?;
         for invite in &due {
             read_model::set_invite_projected(&mut session, invite).await?;
@@ -117,11 +124,10 @@ async fn invites(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()> 
     }
 }
 
-/// Removes what the read model has of a deleted album while its rows are still there to tell of it: afterwards nobody would
-/// know. Whoever deleted it may not have known of the read model.
-pub(crate) async fn forget(app: &App, id: AlbumId) -> anyhow::Result<()> {
+/// Removes a deleted album from the read model while its rows still name the items.
+pub(crate) async fn remove_album(app: &App, id: AlbumId) -> anyhow::Result<()> {
     let Some(model) = &app.read_model else { return Ok(()) };
-    model.remove_album(id).await.map_err(unwritten)?;
+    model.remove_album(id).await.map_err(with_context)?;
     let mut after = InviteId::from(uuid::Uuid::nil());
     loop {
         let mut session = app.db.session().await?;
@@ -130,14 +136,12 @@ pub(crate) async fn forget(app: &App, id: AlbumId) -> anyhow::Result<()> {
         let Some(last) = some.last() else { return Ok(()) };
         after = last.guest.invite_id;
         let keys: Vec<Key> = some.iter().map(|invite| Key::invite(&invite.token_hash)).collect();
-        model.remove(&keys).await.map_err(unwritten)?;
+        model.remove(&keys).await.map_err(with_context)?;
     }
 }
 
-/// Writes everything anew, and removes what has no row. Safe while the service runs.
-///
-/// # Errors
-/// The database's or the table's; what was done stays done.
+/// Writes everything again and removes items without a row. Safe while the service runs; after an error, what was done
+/// stays done.
 pub async fn rebuild(db: &Db, model: &ReadModel) -> anyhow::Result<Rebuilt> {
     let (mut rebuilt, mut after) = (Rebuilt::default(), AlbumId::from(uuid::Uuid::nil()));
     loop {
@@ -152,8 +156,8 @@ pub async fn rebuild(db: &Db, model: &ReadModel) -> anyhow::Result<Rebuilt> {
     }
     let mut next = None;
     loop {
-        let (keys, more) = model.all_keys(next.as_ref()).await.map_err(unwritten)?;
-        rebuilt.removed += remove_dead(db, model, keys).await?;
+        let (keys, more) = model.all_keys(next.as_ref()).await.map_err(with_context)?;
+        rebuilt.removed += remove_orphans(db, model, keys).await?;
         next = more;
         if next.is_none() {
             return Ok(rebuilt);
@@ -163,9 +167,9 @@ pub async fn rebuild(db: &Db, model: &ReadModel) -> anyhow::Result<Rebuilt> {
 
 async fn rebuild_album(db: &Db, model: &ReadModel, id: AlbumId, rebuilt: &mut Rebuilt) -> anyhow::Result<()> {
     let mut session = db.session().await?;
-    let standing = read_model::standing(&mut session, id).await?;
+    let state = read_model::standing(&mut session, id).await?;
     drop(session);
-    let Some(standing) = standing.filter(|standing| !standing.deleted) else { return Ok(()) };
+    let Some(state) = state.filter(|state| !state.deleted) else { return Ok(()) };
     let mut shown = BTreeSet::new();
     let mut after = PhotoId::from(uuid::Uuid::nil());
     loop {
@@ -175,12 +179,12 @@ async fn rebuild_album(db: &Db, model: &ReadModel, id: AlbumId, rebuilt: &mut Re
         let Some((last, ..)) = photos.last() else { break };
         after = *last;
         shown.extend(photos.iter().map(|(id, ..)| *id));
-        model.write(&items(id, &photos), Over::OlderOrSame).await.map_err(unwritten)?;
+        model.write(&items(id, &photos), Over::OlderOrSame).await.map_err(with_context)?;
         rebuilt.photos += photos.len() as u64;
     }
     let mut next = None;
     loop {
-        let (keys, more) = model.keys_of(id, next.as_ref()).await.map_err(unwritten)?;
+        let (keys, more) = model.keys_of(id, next.as_ref()).await.map_err(with_context)?;
         let others: Vec<PhotoId> = keys
             .iter()
             .filter_map(|key| match key.subject() {
@@ -188,12 +192,12 @@ async fn rebuild_album(db: &Db, model: &ReadModel, id: AlbumId, rebuilt: &mut Re
                 _ => None,
             })
             .collect();
-        // Read again: one of them may have become public meanwhile.
+        // Read again, because a photo may have become public since.
         for some in others.chunks(BATCH as usize) {
             let mut session = db.session().await?;
             let photos = read_model::photos(&mut session, id, some).await?;
             drop(session);
-            model.write(&items(id, &photos), Over::OlderOrSame).await.map_err(unwritten)?;
+            model.write(&items(id, &photos), Over::OlderOrSame).await.map_err(with_context)?;
         }
         next = more;
         if next.is_none() {
@@ -201,8 +205,8 @@ async fn rebuild_album(db: &Db, model: &ReadModel, id: AlbumId, rebuilt: &mut Re
         }
     }
     rebuild_invites(db, model, id).await?;
-    model.write(&[Item::album(&standing.album)], Over::OlderOrSame).await.map_err(unwritten)?;
-    read_model::set_projected(&mut db.session().await?, id, standing.album.last_seq).await?;
+    model.write(&[Item::album(&state.album)], Over::OlderOrSame).await.map_err(with_context)?;
+    read_model::set_projected(&mut db.session().await?, id, state.album.last_seq).await?;
     rebuilt.albums += 1;
     Ok(())
 }
@@ -216,7 +220,7 @@ async fn rebuild_invites(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Res
         let Some(last) = some.last() else { return Ok(()) };
         after = last.guest.invite_id;
         let items: Vec<Item> = some.iter().map(Item::invite).collect();
-        model.write(&items, Over::OlderOrSame).await.map_err(unwritten)?;
+        model.write(&items, Over::OlderOrSame).await.map_err(with_context)?;
         let mut session = db.session().await?;
         for invite in &some {
             read_model::set_invite_projected(&mut session, invite).await?;
@@ -224,33 +228,33 @@ async fn rebuild_invites(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Res
     }
 }
 
-/// Removes those of some items whose album or invite has no row. Ids and tokens are never used again.
-async fn remove_dead(db: &Db, model: &ReadModel, keys: Vec<Key>) -> anyhow::Result<u64> {
+/// Removes items whose album or invite has no row. Ids and tokens are never reused.
+async fn remove_orphans(db: &Db, model: &ReadModel, keys: Vec<Key>) -> anyhow::Result<u64> {
     let mut session = db.session().await?;
-    let (mut dead, mut ended, mut lives) = (Vec::new(), Vec::new(), HashMap::new());
+    let (mut orphans, mut deleted_albums, mut existing) = (Vec::new(), Vec::new(), HashMap::new());
     for key in keys {
-        let alive = match key.subject() {
+        let exists = match key.subject() {
             Some(Subject::Album(id) | Subject::Photo(id, _)) => {
-                if let Entry::Vacant(unknown) = lives.entry(id) {
+                if let Entry::Vacant(unknown) = existing.entry(id) {
                     unknown.insert(read_model::album_lives(&mut session, id).await?);
                 }
-                lives[&id]
+                existing[&id]
             }
             Some(Subject::Invite(hash)) => read_model::invite_lives(&mut session, &hash).await?,
-            // Somebody else's, in a table that should be ours alone.
+            // Not written by this service.
             None => true,
         };
         match key.subject() {
-            // A write that is under way must not bring it back.
-            Some(Subject::Album(id)) if !alive => ended.push(Item::deleted(id, Utc::now())),
-            _ if !alive => dead.push(key),
+            // Replaced by a tombstone, so that a concurrent write does not restore it.
+            Some(Subject::Album(id)) if !exists => deleted_albums.push(Item::deleted(id, Utc::now())),
+            _ if !exists => orphans.push(key),
             _ => {}
         }
     }
     drop(session);
-    model.write(&ended, Over::Older).await.map_err(unwritten)?;
-    model.remove(&dead).await.map_err(unwritten)?;
-    Ok(dead.len() as u64)
+    model.write(&deleted_albums, Over::Older).await.map_err(with_context)?;
+    model.remove(&orphans).await.map_err(with_context)?;
+    Ok(orphans.len() as u64)
 }
 
 fn items(album_id: AlbumId, photos: &[Numbered]) -> Vec<Item> {
@@ -258,6 +262,6 @@ fn items(album_id: AlbumId, photos: &[Numbered]) -> Vec<Item> {
     photos.iter().map(|(id, seq, photo)| Item::photo(album_id, *id, *seq, photo.as_ref(), now)).collect()
 }
 
-fn unwritten(failure: Failure) -> Failure {
+fn with_context(failure: Failure) -> Failure {
     failure.of("the read model")
 }
