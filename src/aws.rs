@@ -43,7 +43,7 @@ pub async fn for_parts_of(config: &Config) -> Option<SdkConfig> {
     let bucket = matches!(config.storage.place, Place::S3(_));
     let others = [
         config.queue.sqs.is_some(),
-        config.announce.topic.is_some(),
+        config.notifications.topic.is_some(),
         config.read_model.table.is_some(),
         config.workflow.state_machine.is_some(),
     ];

@@ -34,6 +34,7 @@ pub async fn configure(
 ) -> anyhow::Result<(Config, telemetry::LogLevel)> {
     let config = load(file, &[]).await?;
     let level = telemetry::start_logging(&config.log, stream)?;
+    config.log_deprecations();
     Ok((config, level))
 }
 

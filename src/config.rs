@@ -6,6 +6,7 @@
 //! A secret `x` may be given as `x_file`, the path of a file that holds it, as `x_secret_id`, the name or ARN of a secret of
 //! AWS Secrets Manager that does, or as a credential of systemd with the key as its name.
 
+mod aliases;
 mod announce;
 mod aws;
 pub mod database;
@@ -20,14 +21,14 @@ mod telemetry;
 
 use std::collections::BTreeMap;
 
-pub use announce::{Announce, Topic, Webhook};
+pub use announce::{Notifications, Topic, Webhook};
 pub use aws::{Aws, Queue, ReadModel, Sqs, Workflow};
 pub use database::Database;
 pub use front::{Forwarded, Front, Proxy};
 pub use http::{Http, Tls};
 pub use limits::{Limits, Rate};
 pub use log::{Log, LogFormat};
-pub use sections::{Compat, Identity, Imaging, Jwks, Operations, Sweep, Uploads, Worker};
+pub use sections::{Compat, Identity, Imaging, Jwks, Operations, Reconciler, Uploads, Worker};
 pub use source::{API, Mistakes, Named, Source, Told};
 pub use storage::{CloudFront, Place, S3, Storage};
 pub use telemetry::{Emf, Otlp, Telemetry};
@@ -58,9 +59,9 @@ pub struct Config {
     /// How workers come to their jobs.
     pub queue: Queue,
     /// The sweep.
-    pub sweep: Sweep,
+    pub reconciler: Reconciler,
     /// Where events are announced.
-    pub announce: Announce,
+    pub notifications: Notifications,
     /// What album pages are read from.
     pub read_model: ReadModel,
     /// Who leads edits through their steps.
@@ -75,6 +76,8 @@ pub struct Config {
     pub effective: BTreeMap<String, String>,
     /// What Secrets Manager told, for a reading again.
     pub told: Vec<Told>,
+    /// A warning for each old key in use.
+    pub deprecations: Vec<String>,
 }
 
 impl Config {
@@ -84,7 +87,7 @@ impl Config {
     /// Every mistake, by name.
     pub fn read(mut source: Source) -> Result<Self, Mistakes> {
         let this = Self::sections(&mut source);
-        Ok(Self { told: source.told(), effective: source.finish()?, ..this })
+        Ok(Self { told: source.told(), deprecations: source.deprecations(), effective: source.finish()?, ..this })
     }
 
     /// The secrets that a source leaves to Secrets Manager. Mistakes are for [`Config::read`] to tell.
@@ -95,13 +98,20 @@ impl Config {
         trial.into_named()
     }
 
+    /// Logs a warning for each old key in use.
+    pub(crate) fn log_deprecations(&self) {
+        for deprecation in &self.deprecations {
+            tracing::warn!("{deprecation}");
+        }
+    }
+
     fn sections(s: &mut Source) -> Self {
         let (http, limits) = (Http::read(s), Limits::read(s));
         let (operations, identity) = (Operations::read(s), Identity::read(s));
         let (database, aws) = (Database::read(s), Aws::read(s));
         let (storage, uploads, imaging) = (Storage::read(s, &aws), Uploads::read(s), Imaging::read(s));
-        let (worker, queue, sweep) = (Worker::read(s), Queue::read(s, &aws), Sweep::read(s, &storage.place));
-        let (announce, read_model) = (Announce::read(s, &aws), ReadModel::read(s, &aws));
+        let (worker, queue, reconciler) = (Worker::read(s), Queue::read(s, &aws), Reconciler::read(s, &storage.place));
+        let (notifications, read_model) = (Notifications::read(s, &aws), ReadModel::read(s, &aws));
         let (workflow, compat) = (Workflow::read(s, &aws), Compat::read(s));
         let (log, telemetry) = (Log::read(s), Telemetry::read(s));
         let heard = queue.sqs.is_some() || matches!(storage.place, Place::Files(_));
@@ -118,8 +128,8 @@ impl Config {
             imaging,
             worker,
             queue,
-            sweep,
-            announce,
+            reconciler,
+            notifications,
             read_model,
             workflow,
             compat,
@@ -127,6 +137,7 @@ impl Config {
             telemetry,
             effective: BTreeMap::new(),
             told: Vec::new(),
+            deprecations: Vec::new(),
         }
     }
 }
@@ -153,7 +164,7 @@ mod tests {
             storage.kind = "s3"
             storage.signing_keys = ["00112233445566778899aabbccddeeff"]
             queue.kind = "sqs"
-            announce = { kind = "sns", topic = "photos" }
+            notifications = { kind = "sns", topic = "photos" }
             read_model.kind = "dynamodb"
             workflow = { kind = "step-functions", state_machine = "edits" }
         "#;
@@ -167,7 +178,7 @@ mod tests {
             "storage.bucket is missing",
             "queue.url is missing",
             "queue.dead_letter_url is missing",
-            "announce.topic: must be the ARN",
+            "notifications.topic: must be the ARN",
             "read_model.table is missing",
             "workflow.state_machine: must be the ARN",
         ] {

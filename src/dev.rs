@@ -51,6 +51,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let identity = Identity::open(&lock.dir().join("identity"))?;
     let mut config = configure(lock.dir(), &listener, &operations, &identity).await?;
     let level = telemetry::start_logging(&config.log, telemetry::Stream::Error)?;
+    config.log_deprecations();
     let mut server = tokio::select! {
         server = PrivateServer::start(&lock, options.server) => server?,
         () = stop.cancelled() => return Ok(()),
@@ -106,7 +107,7 @@ async fn configure(dir: &Path, listener: &Socket, operations: &Socket, identity:
                 ("public_url", text(&format!("http://{listen}"))),
                 ("cors_origins", origins),
                 // Nobody stands in front who would have to learn of the end.
-                ("lame_duck", text("0s")),
+                ("shutdown_delay", text("0s")),
             ]),
         ),
         ("operations".to_owned(), section(vec![("listen", text(&operations.local_addr()?.to_string()))])),

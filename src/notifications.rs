@@ -35,7 +35,7 @@ pub struct Notifier {
 
 impl Notifier {
     /// Fails when TLS can't be set up, or a topic is configured and `sdk` is missing.
-    pub fn new(config: &config::Announce, sdk: Option<&SdkConfig>) -> anyhow::Result<Self> {
+    pub fn new(config: &config::Notifications, sdk: Option<&SdkConfig>) -> anyhow::Result<Self> {
         let topic =
             |topic| Ok::<_, anyhow::Error>(Topic::new(topic, sdk.context("an SNS topic needs an AWS configuration")?));
         Ok(Self {

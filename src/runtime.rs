@@ -36,7 +36,7 @@ const OPERATIONS_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for each step after the drain.
 const STEP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs the service until `shutdown` is cancelled, then drains it: during `http.lame_duck` it still accepts requests,
+/// Runs the service until `shutdown` is cancelled, then drains it: during `http.shutdown_delay` it still accepts requests,
 /// then running requests and jobs end, within `http.drain_timeout`. Fails when a critical task ends by itself.
 pub async fn run(
     app: AppState,
@@ -49,7 +49,7 @@ pub async fn run(
         telemetry::spans::start(collector)?;
     }
     raise_descriptor_limit();
-    let lame_duck = if listener.is_some() { app.config.http.lame_duck } else { Duration::ZERO };
+    let shutdown_delay = if listener.is_some() { app.config.http.shutdown_delay } else { Duration::ZERO };
     let (operations, close_operations) = serve_operations(&app, operations);
     let mut background = spawn_maintenance(&app);
     background.push(tokio::spawn(adapt_admission(app.clone())));
@@ -61,7 +61,7 @@ pub async fn run(
         () = shutdown.cancelled() => Ok(()),
         () = critical.wait() => Err(anyhow::anyhow!("a critical task ended by itself")),
     };
-    drain(&app, &critical, lame_duck).await;
+    drain(&app, &critical, shutdown_delay).await;
     background.iter().for_each(JoinHandle::abort);
     // Operators can observe the drain until its end.
     close_operations.cancel();
@@ -101,12 +101,12 @@ fn spawn_critical(app: &AppState, listener: Option<Socket>, runs_jobs: bool) -> 
     tasks
 }
 
-async fn drain(app: &App, critical: &TaskTracker, lame_duck: Duration) {
+async fn drain(app: &App, critical: &TaskTracker, shutdown_delay: Duration) {
     let drain_timeout = app.config.http.drain_timeout;
-    tracing::info!(?lame_duck, ?drain_timeout, "stopping: requests are still accepted during the lame-duck time");
-    systemd::stopping(lame_duck + drain_timeout + 3 * STEP_TIMEOUT);
+    tracing::info!(?shutdown_delay, ?drain_timeout, "stopping: requests are still accepted during the lame-duck time");
+    systemd::stopping(shutdown_delay + drain_timeout + 3 * STEP_TIMEOUT);
     app.draining.cancel();
-    let _ = timeout(lame_duck, critical.wait()).await;
+    let _ = timeout(shutdown_delay, critical.wait()).await;
     app.closing.cancel();
     systemd::status("stopping: running requests and jobs end");
     if timeout(drain_timeout + STEP_TIMEOUT, critical.wait()).await.is_err() {

@@ -100,7 +100,7 @@ struct Connections {
 
 impl Connections {
     fn spawn(&mut self, stream: TcpStream, address: SocketAddr) {
-        let limit = self.context.limits.borrow().connections;
+        let limit = self.context.limits.borrow().max_connections;
         if self.tasks.len() < limit {
             self.tasks.spawn(connection::serve(self.context.clone(), stream, address));
             return;

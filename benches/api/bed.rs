@@ -65,7 +65,7 @@ impl Bed {
         let settings = [
             ("LIMITS_USER_PER_SECOND", "0".to_owned()),
             ("LIMITS_INVITE_PER_SECOND", "0".to_owned()),
-            ("HTTP_LAME_DUCK", "0s".to_owned()),
+            ("HTTP_SHUTDOWN_DELAY", "0s".to_owned()),
             ("HTTP_PUBLIC_URL", url.to_owned()),
             ("IDENTITY_ISSUER", ISSUER.to_owned()),
             ("IDENTITY_AUDIENCE", AUDIENCE.to_owned()),

@@ -1,4 +1,4 @@
-//! `[announce]`: where events go.
+//! `[notifications]`: where events go.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use url::Url;
 
 use super::{aws::Aws, source::Source, storage::LEAST_SECRET_CHARS};
 
-/// What `announce.kind` may be.
+/// What `notifications.kind` may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Kind {
@@ -17,10 +17,10 @@ enum Kind {
     Sns,
 }
 
-/// `[announce]`: where events go. Each is logged; a topic and a webhook are told too when they are set.
+/// `[notifications]`: where events go. Each is logged; a topic and a webhook are told too when they are set.
 #[derive(Debug, Clone)]
-pub struct Announce {
-    /// The topic, with `announce.kind = "sns"`.
+pub struct Notifications {
+    /// The topic, with `notifications.kind = "sns"`.
     pub topic: Option<Topic>,
     /// The webhook.
     pub webhook: Option<Webhook>,
@@ -44,33 +44,37 @@ pub struct Topic {
     pub arn: String,
 }
 
-impl Announce {
+impl Notifications {
     pub(crate) fn read(s: &mut Source, aws: &Aws) -> Self {
-        let topic = match s.get("announce.kind", Kind::Log) {
+        let topic = match s.get("notifications.kind", Kind::Log) {
             Kind::Log => None,
             Kind::Sns => {
-                aws.needed(s, "announce.kind = \"sns\"");
-                let arn = s.require("announce.topic", String::new());
+                aws.needed(s, "notifications.kind = \"sns\"");
+                let arn = s.require("notifications.topic", String::new());
                 s.check(
                     arn.starts_with("arn:") && arn.contains(":sns:"),
-                    "announce.topic",
+                    "notifications.topic",
                     "must be the ARN of an SNS topic",
                 );
                 Some(Topic { arn })
             }
         };
-        let url: Option<Url> = s.optional("announce.webhook_url");
-        let secret = s.secret("announce.webhook_secret");
+        let url: Option<Url> = s.optional("notifications.webhook_url");
+        let secret = s.secret("notifications.webhook_secret");
         let key = secret.as_ref().and_then(webhook_key);
-        let timeout = s.duration("announce.webhook_timeout", "10s");
+        let timeout = s.duration("notifications.webhook_timeout", "10s");
         if let Some(url) = &url {
-            s.check(matches!(url.scheme(), "http" | "https"), "announce.webhook_url", "must be an http or https URL");
+            s.check(
+                matches!(url.scheme(), "http" | "https"),
+                "notifications.webhook_url",
+                "must be an http or https URL",
+            );
             let long = secret.as_ref().is_some_and(|secret| secret.expose_secret().len() >= LEAST_SECRET_CHARS);
             s.check(
                 long && key.is_some(),
-                "announce.webhook_secret",
+                "notifications.webhook_secret",
                 format!(
-                    "must be given with announce.webhook_url, at least {LEAST_SECRET_CHARS} characters; base64 after `whsec_`"
+                    "must be given with notifications.webhook_url, at least {LEAST_SECRET_CHARS} characters; base64 after `whsec_`"
                 ),
             );
         }

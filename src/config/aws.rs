@@ -50,7 +50,7 @@ pub struct Sqs {
     /// The URL of its dead-letter queue.
     pub dead_letter_url: String,
     /// A job that nobody has taken up is sent again after this; each further time after twice as long.
-    pub resend_after: Duration,
+    pub redelivery_delay: Duration,
 }
 
 impl Queue {
@@ -62,7 +62,7 @@ impl Queue {
         let sqs = Sqs {
             url: s.require("queue.url", String::new()),
             dead_letter_url: s.require("queue.dead_letter_url", String::new()),
-            resend_after: s.duration("queue.resend_after", "5m"),
+            redelivery_delay: s.duration("queue.redelivery_delay", "5m"),
         };
         for (key, url) in [("queue.url", &sqs.url), ("queue.dead_letter_url", &sqs.dead_letter_url)] {
             s.check(
@@ -72,8 +72,8 @@ impl Queue {
             );
         }
         s.check(
-            (Duration::from_secs(1)..=LONGEST_VISIBILITY).contains(&sqs.resend_after),
-            "queue.resend_after",
+            (Duration::from_secs(1)..=LONGEST_VISIBILITY).contains(&sqs.redelivery_delay),
+            "queue.redelivery_delay",
             "must be 1s to 12h",
         );
         Self { sqs: Some(sqs) }

@@ -251,7 +251,7 @@ impl Database {
 /// What both logins share.
 struct Terms {
     region: Option<String>,
-    sign_for_host: Option<String>,
+    iam_host: Option<String>,
     lease: Duration,
     ttl: Duration,
 }
@@ -260,12 +260,12 @@ impl Terms {
     fn read(s: &mut Source) -> Self {
         let this = Self {
             region: s.optional("database.region"),
-            sign_for_host: s.optional("database.sign_for_host"),
-            lease: s.duration("database.token_lease", "14m 30s"),
+            iam_host: s.optional("database.iam_host"),
+            lease: s.duration("database.iam_token_ttl", "14m 30s"),
             ttl: s.duration("database.secret_ttl", "15m"),
         };
         let lease = (Duration::from_secs(1)..=TOKEN_LIFE).contains(&this.lease);
-        s.check(lease, "database.token_lease", "must be 1s to 15m, the life of a token on RDS");
+        s.check(lease, "database.iam_token_ttl", "must be 1s to 15m, the life of a token on RDS");
         s.check(!this.ttl.is_zero(), "database.secret_ttl", "must be more than 0");
         this
     }
@@ -306,7 +306,7 @@ impl Keys {
         let auth = match (kind, place) {
             (AuthKind::Password, _) => Auth::Password(password),
             (AuthKind::Iam, Place::Tcp(host, port)) => {
-                let sign_for = terms.sign_for_host.as_ref().unwrap_or(host);
+                let sign_for = terms.iam_host.as_ref().unwrap_or(host);
                 terms.iam(s, sign_for, *port)
             }
             (AuthKind::Iam, Place::Socket(_)) => {
@@ -335,9 +335,9 @@ impl Secret {
 
 impl Reader {
     fn read(s: &mut Source, terms: &Terms, login: &Login, port: u16) -> Option<Self> {
-        let sign_for: Option<String> = s.optional("database.reader_sign_for_host");
-        let port = s.optional("database.reader_port").unwrap_or(port);
-        let host: String = s.optional("database.reader_host")?;
+        let sign_for: Option<String> = s.optional("database.read_replica_iam_host");
+        let port = s.optional("database.read_replica_port").unwrap_or(port);
+        let host: String = s.optional("database.read_replica_host")?;
         let auth = match &login.auth {
             Auth::Iam(_) => terms.iam(s, sign_for.as_ref().unwrap_or(&host), port),
             same => same.clone(),
@@ -418,7 +418,7 @@ mod tests {
         for mode in ["disabled", "preferred", "required", "verify-ca"] {
             let told = read(&format!("user = 'x'\nhost = 'db.internal'\ntls_mode = '{mode}'")).unwrap_err().to_string();
             assert!(told.contains("database.tls_mode") && told.contains("in clear"), "{mode}: {told}");
-            let reader = format!("user = 'x'\nreader_host = 'db.internal'\ntls_mode = '{mode}'");
+            let reader = format!("user = 'x'\nread_replica_host = 'db.internal'\ntls_mode = '{mode}'");
             assert!(read(&reader).unwrap_err().to_string().contains("database.tls_mode"), "{mode} for a reader");
             for local in ["host = 'localhost'", "host = '127.0.0.1'", "host = '::1'", "socket = '/run/db.sock'"] {
                 assert!(read(&format!("user = 'x'\n{local}\ntls_mode = '{mode}'")).is_ok(), "{mode} at {local}");
@@ -445,7 +445,7 @@ mod tests {
         let iam = "user = 'app'\nauth = 'iam'";
         assert_eq!(region(&format!("{iam}\n{RDS}")), Ok(("eu-west-1".to_owned(), rds.clone())));
         assert_eq!(region(&format!("{iam}\n{RDS}\nregion = 'eu-west-3'")), Ok(("eu-west-3".to_owned(), rds.clone())));
-        let by_another = format!("{iam}\nhost = 'db.internal'\nsign_for_host = '{rds}'");
+        let by_another = format!("{iam}\nhost = 'db.internal'\niam_host = '{rds}'");
         assert_eq!(region(&by_another), Ok(("eu-west-1".to_owned(), rds)));
         assert!(region(&format!("{iam}\nhost = 'db.internal'")).unwrap_err().contains("database.region"));
         assert!(region(&format!("{iam}\nsocket = '/run/db.sock'")).unwrap_err().contains("database.socket"));
@@ -456,7 +456,7 @@ mod tests {
         for (settings, key) in [
             (format!("user = 'x'\nauth = 'iam'\npassword = 'y'\n{RDS}"), "database.password"),
             (format!("auth = 'iam'\n{RDS}"), "database.user"),
-            (format!("user = 'x'\nauth = 'iam'\ntoken_lease = '16m'\n{RDS}"), "database.token_lease"),
+            (format!("user = 'x'\nauth = 'iam'\niam_token_ttl = '16m'\n{RDS}"), "database.iam_token_ttl"),
             (format!("auth = 'secrets-manager'\n{RDS}"), "database.secret_id"),
             ("auth = 'secrets-manager'\nsecret_id = 'x'\nhost = 'db.internal'".to_owned(), "database.region"),
             (format!("user = 'x'\nsecret_id = 'y'\n{RDS}"), "database.secret_id"),

@@ -24,13 +24,13 @@ pub struct Http {
     /// Origins of web pages that may call the API; `*` for any.
     pub cors_origins: Vec<String>,
     /// After the stop signal: how long requests are still taken, so that balancers learn of it first.
-    pub lame_duck: Duration,
+    pub shutdown_delay: Duration,
     /// Whether `/health/ready` turns red at the stop signal rather than at the end of that time.
-    pub unready_at_once: bool,
+    pub fail_readiness_on_shutdown: bool,
     /// Then: the longest time for what is under way.
     pub drain_timeout: Duration,
     /// Whether `/health/ready` says no when the database does not answer.
-    pub ready_needs_database: bool,
+    pub readiness_checks_database: bool,
     /// What stands in front of the listener.
     pub front: Front,
     /// What the listener shows who it is with; none: clear text, behind something that ends TLS.
@@ -51,10 +51,10 @@ impl Http {
             request_timeout: s.duration("http.request_timeout", "10s"),
             max_body_bytes: s.get("http.max_body_bytes", 65_536),
             cors_origins: s.get("http.cors_origins", Vec::new()),
-            lame_duck: s.duration("http.lame_duck", "5s"),
-            unready_at_once: s.get("http.unready_at_once", false),
+            shutdown_delay: s.duration("http.shutdown_delay", "5s"),
+            fail_readiness_on_shutdown: s.get("http.fail_readiness_on_shutdown", false),
             drain_timeout: s.duration("http.drain_timeout", "25s"),
-            ready_needs_database: s.get("http.ready_needs_database", false),
+            readiness_checks_database: s.get("http.readiness_checks_database", false),
             front: Front::read(s),
             tls: Tls::read(s),
         };

@@ -8,22 +8,22 @@ use super::source::Source;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at a time.
-    pub connections: usize,
+    pub max_connections: usize,
     /// How long a connection without a request is kept.
     pub idle_timeout: Duration,
     /// Longest time for the head of a request, from its first byte on.
-    pub head_timeout: Duration,
+    pub header_timeout: Duration,
     /// Most bytes of the head of a request.
-    pub head_bytes: usize,
+    pub max_header_bytes: usize,
     /// Fewest bytes of a body in a second, over the time that the service waits for them; 0: any.
-    pub body_rate: u64,
+    pub min_body_bytes_per_second: u64,
     /// Requests at a time, at most: how many it really is is measured. Neither health checks, waits for events nor
     /// uploads count.
-    pub requests: usize,
+    pub max_concurrent_requests: usize,
     /// Uploads at a time.
-    pub uploads: usize,
+    pub max_concurrent_uploads: usize,
     /// The longest standing wait, for a database connection or a processor, that is not yet an overload.
-    pub queueing_target: Duration,
+    pub target_queue_delay: Duration,
     /// Requests of one user.
     pub user: Option<Rate>,
     /// Requests by one invite, which all of its guests share.
@@ -53,33 +53,33 @@ impl Rate {
 impl Limits {
     pub(crate) fn read(s: &mut Source) -> Self {
         let this = Self {
-            connections: s.get("limits.connections", 10_000),
+            max_connections: s.get("limits.max_connections", 10_000),
             // Longer than the 350 s after which a Network Load Balancer forgets a connection: who closes first makes the
             // other's next request fail.
             idle_timeout: s.duration("limits.idle_timeout", "400s"),
-            head_timeout: s.duration("limits.head_timeout", "10s"),
-            head_bytes: s.get("limits.head_bytes", 32_768),
-            body_rate: s.get("limits.body_rate", 1024),
-            requests: s.get("limits.requests", 512),
-            uploads: s.get("limits.uploads", 256),
-            queueing_target: s.duration("limits.queueing_target", "20ms"),
+            header_timeout: s.duration("limits.header_timeout", "10s"),
+            max_header_bytes: s.get("limits.max_header_bytes", 32_768),
+            min_body_bytes_per_second: s.get("limits.min_body_bytes_per_second", 1024),
+            max_concurrent_requests: s.get("limits.max_concurrent_requests", 512),
+            max_concurrent_uploads: s.get("limits.max_concurrent_uploads", 256),
+            target_queue_delay: s.duration("limits.target_queue_delay", "20ms"),
             user: Rate::read(s, "user", 50, 200),
             invite: Rate::read(s, "invite", 500, 2000),
             address: Rate::read(s, "address", 0, 1),
         };
         for (key, number) in [
-            ("limits.connections", this.connections),
-            ("limits.requests", this.requests),
-            ("limits.uploads", this.uploads),
+            ("limits.max_connections", this.max_connections),
+            ("limits.max_concurrent_requests", this.max_concurrent_requests),
+            ("limits.max_concurrent_uploads", this.max_concurrent_uploads),
         ] {
             s.check(number >= 1, key, "must be at least 1");
         }
         // hyper asks for this much.
-        s.check(this.head_bytes >= 8192, "limits.head_bytes", "must be at least 8192");
+        s.check(this.max_header_bytes >= 8192, "limits.max_header_bytes", "must be at least 8192");
         for (key, time) in [
             ("limits.idle_timeout", this.idle_timeout),
-            ("limits.head_timeout", this.head_timeout),
-            ("limits.queueing_target", this.queueing_target),
+            ("limits.header_timeout", this.header_timeout),
+            ("limits.target_queue_delay", this.target_queue_delay),
         ] {
             s.check(!time.is_zero(), key, "must be more than 0");
         }

@@ -27,7 +27,7 @@ pub struct Log {
     /// How lines look.
     pub format: LogFormat,
     /// A request that takes so long is shown at `/slow`.
-    pub slow_request: Duration,
+    pub slow_request_threshold: Duration,
 }
 
 impl Log {
@@ -36,7 +36,11 @@ impl Log {
         if let Err(error) = Self::filter(&level) {
             s.check(false, "log.level", error);
         }
-        Self { level, format: s.get("log.format", LogFormat::Auto), slow_request: s.duration("log.slow_request", "1s") }
+        Self {
+            level,
+            format: s.get("log.format", LogFormat::Auto),
+            slow_request_threshold: s.duration("log.slow_request_threshold", "1s"),
+        }
     }
 
     /// Reads a filter. A word alone has to be a level: `verbose` would be taken for the name of a module, and all else

@@ -131,7 +131,7 @@ pub struct Imaging {
     /// Pictures decoded at a time, each in a process of its own.
     pub processes: usize,
     /// Megapixels decoded at a time, over all processes.
-    pub megapixels_in_flight: u32,
+    pub max_concurrent_megapixels: u32,
     /// Address space of one decoding process, in MiB.
     pub memory_mib: u64,
     /// Longest processor time for one picture.
@@ -149,7 +149,7 @@ impl Imaging {
             webp_quality: s.get("imaging.webp_quality", 78),
             max_megapixels: s.get("imaging.max_megapixels", 100),
             processes: s.optional("imaging.processes").unwrap_or(cores),
-            megapixels_in_flight: s.get("imaging.megapixels_in_flight", 200),
+            max_concurrent_megapixels: s.get("imaging.max_concurrent_megapixels", 200),
             memory_mib: s.get("imaging.memory_mib", 1024),
             cpu_limit: s.duration("imaging.cpu_limit", "20s"),
             time_limit: s.duration("imaging.time_limit", "60s"),
@@ -161,7 +161,7 @@ impl Imaging {
         }
         s.check(this.max_megapixels >= 1, "imaging.max_megapixels", "must be at least 1");
         s.check(this.processes >= 1, "imaging.processes", "must be at least 1");
-        s.check(this.megapixels_in_flight >= 1, "imaging.megapixels_in_flight", "must be at least 1");
+        s.check(this.max_concurrent_megapixels >= 1, "imaging.max_concurrent_megapixels", "must be at least 1");
         s.check(this.memory_mib >= 256, "imaging.memory_mib", "must be at least 256");
         s.check(this.cpu_limit >= Duration::from_secs(1), "imaging.cpu_limit", "must be at least 1s");
         this
@@ -178,13 +178,13 @@ pub struct Worker {
     /// How often an idle worker looks for jobs that other processes made.
     pub poll_interval: Duration,
     /// How long a job is claimed for; the claim is renewed while the work goes on.
-    pub lease: Duration,
+    pub visibility_timeout: Duration,
     /// After so many tries a job is dead until an operator puts it back.
     pub max_attempts: u32,
     /// The wait after the first failure; it doubles each time.
-    pub retry_base: Duration,
+    pub initial_backoff: Duration,
     /// The longest wait.
-    pub retry_cap: Duration,
+    pub max_backoff: Duration,
 }
 
 impl Worker {
@@ -193,43 +193,43 @@ impl Worker {
             enabled: s.get("worker.enabled", true),
             concurrency: s.get("worker.concurrency", 4),
             poll_interval: s.duration("worker.poll_interval", "1s"),
-            lease: s.duration("worker.lease", "60s"),
+            visibility_timeout: s.duration("worker.visibility_timeout", "60s"),
             max_attempts: s.get("worker.max_attempts", 8),
-            retry_base: s.duration("worker.retry_base", "2s"),
-            retry_cap: s.duration("worker.retry_cap", "5m"),
+            initial_backoff: s.duration("worker.initial_backoff", "2s"),
+            max_backoff: s.duration("worker.max_backoff", "5m"),
         };
         s.check(this.concurrency >= 1, "worker.concurrency", "must be at least 1");
         s.check(this.max_attempts >= 1, "worker.max_attempts", "must be at least 1");
         s.check(!this.poll_interval.is_zero(), "worker.poll_interval", "must be more than 0");
-        s.check(this.lease >= Duration::from_secs(1), "worker.lease", "must be at least 1s");
+        s.check(this.visibility_timeout >= Duration::from_secs(1), "worker.visibility_timeout", "must be at least 1s");
         this
     }
 }
 
-/// `[sweep]`: the timer that leaves nothing behind.
+/// `[reconciler]`: the timer that leaves nothing behind.
 #[derive(Debug, Clone)]
-pub struct Sweep {
+pub struct Reconciler {
     /// How often rows are looked over.
     pub interval: Duration,
     /// How often the whole of storage is held against the database.
-    pub scrub_interval: Duration,
+    pub full_scan_interval: Duration,
     /// An object without a row is deleted when it is older.
-    pub orphan_grace: Duration,
+    pub orphan_grace_period: Duration,
 }
 
-impl Sweep {
+impl Reconciler {
     pub(crate) fn read(s: &mut Source, place: &Place) -> Self {
         // A list of all keys of a large bucket costs money.
         let scrub = if matches!(place, Place::S3(_)) { "24h" } else { "1h" };
         let this = Self {
-            interval: s.duration("sweep.interval", "1m"),
-            scrub_interval: s.duration("sweep.scrub_interval", scrub),
-            orphan_grace: s.duration("sweep.orphan_grace", "24h"),
+            interval: s.duration("reconciler.interval", "1m"),
+            full_scan_interval: s.duration("reconciler.full_scan_interval", scrub),
+            orphan_grace_period: s.duration("reconciler.orphan_grace_period", "24h"),
         };
         s.check(
-            !this.interval.is_zero() && !this.scrub_interval.is_zero(),
-            "sweep.interval",
-            "and sweep.scrub_interval must be more than 0",
+            !this.interval.is_zero() && !this.full_scan_interval.is_zero(),
+            "reconciler.interval",
+            "and reconciler.full_scan_interval must be more than 0",
         );
         this
     }

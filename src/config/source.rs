@@ -15,6 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use super::aliases::{ALIASES, old_key};
 use crate::aws::region;
 
 /// Variables with the prefix that aren't settings: of the client, of `dev`'s database server and of the tests.
@@ -38,6 +39,8 @@ pub struct Mistakes {
     made: Vec<String>,
     /// Secrets that could not be read, which may be somebody else's doing.
     unread: Vec<String>,
+    /// Old keys that the configuration uses: mistakes are told of the new ones.
+    deprecations: Vec<String>,
 }
 
 impl Mistakes {
@@ -62,7 +65,7 @@ impl fmt::Display for Mistakes {
             (count, true) => write!(f, "the configuration has {count} mistakes:")?,
             (_, false) => f.write_str("the configuration names what can't be read:")?,
         }
-        lines.iter().try_for_each(|line| write!(f, "\n  {line}"))
+        lines.iter().chain(&self.deprecations).try_for_each(|line| write!(f, "\n  {line}"))
     }
 }
 
@@ -96,6 +99,7 @@ pub struct Source {
     effective: BTreeMap<String, String>,
     mistakes: Vec<String>,
     unread: BTreeMap<String, String>,
+    deprecations: Vec<String>,
 }
 
 impl Source {
@@ -123,7 +127,7 @@ impl Source {
     /// # Errors
     /// The text isn't TOML, or a variable isn't UTF-8.
     pub fn parse(text: &str, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
-        let table = text.parse().map_err(|error: toml::de::Error| {
+        let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
             // Its Display shows the line, which may hold a secret.
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
@@ -158,6 +162,21 @@ impl Source {
             let value = value.into_string().map_err(|_| Mistakes::one(&format!("{PREFIX}{name} is not UTF-8")))?;
             settings.insert(name.to_owned(), value);
         }
+        let (mut mistakes, mut deprecations) = (Vec::new(), Vec::new());
+        for (old, new) in ALIASES {
+            let (old_variable, new_variable) = (variable(old), variable(new));
+            let in_file = take_value(&mut table, old).map(|value| (old, new, put_value(&mut table, new, value)));
+            let in_env = settings.remove(&old_variable[PREFIX.len()..]).map(|text| {
+                let replaced = settings.insert(new_variable[PREFIX.len()..].to_owned(), text).is_some();
+                (&*old_variable, &*new_variable, replaced)
+            });
+            for (old, new, replaced) in in_file.into_iter().chain(in_env) {
+                deprecations.push(deprecation(old, new));
+                if replaced {
+                    mistakes.push(format!("{old} and {new} are both given: the first is the old name of the second"));
+                }
+            }
+        }
         Ok(Self {
             table,
             env: settings,
@@ -170,14 +189,20 @@ impl Source {
             secrets: BTreeSet::new(),
             known: BTreeSet::new(),
             effective: BTreeMap::new(),
-            mistakes: Vec::new(),
+            mistakes,
             unread: BTreeMap::new(),
+            deprecations,
         })
     }
 
     /// Puts in what Secrets Manager keeps for a setting, or why that can't be read.
     pub fn tell(&mut self, named: Named, secret: Result<SecretString, String>) {
         self.told.push((named, secret));
+    }
+
+    /// A warning for each old key in use.
+    pub(crate) fn deprecations(&self) -> Vec<String> {
+        self.deprecations.clone()
     }
 
     /// The secrets that were told.
@@ -258,6 +283,7 @@ impl Source {
 
     fn secret_texts(&mut self, key: &str) -> Result<Vec<String>, String> {
         self.secrets.insert(key.to_owned());
+        self.secrets.extend(old_key(key).map(str::to_owned));
         let credential = self.credential(key);
         let forms = [("", Form::Text), ("_file", Form::File), ("_secret_id", Form::Id)];
         let given = forms.map(|(suffix, form)| Some((form, self.raw(&format!("{key}{suffix}"))?)));
@@ -332,13 +358,19 @@ impl Source {
         all.pop()
     }
 
-    /// The credential with the key as its name, if there is one.
-    fn credential(&self, key: &str) -> Option<PathBuf> {
-        let folder = self.credentials.as_ref()?;
-        [format!("{CREDENTIAL_PREFIX}{key}"), key.to_owned()]
-            .iter()
-            .map(|name| folder.join(name))
-            .find(|path| path.try_exists().unwrap_or(true))
+    /// The credential with the key, or its old key, as its name.
+    fn credential(&mut self, key: &str) -> Option<PathBuf> {
+        let folder = self.credentials.clone()?;
+        let find = |key: &str| {
+            let names = [format!("{CREDENTIAL_PREFIX}{key}"), key.to_owned()];
+            names.iter().map(|name| folder.join(name)).find(|path| path.try_exists().unwrap_or(true))
+        };
+        find(key).or_else(|| {
+            let old = old_key(key)?;
+            let path = find(old)?;
+            self.deprecations.push(deprecation(&format!("{old} (a credential)"), key));
+            Some(path)
+        })
     }
 
     /// Credentials that are meant for us and are no secret that was asked for. What else is in the folder may be somebody's.
@@ -382,7 +414,11 @@ impl Source {
         if self.mistakes.is_empty() && self.unread.is_empty() {
             return Ok(self.effective);
         }
-        Err(Mistakes { made: self.mistakes, unread: self.unread.into_values().collect() })
+        Err(Mistakes {
+            made: self.mistakes,
+            unread: self.unread.into_values().collect(),
+            deprecations: self.deprecations,
+        })
     }
 
     /// Where the key is set and to what; the environment goes before the file.
@@ -438,4 +474,20 @@ fn lines(text: &str) -> Vec<String> {
 
 fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())
+}
+
+fn deprecation(old: &str, new: &str) -> String {
+    format!("setting {old} is deprecated: use {new}")
+}
+
+fn take_value(table: &mut Table, key: &str) -> Option<Value> {
+    let (section, field) = key.split_once('.')?;
+    table.get_mut(section)?.as_table_mut()?.remove(field)
+}
+
+/// Whether the key was there already.
+fn put_value(table: &mut Table, key: &str, value: Value) -> bool {
+    let Some((section, field)) = key.split_once('.') else { return false };
+    let keys = table.entry(section).or_insert_with(|| Value::Table(Table::new())).as_table_mut();
+    keys.is_some_and(|keys| keys.insert(field.to_owned(), value).is_some())
 }

@@ -42,7 +42,7 @@ pub struct Report {
 }
 
 pub(crate) async fn run_periodically(app: AppState) {
-    let mut ticks = interval(app.config.sweep.interval);
+    let mut ticks = interval(app.config.reconciler.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next_full_scan = Instant::now();
     loop {
@@ -53,7 +53,7 @@ pub(crate) async fn run_periodically(app: AppState) {
         let is_full_scan = next_full_scan <= Instant::now();
         if is_full_scan {
             // Set before the scan ends, because a scan that fails early would list the whole bucket each time.
-            next_full_scan = Instant::now() + app.config.sweep.scrub_interval;
+            next_full_scan = Instant::now() + app.config.reconciler.full_scan_interval;
         }
         let outcome = tokio::select! {
             () = app.draining.cancelled() => return,
@@ -265,5 +265,5 @@ async fn restore_lost_renditions(app: &App, report: &mut Report) -> anyhow::Resu
 }
 
 fn orphan_cutoff(app: &App) -> SystemTime {
-    SystemTime::now().checked_sub(app.config.sweep.orphan_grace).unwrap_or(SystemTime::UNIX_EPOCH)
+    SystemTime::now().checked_sub(app.config.reconciler.orphan_grace_period).unwrap_or(SystemTime::UNIX_EPOCH)
 }

@@ -44,8 +44,8 @@ impl Retry {
 /// The delay after so many attempts: between half of the exponential delay and all of it, so that jobs that failed
 /// together do not run together again.
 pub(crate) fn backoff(attempts: u32, settings: &config::Worker) -> Duration {
-    let doubled = settings.retry_base.saturating_mul(1 << attempts.saturating_sub(1).min(20));
-    let cap = u64::try_from(doubled.min(settings.retry_cap).as_millis()).unwrap_or(u64::MAX).max(1);
+    let doubled = settings.initial_backoff.saturating_mul(1 << attempts.saturating_sub(1).min(20));
+    let cap = u64::try_from(doubled.min(settings.max_backoff).as_millis()).unwrap_or(u64::MAX).max(1);
     Duration::from_millis(cap / 2 + db::rand_below(cap / 2 + 1))
 }
 
@@ -59,10 +59,10 @@ mod tests {
             enabled: true,
             concurrency: 1,
             poll_interval: Duration::from_secs(1),
-            lease: Duration::from_mins(1),
+            visibility_timeout: Duration::from_mins(1),
             max_attempts: 8,
-            retry_base: Duration::from_secs(2),
-            retry_cap: Duration::from_secs(20),
+            initial_backoff: Duration::from_secs(2),
+            max_backoff: Duration::from_secs(20),
         };
         for (attempt, most) in [(1, 2), (2, 4), (3, 8), (4, 16), (5, 20), (7, 20)] {
             let NextAttempt::After(delay) = Retry::Limited.next_attempt(attempt, true, &settings) else {

@@ -50,7 +50,7 @@ pub(crate) async fn work(app: AppState, queue: Queue) {
     while !app.draining.is_cancelled() {
         let poll_interval = app.config.worker.poll_interval;
         let pause = match run_next_in(&app, queue).await {
-            Ok(JobOutcome::Idle) if last_busy.elapsed() <= app.config.worker.lease * 2 => {
+            Ok(JobOutcome::Idle) if last_busy.elapsed() <= app.config.worker.visibility_timeout * 2 => {
                 BUSY_POLL_INTERVAL.min(poll_interval)
             }
             Ok(JobOutcome::Idle) => poll_interval,
@@ -81,7 +81,7 @@ pub async fn run_next(app: &AppState) -> db::Result<JobOutcome> {
 
 /// Claims and runs one job of a queue. Fails only before a job is claimed.
 pub async fn run_next_in(app: &AppState, queue: Queue) -> db::Result<JobOutcome> {
-    match db::jobs::claim_next(&app.db, queue, app.config.worker.lease).await? {
+    match db::jobs::claim_next(&app.db, queue, app.config.worker.visibility_timeout).await? {
         Some(claim) => Ok(run_claimed(app, &claim).await),
         None => Ok(JobOutcome::Idle),
     }
@@ -159,7 +159,7 @@ async fn run(app: &AppState, job: Option<&Descriptor>, claim: &Claim) -> anyhow:
 
 /// Renews the lease until it is lost.
 async fn renew_lease(app: &App, claim: &Claim) {
-    let lease = app.config.worker.lease;
+    let lease = app.config.worker.visibility_timeout;
     loop {
         tokio::time::sleep(lease / 3).await;
         let renewed = match app.db.session().await {
@@ -216,7 +216,7 @@ async fn record_failure(app: &App, job: Option<&Descriptor>, claim: &Claim, erro
     };
     let next = match recorded.await {
         Ok(()) => next,
-        Err(_) => NextAttempt::After(app.config.worker.lease),
+        Err(_) => NextAttempt::After(app.config.worker.visibility_timeout),
     };
     match next {
         NextAttempt::After(delay) | NextAttempt::UncountedAfter(delay) => {
@@ -230,5 +230,5 @@ async fn record_failure(app: &App, job: Option<&Descriptor>, claim: &Claim, erro
 /// How much later than its SQS message a job is due by its row; zero for jobs that SQS does not carry.
 fn redelivery_delay(app: &App, job: Option<&Descriptor>) -> Duration {
     let is_carried = job.is_none_or(|job| job.queue == Queue::Default);
-    app.queue.as_ref().filter(|_| is_carried).map_or(Duration::ZERO, Sqs::resend_after)
+    app.queue.as_ref().filter(|_| is_carried).map_or(Duration::ZERO, Sqs::redelivery_delay)
 }

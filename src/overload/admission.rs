@@ -177,8 +177,8 @@ impl Admission {
     pub fn new(limits: &Limits, max_connections: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            requests: ConcurrencyLimit::new(limits.requests),
-            uploads: ConcurrencyLimit::new(limits.uploads),
+            requests: ConcurrencyLimit::new(limits.max_concurrent_requests),
+            uploads: ConcurrencyLimit::new(limits.max_concurrent_uploads),
             min_concurrency: max_connections.max(2 * cores),
             load: Mutex::new(Load {
                 running: 0,
@@ -197,14 +197,14 @@ impl Admission {
     }
 
     /// Waits in the queue if necessary; none when the request must be refused.
-    pub(crate) async fn admit(&self, queueing_target: Duration) -> Option<RunningRequest<'_>> {
+    pub(crate) async fn admit(&self, target_queue_delay: Duration) -> Option<RunningRequest<'_>> {
         let permit = if let Some(permit) = self.requests.try_acquire() {
             self.load().last_admitted_without_wait = Instant::now();
             permit
         } else {
             let _queued = QueuedRequest::enqueue(self)?;
             let is_overload = self.load().last_admitted_without_wait.elapsed() > LONGEST_BURST;
-            let overload_timeout = OVERLOAD_QUEUE_TIMEOUT * queueing_target;
+            let overload_timeout = OVERLOAD_QUEUE_TIMEOUT * target_queue_delay;
             self.requests.acquire(if is_overload { overload_timeout } else { BURST_QUEUE_TIMEOUT }).await?
         };
         let mut load = self.load();
@@ -235,7 +235,7 @@ impl Admission {
             let peak = self.load().end_interval(self.requests.size());
             let limit = self.next_limit(peak, min_delay, &current);
             self.requests.resize(limit);
-            self.uploads.resize(current.uploads);
+            self.uploads.resize(current.max_concurrent_uploads);
             #[expect(clippy::cast_precision_loss, reason = "a gauge")]
             metrics::HTTP_CONCURRENCY_LIMIT.set(limit as f64);
             if self.load().running == 0 {
@@ -249,10 +249,10 @@ impl Admission {
 
     /// The limit for the next interval, after one with this peak and minimum delay.
     fn next_limit(&self, peak: usize, min_delay: Duration, limits: &Limits) -> usize {
-        let (current, max) = (self.requests.size(), limits.requests);
+        let (current, max) = (self.requests.size(), limits.max_concurrent_requests);
         let min = self.min_concurrency.min(max);
-        if min_delay > limits.queueing_target && peak > min {
-            let factor = limits.queueing_target.div_duration_f64(min_delay).clamp(0.5, 0.9);
+        if min_delay > limits.target_queue_delay && peak > min {
+            let factor = limits.target_queue_delay.div_duration_f64(min_delay).clamp(0.5, 0.9);
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_precision_loss,

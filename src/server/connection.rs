@@ -129,7 +129,7 @@ async fn serve_http(
     let state = Arc::new(RequestState::default());
     let service = {
         let (router, draining) = (context.router.clone(), context.drain.draining.clone());
-        let (state, min_rate) = (state.clone(), limits.body_rate);
+        let (state, min_rate) = (state.clone(), limits.min_body_bytes_per_second);
         tower::service_fn(move |request: Request<Incoming>| {
             let in_flight = state.start_request();
             let mut request = request.map(|body| Body::new(MinRateBody::new(body, min_rate)));
@@ -193,9 +193,9 @@ async fn drive<C: GracefulConnection<Error = BoxError>>(
 fn http_builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // `TimeoutStream` has the timeouts of HTTP/1.1.
-    builder.http1().header_read_timeout(None).max_buf_size(limits.head_bytes);
+    builder.http1().header_read_timeout(None).max_buf_size(limits.max_header_bytes);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_CONCURRENT_STREAMS);
-    builder.http2().max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
+    builder.http2().max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX));
     builder.http2().keep_alive_interval(KEEPALIVE_IDLE).keep_alive_timeout(KEEPALIVE_INTERVAL);
     builder
 }

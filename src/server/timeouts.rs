@@ -109,7 +109,7 @@ impl<S> TimeoutStream<S> {
             stream,
             state,
             idle_timeout: limits.idle_timeout,
-            header_timeout: limits.head_timeout,
+            header_timeout: limits.header_timeout,
             phase: Phase::Idle,
             is_last_wait: false,
             seen: 0,

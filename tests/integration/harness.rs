@@ -135,7 +135,7 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 /// Settings of a service to which many come at once, and which serves each of them in the end: none is turned away for how long
 /// that takes.
 pub const PATIENT: &str = "worker.enabled = false\ndatabase.acquire_timeout = '1m'\ndatabase.transaction_timeout = '1m'\n\
-                           http.request_timeout = '1m'\nlimits.queueing_target = '1m'\n";
+                           http.request_timeout = '1m'\nlimits.target_queue_delay = '1m'\n";
 
 /// SHA-256 as 64 hex digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {

@@ -189,7 +189,7 @@ fn advice(error: &db::Error, login: &Login) -> Option<String> {
              arn:aws:rds-db:{region}:ACCOUNT:dbuser:RESOURCE/{user}; IAM authentication is on for the instance or \
              cluster; the user was made with `IDENTIFIED WITH AWSAuthenticationPlugin AS 'RDS'` in this very spelling \
              (deploy/sql/users.sql); {host}:{port} in {region} is this server and no other name for it \
-             (sign_for_host, region); the clock is right to 5 minutes. The log iam-db-auth-error of RDS tells more"
+             (iam_host, region); the clock is right to 5 minutes. The log iam-db-auth-error of RDS tells more"
         ),
         (Some(1045 | 1698), Auth::Secret(_)) => {
             "the secret's user or password is not the server's: has a rotation stopped half-way?".to_owned()

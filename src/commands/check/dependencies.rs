@@ -40,7 +40,7 @@ pub(crate) async fn check(config: &Config, sdk: Option<&SdkConfig>, table: &mut 
         let started = Instant::now();
         table.row("step_functions", started, within(machine(&StateMachine::new(arn, sdk))).await);
     }
-    if config.announce.topic.is_some() {
+    if config.notifications.topic.is_some() {
         let started = Instant::now();
         table.row("sns", started, within(topic(config, sdk)).await);
     }
@@ -72,7 +72,7 @@ async fn machine(machine: &StateMachine) -> Outcome {
 
 /// Publishing can't be tried without telling somebody, so the topic is looked at, which takes another right.
 async fn topic(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
-    let notifier = Notifier::new(&config.announce, sdk).map_err(|error| Failure::from(format!("{error:#}")))?;
+    let notifier = Notifier::new(&config.notifications, sdk).map_err(|error| Failure::from(format!("{error:#}")))?;
     let Some(topic) = notifier.topic() else { return Ok("off".to_owned()) };
     let arn = topic.arn();
     match topic.check().await {

@@ -18,8 +18,8 @@ pub async fn admit(State(app): State<AppState>, request: Request, next: Next) ->
         Ok(request) => request,
         Err(error) => return error.into_response(),
     };
-    let queueing_target = app.limits.borrow().queueing_target;
-    match app.admission.admit(queueing_target).await {
+    let target_queue_delay = app.limits.borrow().target_queue_delay;
+    match app.admission.admit(target_queue_delay).await {
         Some(_running) => next.run(request).await,
         None => refuse(),
     }

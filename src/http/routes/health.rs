@@ -26,7 +26,7 @@ pub async fn live() -> Reply<Status> {
 /// Whether the process accepts requests
 ///
 /// While it drains it still does, and answers 200 with `draining` until its listener closes, unless
-/// `http.unready_at_once` is set; then 503. With `http.ready_needs_database` also 503 while the database does not
+/// `http.fail_readiness_on_shutdown` is set; then 503. With `http.readiness_checks_database` also 503 while the database does not
 /// answer.
 #[utoipa::path(get, path = "/health/ready", tag = "health", responses((status = 200, body = Status), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn ready(State(app): State<AppState>) -> (StatusCode, Reply<Status>) {
@@ -38,9 +38,9 @@ impl Status {
     pub(crate) async fn of_readiness(app: &App) -> (StatusCode, Self) {
         let http = &app.config.http;
         let (code, status) = if app.draining.is_cancelled() {
-            let is_ready = !app.closing.is_cancelled() && !http.unready_at_once;
+            let is_ready = !app.closing.is_cancelled() && !http.fail_readiness_on_shutdown;
             (if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, "draining")
-        } else if http.ready_needs_database && !health::database_answers(&app.db).await {
+        } else if http.readiness_checks_database && !health::database_answers(&app.db).await {
             (StatusCode::SERVICE_UNAVAILABLE, "database failing")
         } else {
             (StatusCode::OK, "ok")

@@ -56,8 +56,8 @@ impl Sqs {
 
     /// How long a sent job waits for an attempt before it is sent again.
     #[must_use]
-    pub fn resend_after(&self) -> Duration {
-        self.config.resend_after
+    pub fn redelivery_delay(&self) -> Duration {
+        self.config.redelivery_delay
     }
 
     /// Waits for messages, and hides them from other consumers for `visibility_timeout`.

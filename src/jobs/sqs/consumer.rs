@@ -74,7 +74,7 @@ pub async fn send_due_jobs(app: &App, sqs: &Sqs) -> anyhow::Result<usize> {
     let sent = Box::pin(sqs.send(&bodies)).await?;
     let ids: Vec<_> = sent.iter().filter_map(|index| due.get(*index)).map(|job| job.id).collect();
     let mut session = app.db.session().await?;
-    db::jobs::record_sent(&mut session, &ids, sqs.resend_after()).await?;
+    db::jobs::record_sent(&mut session, &ids, sqs.redelivery_delay()).await?;
     Ok(due.len())
 }
 
@@ -89,7 +89,7 @@ pub(crate) async fn consume(app: AppState, sqs: Sqs, tasks: TaskTracker) {
             free = wait_for_capacity(&app, &slots) => free,
         };
         // Never cancelled, not even when the app drains: messages that a cancelled call receives stay hidden.
-        match Box::pin(sqs.receive(free, app.config.worker.lease)).await {
+        match Box::pin(sqs.receive(free, app.config.worker.visibility_timeout)).await {
             Ok(messages) if app.draining.is_cancelled() => {
                 for message in messages {
                     if let Err(error) = Box::pin(sqs.hide(&message, Duration::ZERO)).await {
@@ -148,8 +148,8 @@ pub async fn process(app: &AppState, sqs: &Sqs, message: &Message) -> bool {
 
 async fn keep_hidden(app: &App, sqs: &Sqs, message: &Message) -> MessageOutcome {
     loop {
-        tokio::time::sleep(app.config.worker.lease / 3).await;
-        if let Err(error) = Box::pin(sqs.hide(message, app.config.worker.lease)).await {
+        tokio::time::sleep(app.config.worker.visibility_timeout / 3).await;
+        if let Err(error) = Box::pin(sqs.hide(message, app.config.worker.visibility_timeout)).await {
             // Another worker may receive it, and finds the job under a lease.
             tracing::debug!(%error, "keeping a message hidden failed");
         }
@@ -202,7 +202,7 @@ fn bucket(app: &App) -> Option<&str> {
 async fn act_on(app: &AppState, content: Content) -> anyhow::Result<MessageOutcome> {
     match content {
         Content::Job { kind, subject, .. } => {
-            let (kind, lease) = (&kind, app.config.worker.lease);
+            let (kind, lease) = (&kind, app.config.worker.visibility_timeout);
             let claimed = app
                 .db
                 .transaction(|mut tx| async move {
@@ -228,7 +228,7 @@ async fn act_on(app: &AppState, content: Content) -> anyhow::Result<MessageOutco
 async fn run_claimed(app: &AppState, claimed: ClaimOutcome) -> MessageOutcome {
     let claim = match claimed {
         ClaimOutcome::Claimed(claim) => claim,
-        ClaimOutcome::Leased => return MessageOutcome::RetryAfter(app.config.worker.lease),
+        ClaimOutcome::Leased => return MessageOutcome::RetryAfter(app.config.worker.visibility_timeout),
         ClaimOutcome::Gone => return MessageOutcome::Delete,
     };
     match runner::run_claimed(app, &claim).await {
@@ -246,7 +246,7 @@ async fn run_claimed(app: &AppState, claimed: ClaimOutcome) -> MessageOutcome {
 
 /// Accepts an uploaded original that matches its declaration, and claims the job that renders it.
 async fn accept_upload(app: &App, id: PhotoId) -> anyhow::Result<ClaimOutcome> {
-    let lease = app.config.worker.lease;
+    let lease = app.config.worker.visibility_timeout;
     let mut session = app.db.session().await?;
     let photo = db::photos::get(&mut session, id).await?;
     drop(session);

@@ -181,7 +181,7 @@ async fn metric(process: &Process, series: &str) -> u64 {
 
 #[tokio::test]
 async fn cuts_stalled_but_not_idle_clients() {
-    let (server, process) = serve(&[("DARKROOM_LIMITS_HEAD_TIMEOUT", "300ms")]).await;
+    let (server, process) = serve(&[("DARKROOM_LIMITS_HEADER_TIMEOUT", "300ms")]).await;
     let mut silent = connect(&process, "127.0.0.1").await;
     let mut idle = connect(&process, "127.0.0.1").await;
     assert_eq!(ask(&mut idle).await, "HTTP/1.1 200 OK");
@@ -235,7 +235,7 @@ async fn closes_connection_after_idle_timeout() {
 
 #[tokio::test]
 async fn limits_connections_and_header_size() {
-    let settings = [("DARKROOM_LIMITS_CONNECTIONS", "2"), ("DARKROOM_LIMITS_HEAD_BYTES", "8192")];
+    let settings = [("DARKROOM_LIMITS_MAX_CONNECTIONS", "2"), ("DARKROOM_LIMITS_MAX_HEADER_BYTES", "8192")];
     let (_server, process) = serve(&settings).await;
     let (mut first, mut second) = (connect(&process, "127.0.0.1").await, connect(&process, "127.0.0.1").await);
     for stream in [&mut first, &mut second] {
@@ -325,20 +325,20 @@ async fn reloads_certificate_and_rejects_bad_one() {
 async fn reload_applies_limits_and_log_level() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("darkroom.toml");
-    std::fs::write(&file, "limits.connections = 50\n").unwrap();
+    std::fs::write(&file, "limits.max_connections = 50\n").unwrap();
     let (_server, process) = serve(&[("DARKROOM_CONFIG", file.to_str().unwrap())]).await;
     let shown = async |path: &str| {
         let answer = reqwest::get(format!("{}{path}", process.operations)).await.unwrap();
         answer.json::<serde_json::Value>().await.unwrap()
     };
-    let connections = async || shown("/info").await["config"]["limits.connections"].clone();
+    let connections = async || shown("/info").await["config"]["limits.max_connections"].clone();
     assert_eq!(connections().await, "50");
-    std::fs::write(&file, "limits.connections = 0\nlog.level = \"debug\"\n").unwrap();
+    std::fs::write(&file, "limits.max_connections = 0\nlog.level = \"debug\"\n").unwrap();
     process.signal(rustix::process::Signal::HUP);
     eventually("refused", async || process.log().contains("the old one stays").then_some(())).await;
     assert_eq!((connections().await, shown("/log-level").await["level"].clone()), ("50".into(), "info".into()));
 
-    let text = "limits.connections = 1\nlog.level = \"debug\"\nworker.concurrency = 7\n";
+    let text = "limits.max_connections = 1\nlog.level = \"debug\"\nworker.concurrency = 7\n";
     std::fs::write(&file, text).unwrap();
     process.signal(rustix::process::Signal::HUP);
     eventually("taken over", async || (connections().await == "1").then_some(())).await;
@@ -393,7 +393,7 @@ async fn holds_ten_thousand_idle_connections() {
     if count < WANTED {
         println!("only {count} connections: this process may open no more files");
     }
-    let (_server, process) = serve(&[("DARKROOM_LIMITS_CONNECTIONS", "20000")]).await;
+    let (_server, process) = serve(&[("DARKROOM_LIMITS_MAX_CONNECTIONS", "20000")]).await;
     let memory = async || metric(&process, "process_resident_memory_bytes").await;
     let before = memory().await;
     let mut held = Vec::new();
@@ -474,7 +474,7 @@ async fn drain_answers_http2_long_poll() {
 /// Nobody reads a connection while its answer is awaited: somebody has to tell that the wait for the next request begins.
 #[tokio::test]
 async fn applies_idle_timeout_after_long_request() {
-    let settings = [("DARKROOM_LIMITS_HEAD_TIMEOUT", "100ms"), ("DARKROOM_LIMITS_IDLE_TIMEOUT", "2s")];
+    let settings = [("DARKROOM_LIMITS_HEADER_TIMEOUT", "100ms"), ("DARKROOM_LIMITS_IDLE_TIMEOUT", "2s")];
     let (server, process) = serve(&settings).await;
     let album = process.user(&server, "alice").album("followed").await;
     let mut stream = connect(&process, "127.0.0.1").await;

@@ -208,7 +208,7 @@ async fn configures_server_and_processes() {
     assert_eq!(config.queue.sqs.as_ref().map(|queue| &queue.url), Some(&cloud.queue));
     assert_eq!(config.read_model.table.as_ref(), Some(&cloud.table));
     assert_eq!(config.aws.region.as_deref(), Some("eu-west-1"));
-    assert!(config.announce.topic.is_none());
+    assert!(config.notifications.topic.is_none());
     let host = server.user("host");
     let album = host.album("in the cloud").await;
     let photo = tiny(1);

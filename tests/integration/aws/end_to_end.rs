@@ -29,7 +29,7 @@ const NOTHING_TO_DO: &str = r#"{"StartAt": "A", "States": {"A": {"Type": "Succee
 #[tokio::test]
 async fn processes_photo_on_all_services() {
     let cloud = Cloud::start().await;
-    let server = TestServer::start_in(&cloud, &Part::USUAL, "sweep.orphan_grace = \"0s\"").await;
+    let server = TestServer::start_in(&cloud, &Part::USUAL, "reconciler.orphan_grace_period = \"0s\"").await;
     let host = server.user("alice");
     let album = host.album("Wedding").await;
     let guest = server.bearer(&host.invite(&album, &json!({ "role": "contribute" })).await);

@@ -170,7 +170,7 @@ async fn rejects_non_image_by_first_bytes() {
 #[tokio::test]
 async fn reconciles_s3_uploads_and_orphans() {
     let cloud = Cloud::start().await;
-    let settings = "worker.enabled = false\nsweep.orphan_grace = \"0s\"";
+    let settings = "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"";
     let server = TestServer::start_in(&cloud, PHOTOS, settings).await;
     let host = server.user("alice");
     let album = host.album("Wedding").await;

@@ -116,7 +116,7 @@ async fn filter_policy_selects_review_events() {
     let call = sns.set_subscription_attributes().subscription_arn(subscription).attribute_name("FilterPolicy");
     call.attribute_value(policy).send().await.unwrap();
     let server =
-        TestServer::start_in(&cloud, &[Part::Announce], &format!("announce.topic = \"{}\"\n", cloud.topic)).await;
+        TestServer::start_in(&cloud, &[Part::Announce], &format!("notifications.topic = \"{}\"\n", cloud.topic)).await;
     let host = server.user("alice");
     let album = host.post("/v1/albums", &json!({ "title": "reviewed", "review": true })).await.expect(201);
     let album = album["id"].as_str().unwrap();
@@ -136,7 +136,7 @@ async fn topic_created_later_gets_all_events() {
     let cloud = Cloud::start().await;
     let sns = Sns::new(&cloud.admin());
     sns.delete_topic().topic_arn(&cloud.topic).send().await.unwrap();
-    let setting = format!("announce.topic = \"{}\"\n", cloud.topic);
+    let setting = format!("notifications.topic = \"{}\"\n", cloud.topic);
     let server = TestServer::start_in(&cloud, &[Part::Announce], &setting).await;
     let host = server.user("alice");
     let album = host.album("patient").await;
@@ -151,9 +151,9 @@ async fn topic_created_later_gets_all_events() {
     );
 
     let mut environment = server.environment();
-    environment.retain(|(name, _)| name != "DARKROOM_ANNOUNCE_TOPIC" && !name.starts_with("AWS_"));
+    environment.retain(|(name, _)| name != "DARKROOM_NOTIFICATIONS_TOPIC" && !name.starts_with("AWS_"));
     environment.extend(cloud.environment(Role::Operator));
-    environment.push(("DARKROOM_ANNOUNCE_TOPIC".to_owned(), cloud.topic.clone()));
+    environment.push(("DARKROOM_NOTIFICATIONS_TOPIC".to_owned(), cloud.topic.clone()));
     let check = async |code: i32| {
         let (ended, said, complaint) = run(darkroom(&["check"], &environment)).await;
         assert_eq!(ended, code, "{said}{complaint}");

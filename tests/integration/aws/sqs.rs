@@ -30,7 +30,7 @@ use crate::harness::{
 
 const PARTS: &[Part] = &[Part::Storage, Part::Queue];
 /// Without a worker of its own, and with a sweep that spares nothing.
-const QUIET: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\n";
+const QUIET: &str = "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n";
 
 /// What S3 says of an upload.
 fn notification(cloud: &Cloud, photo: &str) -> String {
@@ -125,7 +125,7 @@ async fn ignores_duplicate_or_reordered_messages() {
     let job = message::write(uuid::Uuid::now_v7(), RENDER_PHOTO.name, first.parse().unwrap());
     // At the same moment, to two who act on it: one does it, and to the other it comes again if it is not done yet.
     let (one, other) = tokio::join!(consumer::handle(&server.app, &early, 1), consumer::handle(&server.app, &early, 2));
-    let again = MessageOutcome::RetryAfter(server.app.config.worker.lease);
+    let again = MessageOutcome::RetryAfter(server.app.config.worker.visibility_timeout);
     assert!([&one, &other].iter().all(|fate| [&MessageOutcome::Delete, &again].contains(fate)), "{one:?}, {other:?}");
     assert!([one, other].contains(&MessageOutcome::Delete));
     for body in [&job, &early, &job] {
@@ -154,20 +154,21 @@ async fn ignores_duplicate_or_reordered_messages() {
 #[tokio::test]
 async fn redelivers_message_of_leased_job() {
     let cloud = Cloud::start().await;
-    let server = TestServer::start_in(&cloud, PARTS, &format!("{QUIET}worker.lease = \"1m\"\n")).await;
+    let server = TestServer::start_in(&cloud, PARTS, &format!("{QUIET}worker.visibility_timeout = \"1m\"\n")).await;
     let host = server.user("alice");
     let album = host.album("taken").await;
     let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
     let rules = &server.app.config.worker;
     server.app.db.enqueue(RENDER_PHOTO, photo.parse().unwrap()).await.expect("a job");
     let mut session = server.app.db.session().await.expect("a session");
-    let found =
-        jobs::claim_one(&mut session, RENDER_PHOTO.name, photo.parse().unwrap(), rules.lease).await.expect("a look");
+    let found = jobs::claim_one(&mut session, RENDER_PHOTO.name, photo.parse().unwrap(), rules.visibility_timeout)
+        .await
+        .expect("a look");
     drop(session);
     let ClaimOutcome::Claimed(others) = found else { panic!("{found:?}") };
     let job = message::write(others.id, RENDER_PHOTO.name, photo.parse().unwrap());
     for body in [&notification(&cloud, &photo), &job] {
-        assert_eq!(consumer::handle(&server.app, body, 1).await, MessageOutcome::RetryAfter(rules.lease));
+        assert_eq!(consumer::handle(&server.app, body, 1).await, MessageOutcome::RetryAfter(rules.visibility_timeout));
     }
     assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "processing");
     // The other's try is over, and nobody sends the job anew for the time being.
@@ -241,7 +242,7 @@ async fn extends_visibility_during_render() {
     let host = server.user("alice");
     let album = host.album("slow").await;
     let mut work = variables(&cloud, Role::Work, &cloud.emulator.url);
-    work.push(("DARKROOM_WORKER_LEASE".to_owned(), "6s".to_owned()));
+    work.push(("DARKROOM_WORKER_VISIBILITY_TIMEOUT".to_owned(), "6s".to_owned()));
     let worker = start(&server, "work", &work).await;
     let photo = host.upload(&album, "image/png", &slow_photo()).await;
     let decoder = worker.halt_decoder().await;
@@ -427,7 +428,7 @@ async fn outlasts(fault: Fault) {
     proxy.every_of("s3", 1, fault);
     let mut work = variables(&cloud, Role::Work, &proxy.url);
     work.push(("DARKROOM_WORKER_MAX_ATTEMPTS".to_owned(), "1".to_owned()));
-    work.push(("DARKROOM_WORKER_LEASE".to_owned(), "30s".to_owned()));
+    work.push(("DARKROOM_WORKER_VISIBILITY_TIMEOUT".to_owned(), "30s".to_owned()));
     server
         .app
         .db

@@ -30,7 +30,7 @@ use crate::harness::{
 };
 
 /// Without a worker of its own, and with a sweep that spares nothing.
-const QUIET: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\n";
+const QUIET: &str = "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n";
 
 /// How the service locks an album, as no test does.
 pub const ALBUM_LOCK: &str = "deleted_at IS NULL FOR UPDATE";
@@ -75,7 +75,7 @@ impl Bed {
     /// A message that is done with while its job is not leaves that to the row, which is not to wait for 5 minutes here.
     fn trouble(&self) -> Vec<(&str, &str)> {
         let Some((_, proxy)) = &self.aws else { return Vec::new() };
-        vec![("AWS_ENDPOINT_URL", &*proxy.url), ("DARKROOM_QUEUE_RESEND_AFTER", "1s")]
+        vec![("AWS_ENDPOINT_URL", &*proxy.url), ("DARKROOM_QUEUE_REDELIVERY_DELAY", "1s")]
     }
 
     /// The album at rest, as [`album_invariants::check`] has it. In AWS it was in trouble, and all that knows of the album says the same.
@@ -308,7 +308,7 @@ async fn three_workers_process_each_photo_once() {
         let photos = if bed.aws.is_some() { 60 } else { 200 };
         let host = Arc::new(bed.server.user("alice"));
         let album = host.album("crowd").await;
-        let more = [("DARKROOM_WORKER_LEASE", "10s")];
+        let more = [("DARKROOM_WORKER_VISIBILITY_TIMEOUT", "10s")];
         let workers = [bed.work(&more).await, bed.work(&more).await, bed.work(&more).await];
         let accepted: Vec<String> = stream::iter(0..photos)
             .map(|number| {

@@ -22,7 +22,7 @@ use crate::{
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// What a busy machine takes on top of that: less than if somebody waited for a connection a second time.
 const MARGIN: Duration = Duration::from_millis(900);
-const NO_GRACE: &str = "sweep.orphan_grace = \"0s\"\n";
+const NO_GRACE: &str = "reconciler.orphan_grace_period = \"0s\"\n";
 
 /// A problem that says to come again soon.
 #[track_caller]

@@ -9,7 +9,7 @@ use crate::harness::{TestServer, album_invariants, client::id, database::Databas
 
 /// Room for the large photo, but not twice.
 const SIZE: &str = "size=32m";
-const BY_HAND: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\n";
+const BY_HAND: &str = "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n";
 
 /// A small file system of its own; it goes away when dropped.
 struct SmallDisk {

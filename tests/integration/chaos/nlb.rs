@@ -59,7 +59,7 @@ struct Fleet {
 
 impl Fleet {
     async fn start(size: usize, settings: Settings) -> Self {
-        let quiet = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\n";
+        let quiet = "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n";
         let (server, front) = (TestServer::start_with(quiet).await, free_address());
         let addresses: Vec<String> = (0..size).map(|_| free_address()).collect();
         let balancer = Haproxy::start(&front, &addresses).await;
@@ -278,7 +278,7 @@ async fn replaced_one_by_one(what: &str, settings: Settings, deregistered: bool)
 
 #[tokio::test]
 async fn replacing_instances_fails_no_request() {
-    let settings = &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "1s")];
+    let settings = &[REQUIRED, ("DARKROOM_HTTP_SHUTDOWN_DELAY", "1s")];
     replaced_one_by_one("replaced after deregistration", settings, true).await;
 }
 
@@ -286,7 +286,8 @@ async fn replacing_instances_fails_no_request() {
 /// that is longer than the checks take to find out. Else new connections are still sent to the listener that has closed.
 #[tokio::test]
 async fn lame_duck_stop_fails_no_request() {
-    let settings = &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "5s"), ("DARKROOM_HTTP_UNREADY_AT_ONCE", "true")];
+    let settings =
+        &[REQUIRED, ("DARKROOM_HTTP_SHUTDOWN_DELAY", "5s"), ("DARKROOM_HTTP_FAIL_READINESS_ON_SHUTDOWN", "true")];
     replaced_one_by_one("replaced without a word", settings, false).await;
 }
 
@@ -319,7 +320,7 @@ async fn kill_fails_only_requests_in_flight() {
 
 #[tokio::test]
 async fn upload_and_long_poll_outlive_sigterm() {
-    let mut fleet = Fleet::start(1, &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "100ms")]).await;
+    let mut fleet = Fleet::start(1, &[REQUIRED, ("DARKROOM_HTTP_SHUTDOWN_DELAY", "100ms")]).await;
     let (host, bytes) = (fleet.user("alice"), large_photo());
     let album = host.album("drain").await;
     let declared = host.declare(&album, "image/png", &bytes).await;
@@ -352,7 +353,7 @@ async fn upload_and_long_poll_outlive_sigterm() {
 
 #[tokio::test]
 async fn cuts_endless_requests_at_deadline() {
-    let settings = &[REQUIRED, ("DARKROOM_HTTP_LAME_DUCK", "500ms"), ("DARKROOM_HTTP_DRAIN_TIMEOUT", "1s")];
+    let settings = &[REQUIRED, ("DARKROOM_HTTP_SHUTDOWN_DELAY", "500ms"), ("DARKROOM_HTTP_DRAIN_TIMEOUT", "1s")];
     let mut fleet = Fleet::start(1, settings).await;
     let (host, bytes) = (fleet.user("alice"), tiny(1));
     let album = host.album("drain").await;
@@ -385,12 +386,12 @@ async fn cuts_endless_requests_at_deadline() {
 #[tokio::test]
 async fn lame_duck_serves_with_connection_close() {
     // The balancer tells of its clients; others come by themselves.
-    const LONG: (&str, &str) = ("DARKROOM_HTTP_LAME_DUCK", "1m");
+    const LONG: (&str, &str) = ("DARKROOM_HTTP_SHUTDOWN_DELAY", "1m");
     const FROM: (&str, &str) = ("DARKROOM_HTTP_PROXY_PROTOCOL", "[\"127.0.0.1/32\"]");
     let another = reqwest::Client::builder().local_address(IpAddr::from([127, 0, 0, 3])).build().unwrap();
     let cases: [(Settings, StatusCode); 2] = [
         (&[FROM, LONG], StatusCode::OK),
-        (&[FROM, LONG, ("DARKROOM_HTTP_UNREADY_AT_ONCE", "true")], StatusCode::SERVICE_UNAVAILABLE),
+        (&[FROM, LONG, ("DARKROOM_HTTP_FAIL_READINESS_ON_SHUTDOWN", "true")], StatusCode::SERVICE_UNAVAILABLE),
     ];
     for (settings, readiness) in cases {
         let mut fleet = Fleet::start(1, settings).await;

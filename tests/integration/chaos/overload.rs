@@ -126,8 +126,8 @@ async fn compare() -> (String, bool) {
     drop(process);
     // The same without the door, as far as that can be: everybody comes in, and may wait for as long as before.
     let open = [
-        ("DARKROOM_LIMITS_REQUESTS", "100000"),
-        ("DARKROOM_LIMITS_QUEUEING_TARGET", "1h"),
+        ("DARKROOM_LIMITS_MAX_CONCURRENT_REQUESTS", "100000"),
+        ("DARKROOM_LIMITS_TARGET_QUEUE_DELAY", "1h"),
         ("DARKROOM_DATABASE_ACQUIRE_TIMEOUT", "10s"),
     ];
     let (server, process) = slow_service(&open).await;

@@ -33,7 +33,9 @@ pub struct Slow {
 impl Slow {
     /// Without a worker but in the process, which serves and works.
     async fn start(cloud: &Cloud, parts: &[Part]) -> Self {
-        let server = TestServer::start_in(cloud, parts, "worker.enabled = false\nsweep.orphan_grace = \"0s\"\n").await;
+        let server =
+            TestServer::start_in(cloud, parts, "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n")
+                .await;
         Self::beside(cloud, server).await
     }
 

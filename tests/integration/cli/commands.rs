@@ -65,8 +65,9 @@ async fn names_every_configuration_mistake() {
     let file = folder.path().join("darkroom.toml");
     std::fs::write(&file, "http.listen = 80\nworker.concurency = 3\nstorage.signing_keys = \"short-and-secret\"\n")
         .unwrap();
-    let environment = [("DARKROOM_LOG_LEVEL", "loud"), ("DARKROOM_WORKER_LEASE", "soon"), ("DARKROOM_SPEED", "11")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let environment =
+        [("DARKROOM_LOG_LEVEL", "loud"), ("DARKROOM_WORKER_VISIBILITY_TIMEOUT", "soon"), ("DARKROOM_SPEED", "11")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let verbs: [&[&str]; 5] = [&["serve"], &["work"], &["migrate"], &["check"], &["jobs", "list"]];
     for verb in verbs {
         let arguments = [&["--config", file.to_str().unwrap()], verb].concat();
@@ -77,7 +78,7 @@ async fn names_every_configuration_mistake() {
             "worker.concurency",
             "storage.signing_keys",
             "DARKROOM_SPEED",
-            "worker.lease",
+            "worker.visibility_timeout",
             "log.level",
             "http.public_url",
             "identity.issuer",
@@ -399,7 +400,7 @@ async fn readiness_checks_database_if_enabled() {
     let compat = ("DARKROOM_COMPAT_ACTUATOR", "true");
     for (wanted, ready, code, word) in [("false", "ok", 200, "UP"), ("true", "database failing", 503, "OUT_OF_SERVICE")]
     {
-        let settings = [nowhere, compat, ("DARKROOM_HTTP_READY_NEEDS_DATABASE", wanted)];
+        let settings = [nowhere, compat, ("DARKROOM_HTTP_READINESS_CHECKS_DATABASE", wanted)];
         let process = Process::start(&server, "serve", &settings).await;
         for (base, path, status) in [
             (&process.url, "/health/ready", ready),

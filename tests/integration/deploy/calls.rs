@@ -268,9 +268,9 @@ async fn instances_use_exactly_their_permissions() {
     let (serve, work) = (Witness::of(&scene.cloud, Role::Serve).await, Witness::of(&scene.cloud, Role::Work).await);
     let api = scene.process("serve", &serve, &[("DARKROOM_WORKER_ENABLED", "false")]).await;
     let sweeping = [
-        ("DARKROOM_SWEEP_INTERVAL", "1s"),
-        ("DARKROOM_SWEEP_SCRUB_INTERVAL", "1s"),
-        ("DARKROOM_SWEEP_ORPHAN_GRACE", "0s"),
+        ("DARKROOM_RECONCILER_INTERVAL", "1s"),
+        ("DARKROOM_RECONCILER_FULL_SCAN_INTERVAL", "1s"),
+        ("DARKROOM_RECONCILER_ORPHAN_GRACE_PERIOD", "0s"),
     ];
     let worker = scene.process("work", &work, &sweeping).await;
     let s3 = aws_sdk_s3::Client::new(&scene.cloud.admin());

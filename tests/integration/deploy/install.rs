@@ -221,7 +221,7 @@ async fn processes_photo_in_systemd_sandbox() {
     fs::copy(server.identity.jwks_path(), &jwks).unwrap();
     let here = folder.path().display();
     let config = format!(
-        r#"http = {{ public_url = "http://{listen}", lame_duck = "0s" }}
+        r#"http = {{ public_url = "http://{listen}", shutdown_delay = "0s" }}
            operations.listen = "{operations}"
            identity = {{ issuer = "{}", audience = "{}", jwks = "/etc/darkroom/jwks.json" }}
            database = {{ user = "root", name = "{}", socket = "/run/mysqld/mysqld.sock" }}

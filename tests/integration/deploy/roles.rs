@@ -294,5 +294,5 @@ fn timeouts_are_consistent() {
     assert!(hook["HeartbeatTimeout"].as_u64().unwrap() >= 2 * patience);
     let attributes = service["Resources"]["Targets"]["Properties"]["TargetGroupAttributes"].as_array().unwrap();
     let delay = attributes.iter().find(|it| it["Key"] == "deregistration_delay.timeout_seconds").expect("a delay");
-    assert!(delay["Value"].as_str().unwrap().parse::<u64>().unwrap() >= 5, "http.lame_duck");
+    assert!(delay["Value"].as_str().unwrap().parse::<u64>().unwrap() >= 5, "http.shutdown_delay");
 }

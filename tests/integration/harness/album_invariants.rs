@@ -12,7 +12,7 @@ use super::{Client, TestServer, database::literal, eventually};
 
 /// Waits until every accepted photo is settled, then looks behind the service: each photo is ready or rejected exactly
 /// once, the events are numbered without gap or repeat, the count is right, and after a full sweep storage holds what
-/// the rows say and nothing else. The server's settings must have `sweep.orphan_grace = "0s"`.
+/// the rows say and nothing else. The server's settings must have `reconciler.orphan_grace_period = "0s"`.
 pub async fn check(server: &TestServer, host: &Client, album: &str, accepted: &[String]) {
     for photo in accepted {
         host.settled(photo).await;

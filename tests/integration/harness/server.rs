@@ -175,7 +175,7 @@ impl Drop for TestServer {
 fn common(folder: &Path, url: &str, identity: &Identity, database: &Database) -> Vec<(&'static str, String)> {
     vec![
         ("http.public_url", url.to_owned()),
-        ("http.lame_duck", "0s".to_owned()),
+        ("http.shutdown_delay", "0s".to_owned()),
         ("http.drain_timeout", "10s".to_owned()),
         ("limits.user_per_second", "0".to_owned()),
         ("limits.invite_per_second", "0".to_owned()),
@@ -190,9 +190,9 @@ fn common(folder: &Path, url: &str, identity: &Identity, database: &Database) ->
         // Answers that are compared have the same URLs, unless the window ends between them: the longest one.
         ("storage.url_window", "84h".to_owned()),
         ("worker.poll_interval", "50ms".to_owned()),
-        ("worker.lease", "2s".to_owned()),
-        ("worker.retry_base", "50ms".to_owned()),
-        ("worker.retry_cap", "200ms".to_owned()),
+        ("worker.visibility_timeout", "2s".to_owned()),
+        ("worker.initial_backoff", "50ms".to_owned()),
+        ("worker.max_backoff", "200ms".to_owned()),
     ]
 }
 

@@ -103,12 +103,16 @@ impl Webhook {
 
     /// What makes a service tell it, as variables.
     pub fn variables(&self) -> [(&'static str, String); 2] {
-        [("DARKROOM_ANNOUNCE_WEBHOOK_URL", self.url()), ("DARKROOM_ANNOUNCE_WEBHOOK_SECRET", Self::secret())]
+        [("DARKROOM_NOTIFICATIONS_WEBHOOK_URL", self.url()), ("DARKROOM_NOTIFICATIONS_WEBHOOK_SECRET", Self::secret())]
     }
 
     /// What makes a service tell it, as settings.
     pub fn settings(&self) -> String {
-        format!("announce.webhook_url = \"{}\"\nannounce.webhook_secret = \"{}\"\n", self.url(), Self::secret())
+        format!(
+            "notifications.webhook_url = \"{}\"\nnotifications.webhook_secret = \"{}\"\n",
+            self.url(),
+            Self::secret()
+        )
     }
 
     fn url(&self) -> String {

@@ -28,7 +28,8 @@ use crate::harness::{
 };
 
 /// Nothing happens but by the test's own steps.
-const BY_HAND: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\nworker.lease = \"60s\"\n";
+const BY_HAND: &str =
+    "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\nworker.visibility_timeout = \"60s\"\n";
 
 /// A PNG that is red on the left and blue on the right.
 fn two_colours(width: u32, height: u32) -> Vec<u8> {

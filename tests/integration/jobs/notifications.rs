@@ -58,7 +58,8 @@ async fn delivers_signed_cloud_events_in_order() {
 #[tokio::test]
 async fn retries_only_failed_deliveries() {
     let webhook = Webhook::absent();
-    let server = TestServer::start_with(&format!("{}announce.webhook_timeout = \"3s\"\n", webhook.settings())).await;
+    let server =
+        TestServer::start_with(&format!("{}notifications.webhook_timeout = \"3s\"\n", webhook.settings())).await;
     let host = server.user("alice");
     let album = album_with(&host, 3).await;
     let tries = "SELECT CAST(COALESCE(MAX(attempts), 0) AS SIGNED) FROM jobs WHERE kind = 'publish_events' AND last_error IS NOT NULL";
@@ -104,7 +105,7 @@ async fn resumes_after_last_delivered_event() {
 async fn failing_album_does_not_delay_others() {
     let webhook = Webhook::start().await;
     // One worker: what waits for somebody else's server must not keep it from photos and other albums.
-    let settings = format!("{}worker.concurrency = 1\nannounce.webhook_timeout = \"2s\"\n", webhook.settings());
+    let settings = format!("{}worker.concurrency = 1\nnotifications.webhook_timeout = \"2s\"\n", webhook.settings());
     let server = TestServer::start_with(&settings).await;
     let host = server.user("alice");
     let stuck = host.album("stuck").await;

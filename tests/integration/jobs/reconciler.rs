@@ -12,7 +12,7 @@ use crate::harness::{Client, TestServer, album_invariants, client::id, database:
 /// No worker and no timer: the test sweeps and works by hand.
 const BY_HAND: &str = "worker.enabled = false\n";
 /// What has no row is removed whatever its age.
-const NO_GRACE: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\n";
+const NO_GRACE: &str = "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n";
 
 async fn sweep(server: &TestServer) -> Report {
     reconciler::run(&server.app, true).await.expect("a whole sweep")

@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// Nothing happens but by the test's own steps.
-const BY_HAND: &str = "worker.enabled = false\nsweep.orphan_grace = \"0s\"\nworker.lease = \"60s\"\n";
+const BY_HAND: &str =
+    "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\nworker.visibility_timeout = \"60s\"\n";
 
 async fn step(server: &TestServer) -> JobOutcome {
     runner::run_next(&server.app).await.expect("the database answers")
@@ -202,7 +203,7 @@ async fn runs_jobs_of_earlier_releases() {
 
 #[tokio::test]
 async fn stopping_worker_returns_its_job() {
-    let settings = "http.drain_timeout = \"500ms\"\nworker.lease = \"60s\"\nworker.concurrency = 1\n";
+    let settings = "http.drain_timeout = \"500ms\"\nworker.visibility_timeout = \"60s\"\nworker.concurrency = 1\n";
     let mut server = TestServer::start_with(settings).await;
     let host = server.user("alice");
     let album = host.album("stop").await;
@@ -229,7 +230,7 @@ async fn stopping_worker_returns_its_job() {
 
 #[tokio::test]
 async fn enqueue_wakes_local_worker() {
-    let server = TestServer::start_with("worker.poll_interval = \"10m\"\nsweep.interval = \"10m\"\n").await;
+    let server = TestServer::start_with("worker.poll_interval = \"10m\"\nreconciler.interval = \"10m\"\n").await;
     let host = server.user("alice");
     let album = host.album("at once").await;
     // Far more than there are workers, each of which sleeps for ten minutes if it is not woken.
@@ -246,11 +247,11 @@ async fn enqueue_wakes_local_worker() {
 
 #[tokio::test]
 async fn photo_deleted_in_decode_leaves_no_file() {
-    let server = TestServer::start_with("worker.enabled = false\nsweep.orphan_grace = \"24h\"\n").await;
+    let server = TestServer::start_with("worker.enabled = false\nreconciler.orphan_grace_period = \"24h\"\n").await;
     let host = server.user("alice");
     let album = host.album("deleted").await;
     let photo = host.upload(&album, "image/png", &slow_photo()).await;
-    let worker = Process::start(&server, "work", &[("DARKROOM_WORKER_LEASE", "1m")]).await;
+    let worker = Process::start(&server, "work", &[("DARKROOM_WORKER_VISIBILITY_TIMEOUT", "1m")]).await;
     let decoder = worker.halt_decoder().await;
     assert_eq!(host.delete(&format!("/v1/photos/{photo}")).await.status, 204);
     let purges = "SELECT COUNT(*) FROM jobs WHERE kind = 'purge_photo'";
@@ -292,7 +293,7 @@ async fn purges_deleted_album() {
 
 #[tokio::test]
 async fn rejects_photo_that_crashes_decoder() {
-    let server = TestServer::start_with("worker.enabled = false\nsweep.orphan_grace = \"0s\"\n").await;
+    let server = TestServer::start_with("worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n").await;
     let host = server.user("alice");
     let album = host.album("killer").await;
     let more = [("DARKROOM_WORKER_CONCURRENCY", "1"), ("DARKROOM_IMAGING_PROCESSES", "1")];

@@ -40,7 +40,7 @@ async fn replica_reads_are_never_stale_to_guests() {
     source.create_user("apart", &granted("darkroom_app", &database.name)).await;
     let port = replica.port().to_string();
     let mut more = key.environment();
-    more.extend(pairs(&[("READER_HOST", HOST), ("READER_PORT", &port), ("REGION", "eu-west-1")]));
+    more.extend(pairs(&[("READ_REPLICA_HOST", HOST), ("READ_REPLICA_PORT", &port), ("REGION", "eu-west-1")]));
     let service = Service::start_on(database, &settings(&source, "apart", &more)).await;
     let host = service.user("alice");
     let album = host.album("wedding").await;

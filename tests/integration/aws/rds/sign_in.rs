@@ -103,7 +103,7 @@ async fn expiring_tokens_fail_no_request() {
     rds.iam().allow(&key, &["steady"]);
     rds.iam().max_age(5);
     let mut more = key.environment();
-    more.extend(pairs(&[("TOKEN_LEASE", "2500ms"), ("MAX_LIFETIME", "1500ms"), ("MAX_CONNECTIONS", "6")]));
+    more.extend(pairs(&[("IAM_TOKEN_TTL", "2500ms"), ("MAX_LIFETIME", "1500ms"), ("MAX_CONNECTIONS", "6")]));
     let service = Service::start(&rds, "steady", &more).await;
     let load = Load::start(&service.user("alice"));
     // Several lives of a token.
@@ -157,7 +157,7 @@ async fn serves_with_last_token_and_warns_once() {
     let mut more = imds.environment();
     more.extend(pairs(SHORT_LIVED));
     more.push(TRACE.map(str::to_owned).into());
-    more.extend(pairs(&[("TOKEN_LEASE", "30s")]));
+    more.extend(pairs(&[("IAM_TOKEN_TTL", "30s")]));
     let service = Service::start(rds, "stuck", &more).await;
     let host = service.user("alice");
     host.get("/v1/albums").await.expect(200);

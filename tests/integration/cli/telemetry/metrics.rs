@@ -107,10 +107,10 @@ async fn a_day(webhook: &Webhook, all: &mut BTreeSet<&'static str>) {
     let variables = webhook.variables();
     let mut more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     more.extend([
-        ("DARKROOM_SWEEP_INTERVAL", "500ms"),
-        ("DARKROOM_SWEEP_SCRUB_INTERVAL", "500ms"),
+        ("DARKROOM_RECONCILER_INTERVAL", "500ms"),
+        ("DARKROOM_RECONCILER_FULL_SCAN_INTERVAL", "500ms"),
         ("DARKROOM_HTTP_PROXY_PROTOCOL", "127.0.0.2/32"),
-        ("DARKROOM_LIMITS_HEAD_TIMEOUT", "200ms"),
+        ("DARKROOM_LIMITS_HEADER_TIMEOUT", "200ms"),
         ("DARKROOM_LIMITS_INVITE_PER_SECOND", "1"),
         ("DARKROOM_LIMITS_INVITE_BURST", "1"),
     ]);
@@ -200,7 +200,7 @@ async fn signed_in(all: &mut BTreeSet<&'static str>) {
     rds.iam().allow(&key, &["measured"]);
     let port = rds.port().to_string();
     let mut more = key.environment();
-    more.extend(pairs(&[("READER_HOST", HOST), ("READER_PORT", &port), ("REGION", "eu-west-1")]));
+    more.extend(pairs(&[("READ_REPLICA_HOST", HOST), ("READ_REPLICA_PORT", &port), ("REGION", "eu-west-1")]));
     let service = Service::start(rds, "measured", &more).await;
     let host = service.user("alice");
     let album = host.album("read").await;

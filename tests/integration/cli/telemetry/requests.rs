@@ -108,7 +108,7 @@ async fn logs_cancelled_request() {
 #[tokio::test]
 async fn keeps_slow_and_failed_requests() {
     let (server, process) =
-        idle_process(&[("DARKROOM_LOG_SLOW_REQUEST", "1s"), ("DARKROOM_WORKER_ENABLED", "false")]).await;
+        idle_process(&[("DARKROOM_LOG_SLOW_REQUEST_THRESHOLD", "1s"), ("DARKROOM_WORKER_ENABLED", "false")]).await;
     let host = process.user(&server, "alice");
     let album = host.album("slow").await;
     let photo = host.upload(&album, "image/jpeg", &fixture("camera.jpg")).await;

@@ -35,7 +35,7 @@ pub enum Part {
     Storage,
     /// `queue.kind = "sqs"`.
     Queue,
-    /// `announce.kind = "sns"`, to the FIFO topic.
+    /// `notifications.kind = "sns"`, to the FIFO topic.
     Announce,
     /// `read_model.kind = "dynamodb"`.
     ReadModel,
@@ -54,7 +54,7 @@ impl Part {
             Self::Queue => {
                 &[("queue.kind", "sqs"), ("queue.url", &cloud.queue), ("queue.dead_letter_url", &cloud.dead_letters)]
             }
-            Self::Announce => &[("announce.kind", "sns"), ("announce.topic", &cloud.fifo_topic)],
+            Self::Announce => &[("notifications.kind", "sns"), ("notifications.topic", &cloud.fifo_topic)],
             Self::ReadModel => &[("read_model.kind", "dynamodb"), ("read_model.table", &cloud.table)],
             Self::Workflow => &[("workflow.kind", "step-functions"), ("workflow.state_machine", &cloud.state_machine)],
         };
