@@ -1,8 +1,8 @@
 //! Background jobs. Each runs at least once and is idempotent.
 //!
 //! A job is a row of the jobs table from the transaction that enqueues it to the transaction that writes its result.
-//! Workers find due rows by polling and by wake-ups. With SQS the rows of the default queue are sent as messages, and the
-//! row stays authoritative: a message only triggers an attempt, so a duplicate, late or lost one does no harm.
+//! Workers find due rows by polling and by wake-ups. With SQS the rows of the default queue are sent as messages, and
+//! the row stays authoritative: a message only triggers an attempt, so a duplicate, late or lost one does no harm.
 //!
 //! | module | contents |
 //! |---|---|

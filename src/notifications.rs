@@ -1,8 +1,9 @@
 //! Notifications of album events: a log line each and, as configured, a webhook call and an SNS message.
 //!
 //! Webhook and SNS get the same `CloudEvents` 1.0 JSON document, with a `traceparent`
-//! (<https://www.w3.org/TR/trace-context/>) of the trace that caused the event. Delivery is at least once, in album order; `id`
-//! identifies repeats. With both configured, an event is published when both have accepted it, so one waits for the other.
+//! (<https://www.w3.org/TR/trace-context/>) of the trace that caused the event. Delivery is at least once, in album
+//! order; `id` identifies repeats. With both configured, an event is published when both have accepted it, so one waits
+//! for the other.
 
 mod cloudevent;
 mod sns;

@@ -1,12 +1,13 @@
 //! Decodes untrusted pictures in confined child processes.
 //!
-//! A decoder is C code on untrusted bytes: it may crash, loop, exhaust memory, or be made to execute an attacker's code. So
-//! `imaging` runs in children of this binary (the hidden command `__decoder`, [`child()`]) that can't open files or sockets,
-//! have limited memory and CPU time, and are killed when they take too long. A failure costs one photo.
+//! A decoder is C code on untrusted bytes: it may crash, loop, exhaust memory, or be made to execute an attacker's
+//! code. So `imaging` runs in children of this binary (the hidden command `__decoder`, [`child()`]) that can't open
+//! files or sockets, have limited memory and CPU time, and are killed when they take too long. A failure costs one
+//! photo.
 //!
-//! A photo takes a warm child or starts one. The child receives the open file of the original over its socket, maps it, and
-//! answers a probe with the number of pixels. Once the pool admits so many pixels, the child renders and sends the renditions
-//! over the socket. Dropping the future of [`Sandbox::render`] kills the child.
+//! A photo takes a warm child or starts one. The child receives the open file of the original over its socket, maps it,
+//! and answers a probe with the number of pixels. Once the pool admits so many pixels, the child renders and sends the
+//! renditions over the socket. Dropping the future of [`Sandbox::render`] kills the child.
 //!
 //! Only the jobs for photos and edits use the sandbox.
 
@@ -155,8 +156,8 @@ impl Sandbox {
         }
     }
 
-    /// Sends the photo to a child and reads the answer to the probe. An idle child may have ended, so a failure there is
-    /// retried in a new one.
+    /// Sends the photo to a child and reads the answer to the probe. An idle child may have ended, so a failure there
+    /// is retried in a new one.
     async fn probe(&self, original: &fs::File, job: &Job) -> Result<(Process, Reply), SandboxError> {
         let idle = self.take_idle();
         let was_idle = idle.is_some();

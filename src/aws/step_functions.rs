@@ -1,7 +1,8 @@
 //! A state machine of Step Functions that runs the steps of edits; an execution's name is the edit's id.
 //!
-//! The definition is in `deploy/stacks/messaging.yaml`. The name makes starting idempotent: a name can't be used again until
-//! 90 days after its execution ended (<https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html>).
+//! The definition is in `deploy/stacks/messaging.yaml`. The name makes starting idempotent: a name can't be used again
+//! until 90 days after its execution ended
+//! (<https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html>).
 
 use aws_config::SdkConfig;
 use aws_sdk_sfn::{Client, types::ExecutionStatus};

@@ -213,8 +213,8 @@ pub async fn reserve_unsent(db: &Db, queue: Queue, limit: usize, reserve_for: Du
     .await
 }
 
-/// Records that jobs were sent. A job whose message nobody acts on is due again after `redelivery_delay`, which doubles
-/// each time up to [`MAX_REDELIVERY_DELAY`].
+/// Records that jobs were sent. A job whose message leads to no attempt is due again after `redelivery_delay`, which
+/// doubles each time up to [`MAX_REDELIVERY_DELAY`].
 pub async fn record_sent(session: &mut Session, ids: &[Uuid], redelivery_delay: Duration) -> Result<()> {
     if ids.is_empty() {
         return Ok(());

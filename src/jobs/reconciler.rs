@@ -1,5 +1,5 @@
-//! Repairs inconsistencies on a timer: lost notifications, expired uploads, lost jobs, orphaned objects. It takes no input
-//! and may run in any process, any number of times.
+//! Repairs inconsistencies on a timer: lost notifications, expired uploads, lost jobs, orphaned objects. It takes no
+//! input and may run in any process, any number of times.
 
 use std::{
     collections::HashMap,
@@ -154,8 +154,8 @@ enum UploadOutcome {
     Unchanged,
 }
 
-/// Accepts an overdue or expired upload that is there in full, and expires an overdue one that is not. Returns whether the
-/// objects in storage are to be kept.
+/// Accepts an overdue or expired upload that is there in full, and expires an overdue one that is not. Returns whether
+/// the objects in storage are to be kept.
 async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::Result<bool> {
     let found = app.storage.measure_original(id).await?;
     let outcome = app
@@ -216,8 +216,8 @@ async fn enqueue_lost_jobs(app: &App, report: &mut Report) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Removes the objects of photos without a row and of expired photos. S3 answers 200 to an upload that ends after its photo
-/// expired, so such an upload is accepted here.
+/// Removes the objects of photos without a row and of expired photos. S3 answers 200 to an upload that ends after its
+/// photo expired, so such an upload is accepted here.
 async fn remove_orphans(app: &App, report: &mut Report) -> anyhow::Result<()> {
     let cutoff = orphan_cutoff(app);
     for shard in 0..=u8::MAX {

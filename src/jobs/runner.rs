@@ -44,8 +44,8 @@ pub enum JobOutcome {
 
 /// Runs the jobs of a queue one after another until the process drains.
 pub(crate) async fn work(app: AppState, queue: Queue) {
-    // There is no wake-up for a job that another transaction had locked for a moment, that failed, or whose lease expired.
-    // So for two leases after a wake-up or a job the worker polls more often.
+    // There is no wake-up for a job that another transaction had locked for a moment, that failed, or whose lease
+    // expired. So for two leases after a wake-up or a job the worker polls more often.
     let mut last_busy = Instant::now();
     while !app.draining.is_cancelled() {
         let poll_interval = app.config.worker.poll_interval;
@@ -175,7 +175,8 @@ async fn renew_lease(app: &App, claim: &Claim) {
     }
 }
 
-/// Waits until an unfinished job must be released: after 80 % of the drain timeout, or near the end of a Lambda invocation.
+/// Waits until an unfinished job must be released: after 80 % of the drain timeout, or near the end of a Lambda
+/// invocation.
 async fn should_stop(app: &App) {
     let drained = async {
         app.draining.cancelled().await;
@@ -206,8 +207,8 @@ async fn record_failure(app: &App, job: Option<&Descriptor>, claim: &Claim, erro
                 let delay = delay + redelivery_delay(app, job);
                 db::jobs::release(&mut session, claim, delay, true, Some(&error)).await
             }
-            // Without the redelivery delay: SQS moves a message that was received too often to its dead-letter queue, so
-            // the row is due first and sends a new message.
+            // Without the redelivery delay: SQS moves a message that was received too often to its dead-letter queue,
+            // so the row is due first and sends a new message.
             NextAttempt::UncountedAfter(delay) => {
                 db::jobs::release(&mut session, claim, delay, false, Some(&error)).await
             }

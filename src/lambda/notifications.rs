@@ -1,5 +1,6 @@
-//! The scheduled function: runs the jobs of the outbox queue, sends due jobs to SQS, and reconciles the rows. Storage is
-//! reconciled by instances only. The content of the event is ignored. It is safe to run at any time, beside workers too.
+//! The scheduled function: runs the jobs of the outbox queue, sends due jobs to SQS, and reconciles the rows. Storage
+//! is reconciled by instances only. The content of the event is ignored. It is safe to run at any time, beside workers
+//! too.
 
 use serde_json::{Value, json};
 

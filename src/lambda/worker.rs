@@ -1,7 +1,7 @@
 //! The function that acts on a batch of SQS messages.
 //!
-//! The event source mapping needs `ReportBatchItemFailures`: messages named in the answer are received again, the others
-//! are deleted. <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html>
+//! The event source mapping needs `ReportBatchItemFailures`: messages named in the answer are received again, the
+//! others are deleted. <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html>
 
 use std::time::Duration;
 

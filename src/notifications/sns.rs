@@ -1,5 +1,5 @@
-//! An Amazon SNS topic. Subscriptions filter by the message attributes `kind`, `album` and `reviewed`; `traceparent` is an
-//! attribute too. A FIFO topic keeps the order of an album's events and drops a repeat within five minutes
+//! An Amazon SNS topic. Subscriptions filter by the message attributes `kind`, `album` and `reviewed`; `traceparent` is
+//! an attribute too. A FIFO topic keeps the order of an album's events and drops a repeat within five minutes
 //! (<https://docs.aws.amazon.com/sns/latest/dg/fifo-topic-message-ordering.html>); a standard topic does neither.
 
 use std::{
@@ -44,7 +44,8 @@ impl Topic {
         last.as_ref().map(|(at, outcome)| (at.elapsed(), outcome.clone()))
     }
 
-    /// Fails when the topic does not exist or is not accessible. Needs `sns:GetTopicAttributes`, which publishing does not.
+    /// Fails when the topic does not exist or is not accessible. Needs `sns:GetTopicAttributes`, which publishing does
+    /// not.
     pub async fn check(&self) -> Result<(), Failure> {
         self.client.get_topic_attributes().topic_arn(&self.arn).send().await?;
         Ok(())

@@ -1,5 +1,5 @@
-//! A webhook, signed according to Standard Webhooks (<https://www.standardwebhooks.com/>): `webhook-id`, `webhook-timestamp`
-//! and `webhook-signature: v1,BASE64`, an HMAC-SHA256 of `id.timestamp.body`.
+//! A webhook, signed according to Standard Webhooks (<https://www.standardwebhooks.com/>): `webhook-id`,
+//! `webhook-timestamp` and `webhook-signature: v1,BASE64`, an HMAC-SHA256 of `id.timestamp.body`.
 
 use anyhow::Context;
 use aws_lc_rs::hmac;

@@ -13,7 +13,8 @@ use std::process::ExitCode;
 /// Renders a photo; tests replace it with a fake decoder.
 pub(crate) type RenderFn<'a> = &'a mut dyn FnMut(&[u8], &Job) -> Result<(Rendered, StageTimes), Error>;
 
-/// Renders photos for the parent until it closes the socket. Must be called before a runtime, threads or logging are set up.
+/// Renders photos for the parent until it closes the socket. Must be called before a runtime, threads or logging are
+/// set up.
 #[must_use]
 pub fn child() -> ExitCode {
     let mut renderer = match Renderer::new() {

@@ -42,8 +42,8 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// Confines the calling process: it is killed when its parent dies, has limited memory, can't create files or core dumps,
-/// and may use only the system calls in [`ALLOWED`].
+/// Confines the calling process: it is killed when its parent dies, has limited memory, can't create files or core
+/// dumps, and may use only the system calls in [`ALLOWED`].
 pub fn confine(memory_bytes: u64) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     for (resource, limit) in
@@ -67,8 +67,8 @@ pub fn allow_cpu(seconds: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The seccomp filter. Other system calls fail with EPERM rather than kill the process, because a C library makes harmless
-/// calls that depend on its version (the number of processors, a kernel file) and continues without an answer.
+/// The seccomp filter. Other system calls fail with EPERM rather than kill the process, because a C library makes
+/// harmless calls that depend on its version (the number of processors, a kernel file) and continues without an answer.
 fn filter() -> Result<BpfProgram, Box<dyn std::error::Error + Send + Sync>> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
     // No executable memory.

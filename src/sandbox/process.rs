@@ -39,16 +39,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a child whose only resources are a socket and standard error, for the reason of a failure. Must be called on a
-    /// thread of a long-lived tokio runtime, because the child is killed when the thread that started it ends.
+    /// Starts a child whose only resources are a socket and standard error, for the reason of a failure. Must be called
+    /// on a thread of a long-lived tokio runtime, because the child is killed when the thread that started it ends.
     pub fn start(program: &Path, arguments: &[OsString]) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let child = Command::new(program)
             .args(arguments)
             .env_clear()
-            // Huge pages for large buffers: without them a large progressive JPEG spends a sixth of its time in page faults.
-            // Only glibc reads this variable.
+            // Huge pages for large buffers: without them a large progressive JPEG spends a sixth of its time in page
+            // faults. Only glibc reads this variable.
             .env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))

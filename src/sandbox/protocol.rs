@@ -1,8 +1,9 @@
-//! The protocol between parent and child: a length (4 bytes, little endian), then JSON; after [`Reply::Rendered`] the bytes
-//! of the renditions.
+//! The protocol between parent and child: a length (4 bytes, little endian), then JSON; after [`Reply::Rendered`] the
+//! bytes of the renditions.
 //!
-//! The open file of the original is sent as ancillary data with the first byte of a job. Renditions are sent over the socket
-//! rather than in shared memory: the whole sandbox costs about 2 ms a photo, and the child needs no right to create files.
+//! The open file of the original is sent as ancillary data with the first byte of a job. Renditions are sent over the
+//! socket rather than in shared memory: the whole sandbox costs about 2 ms a photo, and the child needs no right to
+//! create files.
 
 use imaging::{Limits, MediaType, Recipe, Rejection, Rendered, StageTimes};
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
-//! The children are this test binary, run for its test `fake_decoder`: a child that first does what the bytes behind the
-//! photo's end say.
+//! The children are this test binary, run for its test `fake_decoder`: a child that first does what the bytes behind
+//! the photo's end say.
 
 use super::child::serve;
 use super::{Sandbox, SandboxConfig, SandboxError};

@@ -1,7 +1,7 @@
 //! Takes an edit through its steps, each of which may run again without harm. The edit's row says how far it has come.
 //!
-//! A worker runs the steps itself (`local`), or a state machine of Step Functions does, and a worker starts and monitors its
-//! execution (`state_machine`). Whatever changes an edit enqueues this job.
+//! A worker runs the steps itself (`local`), or a state machine of Step Functions does, and a worker starts and
+//! monitors its execution (`state_machine`). Whatever changes an edit enqueues this job.
 
 mod local;
 mod state_machine;

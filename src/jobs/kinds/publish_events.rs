@@ -51,8 +51,8 @@ impl Job for PublishEvents {
     }
 }
 
-/// A transaction that adds an event finds this job and enqueues none. So the job ends only while the album is locked and
-/// has no later event.
+/// A transaction that adds an event finds this job and enqueues none. So the job ends only while the album is locked
+/// and has no later event.
 async fn complete_if_all_published(
     app: &AppState,
     claim: &Claim,

@@ -23,7 +23,8 @@ use crate::{
     telemetry::metrics,
 };
 
-/// An original whose decoder process crashed in this many attempts is rejected; earlier crashes may be the machine's fault.
+/// An original whose decoder process crashed in this many attempts is rejected; earlier crashes may be the machine's
+/// fault.
 pub(crate) const MAX_CRASHES: u32 = 3;
 
 pub(crate) struct RenderPhoto;

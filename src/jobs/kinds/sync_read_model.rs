@@ -1,5 +1,5 @@
-//! Updates the read model of an album from the current rows. Safe to run concurrently and repeatedly, because writes are
-//! conditional on the version.
+//! Updates the read model of an album from the current rows. Safe to run concurrently and repeatedly, because writes
+//! are conditional on the version.
 
 use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
@@ -58,8 +58,8 @@ pub struct Rebuilt {
     pub removed: u64,
 }
 
-/// A transaction that changes the album finds this job and enqueues none. So the job ends only while the album is locked
-/// and nothing is left to write.
+/// A transaction that changes the album finds this job and enqueues none. So the job ends only while the album is
+/// locked and nothing is left to write.
 async fn complete_if_synced(app: &AppState, claim: &Claim, id: AlbumId) -> anyhow::Result<Option<Completion>> {
     app.db
         .transaction(|mut tx| async move {

@@ -29,7 +29,7 @@ use crate::{
     telemetry::metrics,
 };
 
-/// How long a job is reserved for this process to send it. If the process dies, the job is delayed by this.
+/// How long a job is reserved for this process to send it. If the process is killed, the job is delayed by this.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a finished message waits for others to be deleted in the same call.
 const DELETE_BATCH_DELAY: Duration = Duration::from_millis(200);
@@ -129,7 +129,7 @@ async fn wait_for_capacity(app: &App, slots: &Semaphore) -> usize {
     free
 }
 
-/// Acts on a message and keeps it hidden meanwhile. Returns whether the caller must delete it.
+/// Acts on a message, which stays hidden until then. Returns whether the caller must delete it.
 pub async fn process(app: &AppState, sqs: &Sqs, message: &Message) -> bool {
     let outcome = tokio::select! {
         outcome = Box::pin(handle(app, &message.body, message.receives)) => outcome,

@@ -1,11 +1,11 @@
 //! Reads SQS messages: the service's own jobs, and S3 notifications in every form in which they arrive.
 //!
-//! - S3 to SQS, <https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html>: `Records` with
-//!   form-encoded keys, and a test event when the notification is set up.
-//! - S3 to SNS to SQS, <https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html>: the same as text in
-//!   `Message`, or unwrapped with raw delivery.
-//! - S3 to `EventBridge` to SQS, <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html>: `detail`, with keys
-//!   that are not encoded.
+//! - S3 to SQS: `Records` with form-encoded keys, and a test event when the notification is set up.
+//!   <https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html>
+//! - S3 to SNS to SQS: the same as text in `Message`, or unwrapped with raw delivery.
+//!   <https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html>
+//! - S3 to `EventBridge` to SQS: `detail`, with keys that are not encoded.
+//!   <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html>
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -29,7 +29,7 @@ struct JobMessage {
     subject: Uuid,
 }
 
-/// Every form of notification, told apart by the fields present.
+/// Every form of notification; the fields that are present identify it.
 #[derive(Deserialize)]
 struct Notification {
     #[serde(rename = "Records")]
@@ -132,14 +132,19 @@ mod tests {
     fn records(key: &str, bucket: &str, event: &str) -> String {
         json!({"Records": [{
             "eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "eu-west-1", "eventName": event,
-            "s3": {"bucket": {"name": bucket, "arn": format!("arn:aws:s3:::{bucket}")}, "object": {"key": key, "size": 7, "eTag": "e"}}
+            "s3": {
+                "bucket": {"name": bucket, "arn": format!("arn:aws:s3:::{bucket}")},
+                "object": {"key": key, "size": 7, "eTag": "e"}
+            }
         }]})
         .to_string()
     }
 
     fn from_event_bridge(key: &str, kind: &str) -> String {
         json!({"version": "0", "detail-type": kind, "source": "aws.s3",
-            "detail": {"version": "0", "bucket": {"name": "photos"}, "object": {"key": key, "size": 7}, "reason": "PutObject"}})
+        "detail": {
+            "version": "0", "bucket": {"name": "photos"}, "object": {"key": key, "size": 7}, "reason": "PutObject"
+        }})
         .to_string()
     }
 

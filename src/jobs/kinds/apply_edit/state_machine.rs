@@ -1,4 +1,5 @@
-//! A state machine runs the steps; a worker starts its execution, sends it the host's decision, and notices when it failed.
+//! A state machine runs the steps; a worker starts its execution, sends it the host's decision, and notices when it
+//! failed.
 
 use super::steps::{
     GIVEN_UP, REVIEW_TIMED_OUT, StepOutcome, complete_unless, fail_step, is_review_overdue, next_step, run_step,

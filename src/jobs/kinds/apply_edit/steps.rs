@@ -228,8 +228,8 @@ async fn advance(app: &App, id: EditId, from: EditStep, change: impl Fn(&mut Edi
     Ok(outcome)
 }
 
-/// Completes the job unless `has_more` says that the edit needs another step. A transaction that records a decision finds
-/// this job and enqueues none, so the job ends only while the edit is locked.
+/// Completes the job unless `has_more` says that the edit needs another step. A transaction that records a decision
+/// finds this job and enqueues none, so the job ends only while the edit is locked.
 pub(super) async fn complete_unless(
     app: &App,
     claim: &Claim,
