@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{config, db};
+use crate::{config, resilience};
 
 /// While a service that jobs depend on is unavailable, they wait as after this many failed attempts.
 const UNAVAILABLE_ATTEMPTS: u32 = 5;
@@ -41,12 +41,9 @@ impl Retry {
     }
 }
 
-/// The delay after so many attempts: between half of the exponential delay and all of it, so that jobs that failed
-/// together do not run together again.
+/// The delay after so many attempts.
 pub(crate) fn backoff(attempts: u32, settings: &config::Worker) -> Duration {
-    let doubled = settings.initial_backoff.saturating_mul(1 << attempts.saturating_sub(1).min(20));
-    let cap = u64::try_from(doubled.min(settings.max_backoff).as_millis()).unwrap_or(u64::MAX).max(1);
-    Duration::from_millis(cap / 2 + db::rand_below(cap / 2 + 1))
+    resilience::backoff::delay(settings.initial_backoff, settings.max_backoff, attempts.saturating_sub(1))
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ async fn attempt(app: &AppState, job: Option<&Descriptor>, claim: &Claim) -> Job
         () = renew_lease(app, claim) => Ok(Completion::LeaseLost),
         () = should_stop(app) => {
             let resumes = job.is_some_and(|job| job.resumes);
-            let counts = !resumes && !app.draining.is_cancelled() && deadline::had_half_since(started);
+            let counts = !resumes && !app.draining.is_cancelled() && deadline::is_half_spent_since(started);
             tracing::info!(counts, "job released, the process is stopping");
             if let Err(error) = release(app, job, claim, counts).await {
                 tracing::warn!(%error, "releasing a job failed; it is due when its lease expires");
@@ -184,7 +184,7 @@ async fn should_stop(app: &App) {
     };
     tokio::select! {
         () = drained => {}
-        () = deadline::is_near() => {}
+        () = deadline::wait_until_near() => {}
     }
 }
 

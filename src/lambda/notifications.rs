@@ -32,7 +32,7 @@ pub(crate) async fn run(app: &AppState) -> anyhow::Result<Value> {
 /// Returns how many jobs are done, and how many failed and will be retried.
 async fn run_outbox_jobs(app: &AppState) -> anyhow::Result<(u32, u32)> {
     let (mut done, mut failed) = (0, 0);
-    while deadline::is_ahead() {
+    while deadline::has_time_left() {
         match runner::run_next_in(app, Queue::Outbox).await? {
             JobOutcome::Idle | JobOutcome::Released => break,
             JobOutcome::Failed(_) => failed += 1,
@@ -45,7 +45,7 @@ async fn run_outbox_jobs(app: &AppState) -> anyhow::Result<(u32, u32)> {
 async fn send_jobs(app: &App) -> anyhow::Result<usize> {
     let Some(sqs) = &app.queue else { return Ok(0) };
     let mut total = 0;
-    while deadline::is_ahead() {
+    while deadline::has_time_left() {
         let count = consumer::send_due_jobs(app, sqs).await?;
         total += count;
         if count < BATCH {
@@ -59,6 +59,6 @@ async fn send_jobs(app: &App) -> anyhow::Result<usize> {
 async fn reconcile(app: &App) -> anyhow::Result<Option<Report>> {
     tokio::select! {
         report = reconciler::run(app, false) => report.map(Some),
-        () = deadline::is_near() => Ok(None),
+        () = deadline::wait_until_near() => Ok(None),
     }
 }

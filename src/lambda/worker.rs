@@ -61,7 +61,7 @@ pub(crate) async fn process_batch(app: &AppState, event: Value) -> anyhow::Resul
     let failures: Vec<Value> = stream::iter(batch.records)
         .map(|record| async {
             let message = Message::from(record);
-            let is_done = if deadline::is_ahead() {
+            let is_done = if deadline::has_time_left() {
                 consumer::process(app, sqs, &message).await
             } else {
                 release(sqs, &message).await;

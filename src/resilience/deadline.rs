@@ -5,8 +5,6 @@ use std::time::Duration;
 use tokio::time::{Instant, error::Elapsed, sleep_until, timeout_at};
 
 pub use current as ends;
-pub use has_time_left as is_ahead;
-pub use is_half_spent_since as had_half_since;
 pub use wait_until_near as is_near;
 
 tokio::task_local! {
