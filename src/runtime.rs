@@ -36,8 +36,9 @@ const OPERATIONS_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for each step after the drain.
 const STEP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs the service until `shutdown` is cancelled, then drains it: during `http.shutdown_delay` it still accepts requests,
-/// then running requests and jobs end, within `http.drain_timeout`. Fails when a critical task ends by itself.
+/// Runs the service until `shutdown` is cancelled, then drains it: during `http.shutdown_delay` it still accepts
+/// requests, then running requests and jobs end, within `http.drain_timeout`. Fails when a critical task ends by
+/// itself.
 pub async fn run(
     app: AppState,
     listener: Option<Socket>,
@@ -103,7 +104,7 @@ fn spawn_critical(app: &AppState, listener: Option<Socket>, runs_jobs: bool) -> 
 
 async fn drain(app: &App, critical: &TaskTracker, shutdown_delay: Duration) {
     let drain_timeout = app.config.http.drain_timeout;
-    tracing::info!(?shutdown_delay, ?drain_timeout, "stopping: requests are still accepted during the lame-duck time");
+    tracing::info!(?shutdown_delay, ?drain_timeout, "stopping: requests are accepted until the shutdown delay ends");
     systemd::stopping(shutdown_delay + drain_timeout + 3 * STEP_TIMEOUT);
     app.draining.cancel();
     let _ = timeout(shutdown_delay, critical.wait()).await;

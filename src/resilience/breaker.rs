@@ -1,4 +1,4 @@
-//! A breaker: what has failed is left alone for a while, because somebody else can answer meanwhile.
+//! A circuit breaker: after a failure a server is not called for a while, because another one can answer instead.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -7,49 +7,47 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Whether a server that others can stand in for is worth asking.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    rest: Duration,
+    open_time: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Until when it is left alone.
-    until: Option<Instant>,
-    /// It has not answered since its last failure.
-    failing: bool,
+    open_until: Option<Instant>,
+    /// Whether the last call failed.
+    is_failing: bool,
 }
 
 impl Breaker {
-    /// After a failure it is left alone for `rest`.
-    pub(crate) fn new(rest: Duration) -> Self {
-        Self { rest, state: Mutex::default() }
+    /// A failure opens the breaker for `open_time`.
+    pub(crate) fn new(open_time: Duration) -> Self {
+        Self { open_time, state: Mutex::default() }
     }
 
-    /// Whether it may be asked. After a rest one caller goes first; the others wait for what it finds.
+    /// Whether the server may be called. After the open time one call is allowed; further ones wait for its result.
     pub(crate) fn may_be_asked(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if state.until.is_some_and(|until| now < until) {
+        if state.open_until.is_some_and(|until| now < until) {
             return false;
         }
-        state.until = state.failing.then_some(now + self.rest);
+        state.open_until = state.is_failing.then_some(now + self.open_time);
         true
     }
 
-    /// Notes an answer; true when it is the first one after a failure.
+    /// Returns whether this is the first success after a failure.
     pub(crate) fn answered(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *state).failing
+        std::mem::take(&mut *state).is_failing
     }
 
-    /// Notes a failure; true when it is the first one after an answer.
+    /// Returns whether this is the first failure after a success.
     pub(crate) fn failed(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.until = Some(Instant::now() + self.rest);
-        !std::mem::replace(&mut state.failing, true)
+        state.open_until = Some(Instant::now() + self.open_time);
+        !std::mem::replace(&mut state.is_failing, true)
     }
 }
 
@@ -63,8 +61,7 @@ mod tests {
         assert!(breaker.may_be_asked() && !breaker.answered() && breaker.may_be_asked());
         assert!(breaker.failed() && !breaker.failed());
         assert!(!breaker.may_be_asked());
-        // The rest is over.
-        breaker.state.lock().unwrap().until = Some(Instant::now());
+        breaker.state.lock().unwrap().open_until = Some(Instant::now());
         assert!(breaker.may_be_asked() && !breaker.may_be_asked());
         assert!(breaker.answered() && breaker.may_be_asked() && breaker.may_be_asked());
     }

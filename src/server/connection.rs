@@ -57,7 +57,7 @@ const MAX_CONCURRENT_STREAMS: u32 = 100;
 /// The two steps of a drain, and the time for the second.
 #[derive(Debug, Clone)]
 pub struct Drain {
-    /// The lame-duck time begins: requests are accepted, and every response asks the client to close the connection.
+    /// The shutdown delay begins: requests are accepted, and every response asks the client to close the connection.
     pub draining: CancellationToken,
     /// The listener closes, and running requests end.
     pub closing: CancellationToken,

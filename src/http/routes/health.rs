@@ -18,7 +18,13 @@ pub struct Status {
 }
 
 /// Whether the process is running
-#[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Status), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(
+    get, path = "/health/live", tag = "health",
+    responses(
+        (status = 200, body = Status),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub async fn live() -> Reply<Status> {
     Reply(Status { status: "ok" })
 }
@@ -26,9 +32,15 @@ pub async fn live() -> Reply<Status> {
 /// Whether the process accepts requests
 ///
 /// While it drains it still does, and answers 200 with `draining` until its listener closes, unless
-/// `http.fail_readiness_on_shutdown` is set; then 503. With `http.readiness_checks_database` also 503 while the database does not
-/// answer.
-#[utoipa::path(get, path = "/health/ready", tag = "health", responses((status = 200, body = Status), (status = "default", body = Problem, content_type = "application/problem+json")))]
+/// `http.fail_readiness_on_shutdown` is set; then 503. With `http.readiness_checks_database` also 503 while the
+/// database does not answer.
+#[utoipa::path(
+    get, path = "/health/ready", tag = "health",
+    responses(
+        (status = 200, body = Status),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub async fn ready(State(app): State<AppState>) -> (StatusCode, Reply<Status>) {
     let (code, status) = Status::of_readiness(&app).await;
     (code, Reply(status))
