@@ -107,7 +107,7 @@ impl App {
     ) -> anyhow::Result<AppState> {
         // Before the pools, which keep handles of their metrics.
         let _ = telemetry::recorder::install(config.telemetry.emf);
-        let db = Db::new(&config.database).projecting(config.read_model.table.is_some());
+        let db = Db::new(&config.database).with_read_model(config.read_model.table.is_some());
         let storage = Storage::open(&config.storage, &config.http, sdk)?;
         let sandbox = Sandbox::new(sandbox_config(&config), program);
         Ok(Arc::new(Self {
@@ -152,7 +152,7 @@ impl App {
 
     /// Sets the metrics that are levels of this process.
     pub fn measure(&self) {
-        self.db.measure();
+        self.db.record_gauges();
         telemetry::recorder::record_process_metrics();
     }
 }

@@ -130,10 +130,10 @@ pub async fn migrate(file: Option<&Path>, check_only: bool) -> anyhow::Result<bo
 ///
 /// # Errors
 /// The database does not answer, or a statement or migration fails. It may be run again.
-pub async fn bring_up(config: &config::Database) -> anyhow::Result<db::migrations::Level> {
+pub async fn bring_up(config: &config::Database) -> anyhow::Result<db::migrations::SchemaStatus> {
     if let Some(there) = config.for_users() {
         let db = db::Db::new(&there);
-        let made = db::users::make(&db, config).await;
+        let made = db::users::create(&db, config).await;
         db.close().await;
         made.with_context(|| there.described())?;
     }

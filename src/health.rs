@@ -16,7 +16,7 @@ use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
     aws::{Failure, step_functions::StateMachine},
-    db::{self, Db, credentials::LeaseState},
+    db::{self, Db, credentials::CredentialStatus},
     identity::Verifier,
     jobs::sqs::client::Sqs,
     notifications::Topic,
@@ -182,7 +182,7 @@ impl HealthChecks {
 /// Asks the database only when it has not answered recently: a busy service must not take itself for one without a
 /// database.
 pub(crate) async fn database_answers(db: &Db) -> bool {
-    db.heard().is_some_and(|ago| ago < RECENT_ANSWER) || check_database(db).await.is_ok()
+    db.last_answer_age().is_some_and(|ago| ago < RECENT_ANSWER) || check_database(db).await.is_ok()
 }
 
 fn no_answer() -> String {
@@ -202,7 +202,7 @@ async fn check_database(db: &Db) -> DependencyHealth {
 
 async fn check_reader(db: &Db) -> Option<DependencyHealth> {
     let started = Instant::now();
-    let outcome = match timeout(CHECK_TIMEOUT, db.look_at_reader()).await {
+    let outcome = match timeout(CHECK_TIMEOUT, db.check_replica()).await {
         Ok(answer) => answer?.map(|()| "answers".to_owned()).map_err(|error| error.to_string()),
         Err(_) => Err(no_answer()),
     };
@@ -223,7 +223,7 @@ async fn check_queue(queue: &Sqs) -> DependencyHealth {
 
 async fn check_read_model(read_model: &ReadModel) -> DependencyHealth {
     let started = Instant::now();
-    DependencyHealth::checked(started, check_aws(read_model.look()).await.map(|()| "answers".to_owned()))
+    DependencyHealth::checked(started, check_aws(read_model.check()).await.map(|()| "answers".to_owned()))
 }
 
 async fn check_state_machine(machine: &StateMachine) -> DependencyHealth {
@@ -234,25 +234,25 @@ async fn check_state_machine(machine: &StateMachine) -> DependencyHealth {
 /// The credentials of each pool, and its server's certificate.
 fn pool_health(db: &Db) -> BTreeMap<&'static str, DependencyHealth> {
     let mut results = BTreeMap::new();
-    for report in db.report() {
-        let (login, certificate) = match report.name {
+    for server in db.status() {
+        let (login, certificate) = match server.name {
             "reader" => ("reader_login", "reader_certificate"),
             _ => ("database_login", "database_certificate"),
         };
-        results.extend(report.lease.map(|lease| (login, credential_health(&lease))));
-        results.extend(report.certificate.map(|c| (certificate, DependencyHealth::known(Some(c.age), c.outcome))));
+        results.extend(server.credentials.map(|status| (login, credential_health(&status))));
+        results.extend(server.certificate.map(|c| (certificate, DependencyHealth::known(Some(c.age), c.outcome))));
     }
     results
 }
 
-fn credential_health(lease: &LeaseState) -> DependencyHealth {
-    let seconds_left = lease.left.unwrap_or_default().as_secs();
-    let origin = lease.origin.as_deref().unwrap_or("none issued yet");
-    let outcome = match &lease.failing {
-        Some(error) => Err(format!("{}: can't be renewed, valid for {seconds_left} s: {error}", lease.kind)),
-        None => Ok(format!("{}: valid for {seconds_left} s, {origin}", lease.kind)),
+fn credential_health(status: &CredentialStatus) -> DependencyHealth {
+    let (kind, seconds_left) = (status.kind, status.remaining.unwrap_or_default().as_secs());
+    let origin = status.origin.as_deref().unwrap_or("none issued yet");
+    let outcome = match &status.last_error {
+        Some(error) => Err(format!("{kind}: renewal failed, valid for {seconds_left} s: {error}")),
+        None => Ok(format!("{kind}: valid for {seconds_left} s, {origin}")),
     };
-    DependencyHealth::known(Some(lease.age.unwrap_or_default()), outcome)
+    DependencyHealth::known(Some(status.age.unwrap_or_default()), outcome)
 }
 
 /// A check of the topic would need a permission that publishing does not, so this is the result of the last
@@ -268,9 +268,9 @@ fn topic_health(topic: &Topic) -> DependencyHealth {
 
 fn certificate_health(tls: &Tls) -> DependencyHealth {
     let days_left =
-        db::tls::Certificate::parse(&tls.certificate()).map(|certificate| certificate.days_left(Utc::now()));
+        db::ca_file::Certificate::parse(&tls.certificate()).map(|certificate| certificate.days_left(Utc::now()));
     let outcome = match days_left {
-        Some(days) if days >= db::certificates::WARN_DAYS => Ok(format!("expires in {days} days")),
+        Some(days) if days >= db::WARN_DAYS => Ok(format!("expires in {days} days")),
         Some(days) => Err(format!("expires in {days} days")),
         None => Err("cannot be parsed".to_owned()),
     };

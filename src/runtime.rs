@@ -17,7 +17,7 @@ use crate::{
     app::{App, AppState},
     config::Front,
     db, http, jobs,
-    read_model::SEEN_HOLDS,
+    read_model::LAG_TTL,
     server::{Drain, Listener, Socket},
     telemetry,
 };
@@ -121,7 +121,7 @@ pub fn spawn_maintenance(app: &AppState) -> Vec<JoinHandle<()>> {
         tokio::spawn(http::routes::events::poll_followed(app.clone())),
         tokio::spawn(maintain_rate_limits(app.clone())),
         tokio::spawn(refresh_key_set(app.clone())),
-        tokio::spawn(app.db.clone().keep()),
+        tokio::spawn(app.db.clone().run_maintenance()),
         tokio::spawn(remove_old_samples()),
         tokio::spawn(check_schema(app.clone())),
         tokio::spawn(watch_read_model(app.clone())),
@@ -159,7 +159,7 @@ fn raise_descriptor_limit() {
 }
 
 async fn adapt_admission(app: AppState) {
-    app.admission.adapt(app.limits.subscribe(), || app.db.shortest_wait()).await;
+    app.admission.adapt(app.limits.subscribe(), || app.db.take_shortest_wait()).await;
 }
 
 async fn maintain_rate_limits(app: AppState) {
@@ -197,7 +197,7 @@ async fn watch_read_model(app: AppState) {
         let measure = async { db::read_model::lag(&mut app.db.session().await?).await };
         let lag: db::Result<f64> = measure.await;
         // A Lambda function may have been frozen in between: then the lag is out of date.
-        if started.elapsed() <= SEEN_HOLDS {
+        if started.elapsed() <= LAG_TTL {
             model.set_behind(lag.is_ok_and(|lag| lag > MAX_READ_MODEL_LAG.as_secs_f64()));
             sleep(LAG_CHECK_INTERVAL).await;
         }

@@ -46,7 +46,7 @@ pub enum JobsCommand {
 /// Runs a `darkroom jobs` command. Returns false when no job has the given id.
 pub async fn jobs(file: Option<&Path>, command: JobsCommand) -> anyhow::Result<bool> {
     let (config, _) = super::configure(file, Stream::Error).await?;
-    let db = Db::new(&config.database).projecting(config.read_model.table.is_some());
+    let db = Db::new(&config.database).with_read_model(config.read_model.table.is_some());
     let sdk = Box::pin(aws::for_parts_of(&config)).await;
     let sqs = config.queue.sqs.as_ref().zip(sdk).map(|(sqs, sdk)| Sqs::new(sqs, &sdk));
     let outcome = match command {

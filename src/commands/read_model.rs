@@ -26,7 +26,7 @@ pub async fn project(file: Option<&Path>, anew: bool) -> anyhow::Result<()> {
         let mut albums = 0;
         loop {
             let mut session = db.session().await.with_context(|| config.database.described())?;
-            let due = db::read_model::due(&mut session, false, BATCH).await?;
+            let due = db::read_model::pending_albums(&mut session, false, BATCH).await?;
             drop(session);
             if due.is_empty() {
                 break format!("{albums} albums projected");

@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::source::Source;
-use crate::{aws::region, db::tls};
+use crate::{aws::region, db::ca_file};
 
 /// Where the package puts the CA certificates of RDS.
 const PACKAGED_CA: &str = "/usr/share/darkroom/rds-global-bundle.pem";
@@ -351,7 +351,7 @@ impl Tls {
         let local = place.is_local() && reader.is_none_or(|reader| reader.place.is_local());
         let packaged = (!local && Path::new(PACKAGED_CA).exists()).then(|| PACKAGED_CA.into());
         let ca: Option<PathBuf> = s.optional("database.tls_ca").or(packaged);
-        if let Some(Err(error)) = ca.as_ref().map(|path| tls::bundle(path)) {
+        if let Some(Err(error)) = ca.as_ref().map(|path| ca_file::read_ca_file(path)) {
             s.check(false, "database.tls_ca", error);
         }
         let verified = !local || iam || (ca.is_some() && !matches!(place, Place::Socket(_)));

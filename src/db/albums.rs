@@ -4,11 +4,35 @@ use chrono::{DateTime, Utc};
 use sqlx::MySqlExecutor;
 use uuid::Uuid;
 
-use super::{Result, Session};
+use super::{error::Result, session::Session};
 use crate::domain::{Album, AlbumId, Title};
 
+/// The columns of [`Row`], of `albums a`.
+macro_rules! album_columns {
+    () => {
+        "a.id, a.title, a.review, a.closed, a.photo_count, a.last_seq, a.version, a.created_at, a.updated_at"
+    };
+}
+pub(super) use album_columns;
+
+statements! {
+    INSERT = "INSERT INTO albums (id, host, title, review, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)";
+    FIND = "SELECT ", album_columns!(), " FROM albums a WHERE a.id = ? AND a.host = ? AND a.deleted_at IS NULL";
+    LIST = "SELECT ", album_columns!(), " FROM albums a FORCE INDEX (albums_by_host)
+        WHERE a.host = ? AND a.deleted_at IS NULL AND a.id < ? ORDER BY a.id DESC LIMIT ?";
+    LOCK = "SELECT ", album_columns!(), " FROM albums a WHERE a.id = ? AND a.deleted_at IS NULL FOR UPDATE";
+    LOCK_SHARED =
+        "SELECT ", album_columns!(), " FROM albums a WHERE a.id = ? AND a.deleted_at IS NULL LOCK IN SHARE MODE";
+    UPDATE = "UPDATE albums SET title = ?, review = ?, closed = ?, version = ?, updated_at = ? WHERE id = ?";
+    INCREMENT_PHOTO_COUNT = "UPDATE albums SET photo_count = photo_count + 1 WHERE id = ?";
+    DECREMENT_PHOTO_COUNT = "UPDATE albums SET photo_count = photo_count - 1 WHERE id = ? AND photo_count > 0";
+    MARK_DELETED = "UPDATE albums SET deleted_at = ? WHERE id = ?";
+    DELETE_EVENTS = "DELETE FROM events WHERE album_id = ? LIMIT 5000";
+    DELETE_INVITES = "DELETE FROM invites WHERE album_id = ? LIMIT 5000";
+    DELETE = "DELETE FROM albums WHERE id = ? AND deleted_at IS NOT NULL";
+}
+
 from_row! {
-    /// The columns of an album, for queries of this area.
     pub(crate) struct Row {
         id: Uuid,
         title: String,
@@ -38,10 +62,7 @@ impl From<Row> for Album {
     }
 }
 
-/// Opens an album.
-///
-/// # Errors
-/// The database's.
+/// Inserts a new album.
 pub async fn insert(
     session: &mut Session,
     host: &str,
@@ -49,20 +70,9 @@ pub async fn insert(
     review: bool,
     now: DateTime<Utc>,
 ) -> Result<Album> {
-    let id = AlbumId::generate();
-    sqlx::query("INSERT INTO albums (id, host, title, review, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)")
-        .bind(id.as_uuid())
-        .bind(host.as_bytes())
-        .bind(title.as_str())
-        .bind(review)
-        .bind(now)
-        .bind(now)
-        .execute(session)
-        .await?;
-    let title = title.as_str().to_owned();
-    Ok(Album {
-        id,
-        title,
+    let album = Album {
+        id: AlbumId::generate(),
+        title: title.as_str().to_owned(),
         review,
         closed: false,
         photo_count: 0,
@@ -70,83 +80,56 @@ pub async fn insert(
         version: 1,
         created_at: now,
         updated_at: now,
-    })
+    };
+    sqlx::query(INSERT)
+        .bind(album.id.as_uuid())
+        .bind(host.as_bytes())
+        .bind(&album.title)
+        .bind(review)
+        .bind(now)
+        .bind(now)
+        .execute(session)
+        .await?;
+    Ok(album)
 }
 
-/// A host's album; none when there is no such album or it is another's.
-///
-/// # Errors
-/// The database's.
+/// A host's album; `None` when there is none of this id or it belongs to another host.
 pub async fn find(executor: impl MySqlExecutor<'_>, host: &str, id: AlbumId) -> Result<Option<Album>> {
-    let row: Option<Row> = sqlx::query_as(
-        "SELECT id, title, review, closed, photo_count, last_seq, version, created_at, updated_at FROM albums
-         WHERE id = ? AND host = ? AND deleted_at IS NULL",
-    )
-    .bind(id.as_uuid())
-    .bind(host.as_bytes())
-    .fetch_optional(executor)
-    .await?;
-    Ok(row.map(Album::from))
+    let query = sqlx::query_as::<_, Row>(FIND).bind(id.as_uuid()).bind(host.as_bytes());
+    Ok(query.fetch_optional(executor).await?.map(Album::from))
 }
 
-/// One host's albums, newest first, from `before` on.
-///
-/// # Errors
-/// The database's.
+/// A page of a host's albums, newest first, that come after `before`.
 pub async fn list(
     executor: impl MySqlExecutor<'_>,
     host: &str,
     before: Option<AlbumId>,
     limit: u32,
 ) -> Result<Vec<Album>> {
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT id, title, review, closed, photo_count, last_seq, version, created_at, updated_at FROM albums FORCE INDEX (albums_by_host)
-         WHERE host = ? AND deleted_at IS NULL AND id < ? ORDER BY id DESC LIMIT ?",
-    )
-    .bind(host.as_bytes())
-    .bind(before.map_or(Uuid::max(), AlbumId::as_uuid))
-    .bind(limit)
-    .fetch_all(executor)
-    .await?;
+    let rows: Vec<Row> = sqlx::query_as(LIST)
+        .bind(host.as_bytes())
+        .bind(before.map_or(Uuid::max(), AlbumId::as_uuid))
+        .bind(limit)
+        .fetch_all(executor)
+        .await?;
     Ok(rows.into_iter().map(Album::from).collect())
 }
 
-/// Locks an album that is not deleted for the rest of the transaction and reads it.
-///
-/// # Errors
-/// The database's.
+/// Locks an album that is not deleted until the end of the transaction, and returns it.
 pub async fn lock(session: &mut Session, id: AlbumId) -> Result<Option<Album>> {
-    let row: Option<Row> = sqlx::query_as(
-        "SELECT id, title, review, closed, photo_count, last_seq, version, created_at, updated_at FROM albums
-         WHERE id = ? AND deleted_at IS NULL FOR UPDATE",
-    )
-    .bind(id.as_uuid())
-    .fetch_optional(session)
-    .await?;
-    Ok(row.map(Album::from))
+    let query = sqlx::query_as::<_, Row>(LOCK).bind(id.as_uuid());
+    Ok(query.fetch_optional(session).await?.map(Album::from))
 }
 
-/// The same with a share lock: others may read and add, nobody may change or delete the album meanwhile.
-///
-/// # Errors
-/// The database's.
-pub async fn share(session: &mut Session, id: AlbumId) -> Result<Option<Album>> {
-    let row: Option<Row> = sqlx::query_as(
-        "SELECT id, title, review, closed, photo_count, last_seq, version, created_at, updated_at FROM albums
-         WHERE id = ? AND deleted_at IS NULL LOCK IN SHARE MODE",
-    )
-    .bind(id.as_uuid())
-    .fetch_optional(session)
-    .await?;
-    Ok(row.map(Album::from))
+/// As [`lock`], with a shared lock: other transactions may read the album and add to it, but not change or delete it.
+pub async fn lock_shared(session: &mut Session, id: AlbumId) -> Result<Option<Album>> {
+    let query = sqlx::query_as::<_, Row>(LOCK_SHARED).bind(id.as_uuid());
+    Ok(query.fetch_optional(session).await?.map(Album::from))
 }
 
 /// Writes title and settings of a locked album.
-///
-/// # Errors
-/// The database's.
 pub async fn update(session: &mut Session, album: &Album) -> Result<()> {
-    sqlx::query("UPDATE albums SET title = ?, review = ?, closed = ?, version = ?, updated_at = ? WHERE id = ?")
+    sqlx::query(UPDATE)
         .bind(&album.title)
         .bind(album.review)
         .bind(album.closed)
@@ -158,43 +141,30 @@ pub async fn update(session: &mut Session, album: &Album) -> Result<()> {
     Ok(())
 }
 
-/// Counts public photos of a locked album up or down.
-///
-/// # Errors
-/// The database's.
+/// Updates the number of public photos of a locked album after a photo has become public or ceased to be.
 pub async fn count_public(session: &mut Session, id: AlbumId, before: bool, after: bool) -> Result<()> {
-    let change = match (before, after) {
-        (false, true) => "UPDATE albums SET photo_count = photo_count + 1 WHERE id = ?",
-        (true, false) => "UPDATE albums SET photo_count = photo_count - 1 WHERE id = ? AND photo_count > 0",
+    let statement = match (before, after) {
+        (false, true) => INCREMENT_PHOTO_COUNT,
+        (true, false) => DECREMENT_PHOTO_COUNT,
         _ => return Ok(()),
     };
-    sqlx::query(change).bind(id.as_uuid()).execute(session).await?;
+    sqlx::query(statement).bind(id.as_uuid()).execute(session).await?;
     Ok(())
 }
 
-/// Hides a locked album from everybody; a job removes it.
-///
-/// # Errors
-/// The database's.
+/// Marks a locked album as deleted: nobody sees it any more, and a job removes its rows.
 pub async fn mark_deleted(session: &mut Session, id: AlbumId, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query("UPDATE albums SET deleted_at = ? WHERE id = ?").bind(now).bind(id.as_uuid()).execute(session).await?;
+    sqlx::query(MARK_DELETED).bind(now).bind(id.as_uuid()).execute(session).await?;
     Ok(())
 }
 
-/// Removes some of what is left of a deleted album once its photos are gone; answers how many rows. Events of a
-/// large album go in steps, so that no transaction grows with it.
-///
-/// # Errors
-/// The database's.
-pub async fn remove_some(session: &mut Session, id: AlbumId) -> Result<u64> {
-    for statement in [
-        "DELETE FROM events WHERE album_id = ? LIMIT 5000",
-        "DELETE FROM invites WHERE album_id = ? LIMIT 5000",
-        "DELETE FROM albums WHERE id = ? AND deleted_at IS NOT NULL",
-    ] {
-        let removed = sqlx::query(statement).bind(id.as_uuid()).execute(&mut *session).await?.rows_affected();
-        if removed > 0 {
-            return Ok(removed);
+/// Deletes some of the rows of a deleted album without photos, so that no transaction grows with it. Returns the number
+/// of deleted rows, 0 when none are left.
+pub async fn delete_some_rows(session: &mut Session, id: AlbumId) -> Result<u64> {
+    for statement in [DELETE_EVENTS, DELETE_INVITES, DELETE] {
+        let deleted = sqlx::query(statement).bind(id.as_uuid()).execute(&mut *session).await?.rows_affected();
+        if deleted > 0 {
+            return Ok(deleted);
         }
     }
     Ok(0)

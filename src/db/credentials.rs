@@ -1,112 +1,82 @@
-//! Who signs in to the database: a password, a token of RDS IAM authentication, or a secret of Secrets Manager.
+//! The credentials that connections sign in with: a password, a token of RDS IAM authentication, or a secret of
+//! AWS Secrets Manager.
 //!
-//! A token or a secret is a *lease*: one for all new connections, renewed ahead of its end, and sooner when the server
-//! refuses it. Sessions that are open do not need it any more.
+//! Tokens and secrets are cached: all new connections use the same one until it is renewed, ahead of its end, or sooner
+//! when the server refuses it. Open connections do not need it any more.
 
 mod cache;
 mod iam;
+mod issuer;
 mod secrets_manager;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use secrecy::SecretString;
+pub use cache::CredentialStatus;
+pub use issuer::Credential;
 
-pub use cache::LeaseState;
-use cache::{Issuer, Lease};
+use super::error::Result;
+use crate::config::database::{Auth, Login};
+use cache::CredentialCache;
+use issuer::Issuer;
 
-use super::Result;
-use crate::config::database::{self as config, Auth};
-
-/// What a connection signs in with.
-pub struct Credential {
-    /// User.
-    pub user: String,
-    /// Password or token.
-    pub secret: Option<SecretString>,
-    /// Whether it is a token, which MySQL's protocol sends as it is.
-    pub is_token: bool,
-    /// Which one of a lease's it is, from 1.
-    generation: u64,
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential")
-            .field("user", &self.user)
-            .field("generation", &self.generation)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Who signs in to one server.
-pub struct Login {
-    kind: Kind,
-}
-
-enum Kind {
+/// Where the connections of one pool get their credentials.
+pub enum CredentialSource {
+    /// A password of the configuration.
     Fixed(Arc<Credential>),
-    Leased(Box<Lease>),
+    /// Tokens or secrets of AWS.
+    Cached(Box<CredentialCache>),
 }
 
-impl Login {
+impl CredentialSource {
     /// `pool` is the name of the pool in logs and metrics.
-    pub(crate) fn new(config: &config::Login, pool: &'static str) -> Self {
-        let issuer = match &config.auth {
-            Auth::Password(secret) => {
-                let (user, secret) = (config.user.clone(), secret.clone());
-                let fixed = Credential { user, secret, is_token: false, generation: 0 };
-                return Self { kind: Kind::Fixed(Arc::new(fixed)) };
-            }
-            Auth::Iam(iam) => Issuer::Iam(iam::Signer::new(iam.clone(), config.user.clone())),
-            Auth::Secret(secret) => Issuer::Secret(secrets_manager::Reader::new(secret.clone(), config.user.clone())),
+    pub(crate) fn new(login: &Login, pool: &'static str) -> Self {
+        let user = login.user.clone();
+        let issuer: Box<dyn Issuer> = match &login.auth {
+            Auth::Password(password) => return Self::Fixed(Arc::new(Credential::password(user, password.clone()))),
+            Auth::Iam(iam) => Box::new(iam::TokenSigner::new(iam.clone(), user)),
+            Auth::Secret(secret) => Box::new(secrets_manager::SecretReader::new(secret.clone(), user)),
         };
-        Self { kind: Kind::Leased(Box::new(Lease::new(issuer, pool))) }
+        Self::Cached(Box::new(CredentialCache::new(issuer, pool)))
     }
 
-    /// What to sign in with now; waits for a fresh one when there is none that is good.
-    ///
-    /// # Errors
-    /// [`super::Error::NoLogin`] when there is none to be had.
-    pub async fn credential(&self) -> Result<Arc<Credential>> {
-        match &self.kind {
-            Kind::Fixed(credential) => Ok(credential.clone()),
-            Kind::Leased(lease) => lease.current().await,
+    /// The current credential; waits for a new one when none is valid. Fails with [`super::Error::NoCredentials`].
+    pub async fn current(&self) -> Result<Arc<Credential>> {
+        match self {
+            Self::Fixed(credential) => Ok(credential.clone()),
+            Self::Cached(cache) => cache.current().await,
         }
     }
 
-    /// A fresh one in place of one that the server has refused; none when there is no other.
-    pub(crate) async fn after_refusal(&self, refused: &Credential) -> Option<Arc<Credential>> {
-        match &self.kind {
-            Kind::Fixed(_) => None,
-            Kind::Leased(lease) => lease.after_refusal(refused.generation).await,
+    /// A new credential in place of one that the server has refused; `None` when there is no other.
+    pub(crate) async fn renew_refused(&self, refused: &Credential) -> Option<Arc<Credential>> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Cached(cache) => cache.renew_refused(refused).await,
         }
     }
 
-    /// Renews ahead of time, for ever.
-    pub(crate) async fn keep(&self) -> ! {
-        match &self.kind {
-            Kind::Fixed(_) => std::future::pending().await,
-            Kind::Leased(lease) => lease.keep().await,
+    /// Renews credentials ahead of their end, forever.
+    pub(crate) async fn keep_renewed(&self) -> ! {
+        match self {
+            Self::Fixed(_) => std::future::pending().await,
+            Self::Cached(cache) => cache.keep_renewed().await,
         }
     }
 
-    /// How the lease stands; none for a password.
+    /// The state of the cache; `None` for a password.
     #[must_use]
-    pub fn lease(&self) -> Option<LeaseState> {
-        match &self.kind {
-            Kind::Fixed(_) => None,
-            Kind::Leased(lease) => Some(lease.state()),
+    pub fn status(&self) -> Option<CredentialStatus> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Cached(cache) => Some(cache.status()),
         }
     }
 
-    /// Whose credentials sign tokens, as STS knows them; none where no token is signed.
-    ///
-    /// # Errors
-    /// There are no credentials, or STS did not answer: in words.
+    /// The ARN of the AWS identity that signs tokens, from STS; `None` where no token is signed.
     pub async fn identity(&self) -> Option<Result<String, String>> {
-        match &self.kind {
-            Kind::Leased(lease) => lease.identity().await,
-            Kind::Fixed(_) => None,
+        match self {
+            Self::Fixed(_) => None,
+            Self::Cached(cache) => cache.identity().await,
         }
     }
 }

@@ -1,15 +1,41 @@
-//! Edits: the statements behind their lists and each step of their way.
+//! Edits.
 
 use chrono::{DateTime, Utc};
-use sqlx::{MySql, MySqlExecutor, QueryBuilder};
+use sqlx::MySqlExecutor;
 use uuid::Uuid;
 
-use super::{Error, Result, Session};
-use crate::db::reconciler::OVERDUE_INTERVAL;
+use super::{
+    error::{Error, Result},
+    reconciler::OVERDUE_INTERVAL,
+    session::Session,
+    time::now,
+};
 use crate::domain::{Access, Edit, EditId, EditState, EditStep, Photo, PhotoId, TaskToken, edit::REVIEW_TIME};
 
-const SELECT: &str =
-    "SELECT id, photo_id, album_id, state, step, filters, renditions, fail_reason, created_at, ready_at FROM edits";
+/// The columns of [`Row`], of `edits e`.
+macro_rules! edit_columns {
+    () => {
+        "e.id, e.photo_id, e.album_id, e.state, e.step, e.filters, e.renditions, e.fail_reason, e.created_at, \
+         e.ready_at"
+    };
+}
+
+statements! {
+    INSERT = "INSERT INTO edits (id, photo_id, album_id, state, step, filters, created_at, sweep_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+    COUNT = "SELECT COUNT(*), COUNT(IF(state = 'failed', NULL, 1)) FROM edits WHERE photo_id = ?";
+    LIST = "SELECT ", edit_columns!(), " FROM edits e WHERE e.photo_id = ? AND e.id < ? ORDER BY e.id DESC LIMIT ?";
+    LIST_READY = "SELECT ", edit_columns!(), " FROM edits e
+        WHERE e.photo_id = ? AND e.id < ? AND e.state = 'ready' ORDER BY e.id DESC LIMIT ?";
+    GET = "SELECT ", edit_columns!(), " FROM edits e WHERE e.id = ?";
+    LOCK = "SELECT ", edit_columns!(), " FROM edits e WHERE e.id = ? FOR UPDATE";
+    ADVANCE = "UPDATE edits SET state = ?, step = ?, renditions = ?, fail_reason = ?, ready_at = ?, sweep_at = ?
+        WHERE id = ?";
+    TASK_TOKEN = "SELECT task_token FROM edits WHERE id = ?";
+    SET_TASK_TOKEN = "UPDATE edits SET task_token = ? WHERE id = ?";
+    CLEAR_TASK_TOKEN = "UPDATE edits SET task_token = NULL WHERE id = ? AND task_token = ?";
+    DELETE_OF_PHOTO = "DELETE FROM edits WHERE photo_id = ?";
+}
 
 from_row! {
     struct Row {
@@ -48,43 +74,30 @@ impl TryFrom<Row> for Edit {
     }
 }
 
-/// Writes a new edit of a locked photo.
-///
-/// # Errors
-/// The database's.
+/// Inserts a new edit of a locked photo.
 pub async fn insert(session: &mut Session, edit: &Edit) -> Result<()> {
     let filters = serde_json::to_string(&edit.filters).map_err(|_| Error::Corrupt("edits"))?;
-    sqlx::query(
-        "INSERT INTO edits (id, photo_id, album_id, state, step, filters, created_at, sweep_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(edit.id.as_uuid())
-    .bind(edit.photo_id.as_uuid())
-    .bind(edit.album_id.as_uuid())
-    .bind(edit.state.as_str())
-    .bind(edit.step.map(EditStep::as_str))
-    .bind(filters)
-    .bind(edit.created_at)
-    .bind(super::now() + OVERDUE_INTERVAL)
-    .execute(session)
-    .await?;
+    sqlx::query(INSERT)
+        .bind(edit.id.as_uuid())
+        .bind(edit.photo_id.as_uuid())
+        .bind(edit.album_id.as_uuid())
+        .bind(edit.state.as_str())
+        .bind(edit.step.map(EditStep::as_str))
+        .bind(filters)
+        .bind(edit.created_at)
+        .bind(now() + OVERDUE_INTERVAL)
+        .execute(session)
+        .await?;
     Ok(())
 }
 
-/// How many edits a photo has: in all, and of them those that have not failed.
-///
-/// # Errors
-/// The database's.
+/// The number of edits of a photo: all, and those that have not failed.
 pub async fn count(executor: impl MySqlExecutor<'_>, photo_id: PhotoId) -> Result<(u64, u64)> {
-    let query = "SELECT COUNT(*), COUNT(IF(state = ?, NULL, 1)) FROM edits WHERE photo_id = ?";
-    let (all, good): (i64, i64) =
-        sqlx::query_as(query).bind(EditState::Failed.as_str()).bind(photo_id.as_uuid()).fetch_one(executor).await?;
-    Ok((all.unsigned_abs(), good.unsigned_abs()))
+    let (all, not_failed): (i64, i64) = sqlx::query_as(COUNT).bind(photo_id.as_uuid()).fetch_one(executor).await?;
+    Ok((all.unsigned_abs(), not_failed.unsigned_abs()))
 }
 
-/// An edit of a photo, for a caller that sees the photo; none of one that the caller may not know of.
-///
-/// # Errors
-/// The database's.
+/// An edit of a photo that the caller may see; `None` when the caller may not see the edit.
 pub async fn find(
     executor: impl MySqlExecutor<'_>,
     access: &Access,
@@ -95,10 +108,7 @@ pub async fn find(
     Ok(edit.filter(|edit| edit.photo_id == photo.id && access.sees_edit(photo, edit)))
 }
 
-/// A page of the edits of a photo that the caller may see, newest first.
-///
-/// # Errors
-/// The database's.
+/// A page of the edits of a photo that the caller may see, newest first, that come after `before`.
 pub async fn list(
     executor: impl MySqlExecutor<'_>,
     access: &Access,
@@ -106,110 +116,71 @@ pub async fn list(
     before: Option<EditId>,
     limit: u32,
 ) -> Result<Vec<Edit>> {
-    let mut query = QueryBuilder::<MySql>::new(SELECT);
-    query.push(" WHERE photo_id = ").push_bind(photo.id.as_uuid());
-    if !access.owns(photo) {
-        query.push(" AND state = ").push_bind(EditState::Ready.as_str());
-    }
-    if let Some(id) = before {
-        query.push(" AND id < ").push_bind(id.as_uuid());
-    }
-    query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
-    let rows: Vec<Row> = query.build_query_as().fetch_all(executor).await?;
+    let rows: Vec<Row> = sqlx::query_as(if access.owns(photo) { LIST } else { LIST_READY })
+        .bind(photo.id.as_uuid())
+        .bind(before.map_or(Uuid::max(), EditId::as_uuid))
+        .bind(limit)
+        .fetch_all(executor)
+        .await?;
     rows.into_iter().map(Edit::try_from).collect()
 }
 
-/// Any edit by its id, for workers.
-///
-/// # Errors
-/// The database's.
+/// An edit by its id, for workers.
 pub async fn get(executor: impl MySqlExecutor<'_>, id: EditId) -> Result<Option<Edit>> {
-    let mut query = QueryBuilder::<MySql>::new(SELECT);
-    query.push(" WHERE id = ").push_bind(id.as_uuid());
-    one(query.build_query_as().fetch_optional(executor).await?)
+    let row: Option<Row> = sqlx::query_as(GET).bind(id.as_uuid()).fetch_optional(executor).await?;
+    row.map(Edit::try_from).transpose()
 }
 
-/// Locks an edit for the rest of the transaction and reads it. Lock its album and its photo first where they are needed.
-///
-/// # Errors
-/// The database's.
+/// Locks an edit until the end of the transaction, and returns it. Lock its album and photo first where they are
+/// needed.
 pub async fn lock(session: &mut Session, id: EditId) -> Result<Option<Edit>> {
-    let mut query = QueryBuilder::<MySql>::new(SELECT);
-    query.push(" WHERE id = ").push_bind(id.as_uuid()).push(" FOR UPDATE");
-    one(query.build_query_as().fetch_optional(session).await?)
+    let row: Option<Row> = sqlx::query_as(LOCK).bind(id.as_uuid()).fetch_optional(session).await?;
+    row.map(Edit::try_from).transpose()
 }
 
-/// Writes how far a locked edit has come. The sweep looks after it for as long as a worker has something to do, and when the host
-/// had time enough.
-///
-/// # Errors
-/// The database's.
+/// Writes the progress of a locked edit. The reconciler checks it while a worker has something to do, and when the time
+/// for the host's review has passed.
 pub async fn advance(session: &mut Session, edit: &Edit) -> Result<()> {
     let renditions = serde_json::to_string(&edit.renditions).map_err(|_| Error::Corrupt("edits"))?;
     let sweep_at = match edit.state {
-        EditState::Processing => Some(super::now() + OVERDUE_INTERVAL),
+        EditState::Processing => Some(now() + OVERDUE_INTERVAL),
         EditState::PendingReview => Some(edit.created_at + REVIEW_TIME),
         EditState::Ready | EditState::Failed => None,
     };
-    sqlx::query(
-        "UPDATE edits SET state = ?, step = ?, renditions = ?, fail_reason = ?, ready_at = ?, sweep_at = ? WHERE id = ?",
-    )
-    .bind(edit.state.as_str())
-    .bind(edit.step.map(EditStep::as_str))
-    .bind(renditions)
-    .bind(&edit.fail_reason)
-    .bind(edit.ready_at)
-    .bind(sweep_at)
-    .bind(edit.id.as_uuid())
-    .execute(session)
-    .await?;
+    sqlx::query(ADVANCE)
+        .bind(edit.state.as_str())
+        .bind(edit.step.map(EditStep::as_str))
+        .bind(renditions)
+        .bind(&edit.fail_reason)
+        .bind(edit.ready_at)
+        .bind(sweep_at)
+        .bind(edit.id.as_uuid())
+        .execute(session)
+        .await?;
     Ok(())
 }
 
-/// What a state machine waits with for the host's decision of a locked edit, if it does.
-///
-/// # Errors
-/// The database's.
+/// The token of the state machine that waits for the host's review of a locked edit, if one waits.
 pub async fn task_token(executor: impl MySqlExecutor<'_>, id: EditId) -> Result<Option<TaskToken>> {
-    let token: Option<Option<String>> = sqlx::query_scalar("SELECT task_token FROM edits WHERE id = ?")
-        .bind(id.as_uuid())
-        .fetch_optional(executor)
-        .await?;
+    let token: Option<Option<String>> =
+        sqlx::query_scalar(TASK_TOKEN).bind(id.as_uuid()).fetch_optional(executor).await?;
     Ok(token.flatten().map(TaskToken::from))
 }
 
-/// Keeps the token that a state machine waits with.
-///
-/// # Errors
-/// The database's.
+/// Stores the token of a waiting state machine.
 pub async fn set_task_token(executor: impl MySqlExecutor<'_>, id: EditId, token: &TaskToken) -> Result<()> {
-    sqlx::query("UPDATE edits SET task_token = ? WHERE id = ?")
-        .bind(token.expose())
-        .bind(id.as_uuid())
-        .execute(executor)
-        .await?;
+    sqlx::query(SET_TASK_TOKEN).bind(token.expose()).bind(id.as_uuid()).execute(executor).await?;
     Ok(())
 }
 
-/// Forgets a token by which the state machine was told; a newer one stays.
-///
-/// # Errors
-/// The database's.
-pub async fn forget_task_token(executor: impl MySqlExecutor<'_>, id: EditId, told: &TaskToken) -> Result<()> {
-    sqlx::query("UPDATE edits SET task_token = NULL WHERE id = ? AND task_token = ?")
-        .bind(id.as_uuid())
-        .bind(told.expose())
-        .execute(executor)
-        .await?;
+/// Removes a token that was used; a newer one stays.
+pub async fn clear_task_token(executor: impl MySqlExecutor<'_>, id: EditId, used: &TaskToken) -> Result<()> {
+    sqlx::query(CLEAR_TASK_TOKEN).bind(id.as_uuid()).bind(used.expose()).execute(executor).await?;
     Ok(())
 }
 
-/// Removes all edits of a photo.
-pub(crate) async fn delete_of(session: &mut Session, photo_id: PhotoId) -> Result<()> {
-    sqlx::query("DELETE FROM edits WHERE photo_id = ?").bind(photo_id.as_uuid()).execute(session).await?;
+/// Deletes all edits of a photo.
+pub(crate) async fn delete_of_photo(session: &mut Session, photo_id: PhotoId) -> Result<()> {
+    sqlx::query(DELETE_OF_PHOTO).bind(photo_id.as_uuid()).execute(session).await?;
     Ok(())
-}
-
-fn one(row: Option<Row>) -> Result<Option<Edit>> {
-    row.map(Edit::try_from).transpose()
 }

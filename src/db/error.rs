@@ -1,38 +1,39 @@
-//! Why the database did not do what it was asked, and what that says about the connection.
+//! Errors of the database, and what they say about the connection.
 
 use std::io;
 
+use rustls::CertificateError;
 use sqlx::mysql::MySqlDatabaseError;
 
-/// Why the database did not do what it was asked. Each text is the whole story; as a source it would be told twice.
+/// An error of the database. Each text includes its cause, which is therefore not a `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No answer: down, restarting, unreachable, or no free connection in time. Worth trying again.
-    #[error("the database is unavailable: {0}")]
+    /// The server is down, unreachable or overloaded, or no connection was free in time. A retry may succeed.
+    #[error("database unavailable: {0}")]
     Unavailable(sqlx::Error),
-    /// No credentials to sign in with. Worth trying again.
-    #[error("there is no login for the database: {0}")]
-    NoLogin(String),
-    /// An answer that means a mistake of ours.
-    #[error("the database refused: {0}")]
-    Refused(sqlx::Error),
-    /// A row holds what this version does not understand.
-    #[error("a row of {0} can't be understood")]
+    /// There are no credentials to sign in with. A retry may succeed.
+    #[error("no database credentials: {0}")]
+    NoCredentials(String),
+    /// The server rejected a statement: a bug.
+    #[error("database rejected a statement: {0}")]
+    Rejected(sqlx::Error),
+    /// A row contains what this version can't read; the name of its table.
+    #[error("unreadable row in table `{0}`")]
     Corrupt(&'static str),
 }
 
 /// The result of a database call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What an error says about the connection that it came over.
+/// What an error says about its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It is fine: the statement was not.
-    Sound,
-    /// It is gone, or nobody knows what comes next on it.
+pub(crate) enum ConnectionHealth {
+    /// Only the statement failed.
+    Usable,
+    /// It is closed, or the state of the protocol is unknown.
     Lost,
-    /// It leads to a server that takes no writes (any more): after a failover the name leads to another one.
-    Demoted,
+    /// The server no longer accepts writes: after a failover its host name leads to another one.
+    ReadOnly,
 }
 
 impl From<sqlx::Error> for Error {
@@ -43,89 +44,108 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => true,
-            // Too many connections, or none from this host; a refused login, which credentials that are rotated bring about; a lock that
-            // did not come free, a deadlock; a statement that had its time (MySQL's number and MariaDB's), or was killed.
+            // Too many connections, or none allowed from this host; access denied, as during a rotation of credentials;
+            // a lock timeout or a deadlock; a statement that ran too long (numbers of MySQL and MariaDB) or was killed.
             sqlx::Error::Database(_) => {
-                verdict(&error) != Verdict::Sound
+                connection_health(&error) != ConnectionHealth::Usable
                     || matches!(
-                        number(&error),
+                        error_number(&error),
                         Some(1040 | 1045 | 1129 | 1130 | 1203 | 1205 | 1213 | 1226 | 1317 | 1698 | 1969 | 3024)
                     )
             }
             _ => false,
         };
-        if unavailable { Self::Unavailable(error) } else { Self::Refused(error) }
+        if unavailable { Self::Unavailable(error) } else { Self::Rejected(error) }
     }
 }
 
 impl Error {
-    /// The server, or we, had no more patience.
-    pub(crate) fn timed_out(what: String) -> sqlx::Error {
-        sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what))
+    /// A timeout of ours or the server's.
+    pub(crate) fn timed_out(message: String) -> sqlx::Error {
+        sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, message))
     }
 
     fn inner(&self) -> Option<&sqlx::Error> {
         match self {
-            Self::Unavailable(error) | Self::Refused(error) => Some(error),
-            Self::NoLogin(_) | Self::Corrupt(_) => None,
+            Self::Unavailable(error) | Self::Rejected(error) => Some(error),
+            Self::NoCredentials(_) | Self::Corrupt(_) => None,
         }
     }
 
-    /// The statement or transaction lost against another one, and may win the next time.
+    /// A lock timeout or a deadlock: the transaction was rolled back and may succeed when it is retried.
     pub(crate) fn is_contention(&self) -> bool {
-        self.inner().and_then(number).is_some_and(|number| matches!(number, 1205 | 1213))
+        self.number().is_some_and(|number| matches!(number, 1205 | 1213))
     }
 
-    /// The connection failed, not the statement: on another one it may go well. Not so when time was up.
-    pub(crate) fn is_of_connection(&self) -> bool {
+    /// The connection failed rather than the statement, which may succeed on another one. Timeouts do not count.
+    pub(crate) fn is_connection_failure(&self) -> bool {
         let timed_out =
             |error: &sqlx::Error| matches!(error, sqlx::Error::Io(e) if e.kind() == io::ErrorKind::TimedOut);
-        self.inner().is_some_and(|error| verdict(error) != Verdict::Sound && !timed_out(error))
+        self.inner().is_some_and(|error| connection_health(error) != ConnectionHealth::Usable && !timed_out(error))
     }
 
-    /// The server takes no writes.
-    pub(crate) fn is_of_read_only(&self) -> bool {
-        self.inner().is_some_and(|error| verdict(error) == Verdict::Demoted)
+    /// The server accepts no writes.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.inner().is_some_and(|error| connection_health(error) == ConnectionHealth::ReadOnly)
     }
 
-    /// The server does not know the user, or not by this password or token.
-    #[must_use]
-    pub fn is_access_denied(&self) -> bool {
-        self.inner().and_then(number).is_some_and(|number| matches!(number, 1045 | 1698))
+    /// The server does not know the user, or not with this password or token.
+    pub(crate) fn is_access_denied(&self) -> bool {
+        self.number().is_some_and(|number| matches!(number, 1045 | 1698))
     }
 
-    /// The server's own number, such as 1045.
+    /// The server's error number, such as 1045.
     #[must_use]
     pub fn number(&self) -> Option<u16> {
-        self.inner().and_then(number)
+        self.inner().and_then(error_number)
+    }
+
+    /// Whether TLS could not be established.
+    pub(crate) fn is_tls_failure(&self) -> bool {
+        matches!(self.inner(), Some(sqlx::Error::Tls(_))) || self.rustls().is_some()
+    }
+
+    /// Why the server's certificate was rejected, if it was.
+    pub(crate) fn certificate_error(&self) -> Option<&CertificateError> {
+        match self.rustls()? {
+            rustls::Error::InvalidCertificate(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    fn rustls(&self) -> Option<&rustls::Error> {
+        match self.inner()? {
+            sqlx::Error::Io(error) => error.get_ref()?.downcast_ref(),
+            _ => None,
+        }
     }
 }
 
-/// The server's own number of an error: <https://dev.mysql.com/doc/mysql-errors/en/server-error-reference.html>.
-pub(crate) fn number(error: &sqlx::Error) -> Option<u16> {
+/// The server's error number: <https://dev.mysql.com/doc/mysql-errors/en/server-error-reference.html>.
+pub(crate) fn error_number(error: &sqlx::Error) -> Option<u16> {
     error.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
 }
 
 /// What an error says about its connection.
-pub(crate) fn verdict(error: &sqlx::Error) -> Verdict {
+pub(crate) fn connection_health(error: &sqlx::Error) -> ConnectionHealth {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
-            Verdict::Lost
+            ConnectionHealth::Lost
         }
-        sqlx::Error::Database(_) => match number(error) {
-            // Shutting down; aborted, killed or cut for idleness; what clients call "gone away" and "lost".
-            Some(1053 | 1152..=1161 | 1184 | 1927 | 2006 | 2013 | 3169 | 4031) => Verdict::Lost,
-            // Read only: by the option, by InnoDB, and what InnoDB makes of a lock then.
-            Some(1015 | 1290 | 1836) => Verdict::Demoted,
-            _ => Verdict::Sound,
+        sqlx::Error::Database(_) => match error_number(error) {
+            // Server shutdown; aborted, killed or closed when idle; "gone away" and "lost connection".
+            Some(1053 | 1152..=1161 | 1184 | 1927 | 2006 | 2013 | 3169 | 4031) => ConnectionHealth::Lost,
+            // read_only, innodb_read_only, and the error of a lock on a read-only InnoDB.
+            Some(1015 | 1290 | 1836) => ConnectionHealth::ReadOnly,
+            _ => ConnectionHealth::Usable,
         },
-        _ => Verdict::Sound,
+        _ => ConnectionHealth::Usable,
     }
 }
 
-/// Lets [`super::Db::transaction`] see whether an error of another area came from the database.
+/// Lets [`super::Db::transaction`] see whether the error of a caller came from the database.
 pub trait AsDbError {
-    /// The database's error inside, if that is what it is.
+    /// The error of the database, if it is one.
     fn as_db_error(&self) -> Option<&Error>;
 }
 

@@ -1,10 +1,10 @@
 //! Structs that are read from result rows.
 
-/// Declares a struct and implements `sqlx::FromRow` for it: each field is read from the column of its name, the field after
-/// `flatten` from the same row by its own type.
+/// Declares a struct and implements `sqlx::FromRow` for it: each field is read from the column of its name, and the
+/// field after `flatten` by the `FromRow` of its own type.
 ///
-/// Used instead of `#[derive(FromRow)]`: the macros of sqlx compile sqlx, tokio and rustls a second time, for the compiler's
-/// own use, which costs some 25 s of processor time in a first build.
+/// Used instead of `#[derive(FromRow)]`: the macros of sqlx compile sqlx, tokio and rustls a second time for the
+/// compiler, which takes some 25 s of CPU time in a first build.
 macro_rules! from_row {
     (
         $(#[$attribute:meta])*

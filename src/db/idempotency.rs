@@ -1,39 +1,49 @@
-//! Stored answers of requests that carried an `Idempotency-Key`.
+//! Stored responses of requests with an `Idempotency-Key`.
 
 use chrono::{DateTime, Utc};
 use sqlx::MySqlExecutor;
 use uuid::Uuid;
 
-use super::{Db, Result, Tx};
+use super::{
+    database::Db,
+    error::{Error, Result},
+    transaction::Tx,
+};
 
-/// An answer as it is stored.
+statements! {
+    INSERT = "INSERT IGNORE INTO idempotency (id, fingerprint, owner, locked_until, created_at) VALUES (?, ?, ?, ?, ?)";
+    FIND = "SELECT fingerprint, owner, locked_until, status, body FROM idempotency WHERE id = ?";
+    TAKE_OVER = "UPDATE idempotency SET owner = ?, locked_until = ? WHERE id = ? AND owner = ? AND status IS NULL";
+    STORE = "UPDATE idempotency SET status = ?, body = ? WHERE id = ? AND owner = ? AND status IS NULL";
+    RELEASE = "DELETE FROM idempotency WHERE id = ? AND owner = ? AND status IS NULL";
+    DELETE_BEFORE = "DELETE FROM idempotency WHERE created_at < ? LIMIT ?";
+}
+
+/// A stored response.
 #[derive(Debug)]
 pub struct Stored {
     /// The HTTP status.
     pub status: u16,
-    /// The sealed body.
+    /// The encrypted body.
     pub body: Vec<u8>,
 }
 
-/// What a key turned out to be.
+/// The result of reserving a key. The digest is the fingerprint of the first request.
 #[derive(Debug)]
 pub enum Reservation {
-    /// New: the request runs, under this owner.
+    /// New: the request runs, with this owner.
     Fresh(Uuid),
-    /// The first request with it has answered.
+    /// The first request has been answered.
     Answered([u8; 32], Stored),
-    /// The first request with it still runs.
+    /// The first request is still running.
     Running([u8; 32]),
 }
 
 /// Fingerprint, owner, end of the lock, status and body.
 type Row = (Vec<u8>, Uuid, DateTime<Utc>, Option<u16>, Option<Vec<u8>>);
 
-/// Reserves a key for a request. A first request that has not answered by `locked_until` is taken for dead and
-/// its place is taken.
-///
-/// # Errors
-/// The database's.
+/// Reserves a key for a request. The reservation of a request that has not answered by its `locked_until` is taken
+/// over.
 pub async fn reserve(
     db: &Db,
     id: &[u8; 32],
@@ -43,84 +53,59 @@ pub async fn reserve(
 ) -> Result<Reservation> {
     let mut session = db.session().await?;
     let owner = Uuid::now_v7();
-    let inserted = sqlx::query(
-        "INSERT IGNORE INTO idempotency (id, fingerprint, owner, locked_until, created_at) VALUES (?, ?, ?, ?, ?)",
-    )
-    .bind(&id[..])
-    .bind(&fingerprint[..])
-    .bind(owner)
-    .bind(locked_until)
-    .bind(now)
-    .execute(&mut session)
-    .await?;
+    let inserted = sqlx::query(INSERT)
+        .bind(&id[..])
+        .bind(&fingerprint[..])
+        .bind(owner)
+        .bind(locked_until)
+        .bind(now)
+        .execute(&mut session)
+        .await?;
     if inserted.rows_affected() == 1 {
         return Ok(Reservation::Fresh(owner));
     }
-    let row: Option<Row> =
-        sqlx::query_as("SELECT fingerprint, owner, locked_until, status, body FROM idempotency WHERE id = ?")
-            .bind(&id[..])
-            .fetch_optional(&mut session)
-            .await?;
-    let Some((first, earlier, locked, status, body)) = row else {
-        // The first request failed and took its row away in between; the client may ask again at once.
+    let row: Option<Row> = sqlx::query_as(FIND).bind(&id[..]).fetch_optional(&mut session).await?;
+    let Some((first, earlier_owner, locked, status, body)) = row else {
+        // The first request has failed and released its key in between; the client may retry at once.
         return Ok(Reservation::Running(*fingerprint));
     };
-    let first = first.try_into().map_err(|_| super::Error::Corrupt("idempotency"))?;
+    let first = first.try_into().map_err(|_| Error::Corrupt("idempotency"))?;
     if let (Some(status), Some(body)) = (status, body) {
         return Ok(Reservation::Answered(first, Stored { status, body }));
     }
     if locked > now || first != *fingerprint {
         return Ok(Reservation::Running(first));
     }
-    let taken =
-        sqlx::query("UPDATE idempotency SET owner = ?, locked_until = ? WHERE id = ? AND owner = ? AND status IS NULL")
-            .bind(owner)
-            .bind(locked_until)
-            .bind(&id[..])
-            .bind(earlier)
-            .execute(&mut session)
-            .await?;
+    let taken = sqlx::query(TAKE_OVER)
+        .bind(owner)
+        .bind(locked_until)
+        .bind(&id[..])
+        .bind(earlier_owner)
+        .execute(&mut session)
+        .await?;
     Ok(if taken.rows_affected() == 1 { Reservation::Fresh(owner) } else { Reservation::Running(first) })
 }
 
-/// Stores the answer in the transaction of the change; false when the place was taken by another request, and
-/// then the caller rolls back.
-///
-/// # Errors
-/// The database's.
-pub async fn store(tx: &mut Tx, id: &[u8; 32], owner: Uuid, answer: &Stored) -> Result<bool> {
-    let done = sqlx::query("UPDATE idempotency SET status = ?, body = ? WHERE id = ? AND owner = ? AND status IS NULL")
-        .bind(answer.status)
-        .bind(&answer.body)
+/// Stores a response in the transaction of its change. When this returns false another request has taken the key over,
+/// and the caller rolls back.
+pub async fn store(tx: &mut Tx, id: &[u8; 32], owner: Uuid, response: &Stored) -> Result<bool> {
+    let updated = sqlx::query(STORE)
+        .bind(response.status)
+        .bind(&response.body)
         .bind(&id[..])
         .bind(owner)
         .execute(tx.session())
         .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(updated.rows_affected() == 1)
 }
 
-/// Gives a key back after a request that changed nothing.
-///
-/// # Errors
-/// The database's.
+/// Releases the key of a request that changed nothing.
 pub async fn release(executor: impl MySqlExecutor<'_>, id: &[u8; 32], owner: Uuid) -> Result<()> {
-    sqlx::query("DELETE FROM idempotency WHERE id = ? AND owner = ? AND status IS NULL")
-        .bind(&id[..])
-        .bind(owner)
-        .execute(executor)
-        .await?;
+    sqlx::query(RELEASE).bind(&id[..]).bind(owner).execute(executor).await?;
     Ok(())
 }
 
-/// Forgets answers from before `cutoff`, some at a time; answers how many.
-///
-/// # Errors
-/// The database's.
-pub async fn forget(executor: impl MySqlExecutor<'_>, cutoff: DateTime<Utc>, limit: u32) -> Result<u64> {
-    let done = sqlx::query("DELETE FROM idempotency WHERE created_at < ? LIMIT ?")
-        .bind(cutoff)
-        .bind(limit)
-        .execute(executor)
-        .await?;
-    Ok(done.rows_affected())
+/// Deletes up to `limit` responses that are older than `cutoff`, and returns their number.
+pub async fn delete_before(executor: impl MySqlExecutor<'_>, cutoff: DateTime<Utc>, limit: u32) -> Result<u64> {
+    Ok(sqlx::query(DELETE_BEFORE).bind(cutoff).bind(limit).execute(executor).await?.rows_affected())
 }

@@ -5,8 +5,39 @@ use chrono::{DateTime, Utc};
 use sqlx::MySqlExecutor;
 use uuid::Uuid;
 
-use super::{Error, Result, Session};
+use super::{
+    albums::{self, album_columns},
+    error::{Error, Result},
+    session::Session,
+    time::as_datetime,
+};
 use crate::domain::{Album, AlbumId, Guest, Invite, InviteId, InviteRole, InviteToken, Label};
+
+/// The columns of [`Row`], of `invites i`.
+macro_rules! invite_columns {
+    () => {
+        "i.id, i.role, i.label, i.expires_at, i.max_photos, i.photos_used, i.created_at"
+    };
+}
+
+statements! {
+    INSERT = "INSERT INTO invites (id, album_id, role, label, token_hash, expires_at, max_photos, created_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+    AUTHENTICATE = "SELECT i.id AS invite_id, i.role, i.token_hash, i.photos_used, i.wrote_at, ", album_columns!(), "
+        FROM invites i JOIN albums a ON a.id = i.album_id WHERE i.token_hash = ? AND i.revoked_at IS NULL
+        AND (i.expires_at IS NULL OR i.expires_at > ?) AND a.deleted_at IS NULL";
+    LIST = "SELECT ", invite_columns!(), " FROM invites i FORCE INDEX (invites_by_album)
+        WHERE i.album_id = ? AND i.revoked_at IS NULL AND i.id < ? ORDER BY i.id DESC LIMIT ?";
+    REVOKE = "UPDATE invites SET revoked_at = ? WHERE id = ? AND album_id = ? AND revoked_at IS NULL";
+    TAKE_PHOTO = "UPDATE invites SET photos_used = photos_used + 1, wrote_at = UTC_TIMESTAMP(6)
+        WHERE id = ? AND revoked_at IS NULL AND (max_photos IS NULL OR photos_used < max_photos)";
+    RETURN_PHOTO = "UPDATE invites SET photos_used = photos_used - 1, wrote_at = UTC_TIMESTAMP(6)
+        WHERE id = ? AND photos_used > 0";
+    ROLE = "SELECT role FROM invites WHERE id = ?";
+    NOTE_CHANGE = "UPDATE invites SET wrote_at = UTC_TIMESTAMP(6) WHERE id = ?";
+    REPLICATION_STATE = "SELECT a.last_seq, i.wrote_at FROM invites i JOIN albums a ON a.id = i.album_id
+        WHERE i.id = ?";
+}
 
 from_row! {
     struct Row {
@@ -36,23 +67,20 @@ impl TryFrom<Row> for Invite {
     }
 }
 
-/// What a host asks for in a new invite.
+/// A new invite.
 #[derive(Debug)]
 pub struct NewInvite {
     /// What it allows.
     pub role: InviteRole,
-    /// What the host calls it.
+    /// The host's name for it.
     pub label: Option<Label>,
-    /// When it ends.
+    /// When it expires.
     pub expires_at: Option<DateTime<Utc>>,
-    /// How many photos may be added with it.
+    /// The maximum number of photos that may be added with it.
     pub max_photos: Option<u32>,
 }
 
-/// Makes an invite; the token's hash is all that is kept of it.
-///
-/// # Errors
-/// The database's.
+/// Inserts an invite; of the token only its hash is stored.
 pub async fn insert(
     session: &mut Session,
     album_id: AlbumId,
@@ -62,20 +90,17 @@ pub async fn insert(
 ) -> Result<Invite> {
     let id = InviteId::generate();
     let label = new.label.as_ref().map(Label::as_str);
-    sqlx::query(
-        "INSERT INTO invites (id, album_id, role, label, token_hash, expires_at, max_photos, created_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(id.as_uuid())
-    .bind(album_id.as_uuid())
-    .bind(new.role.as_str())
-    .bind(label)
-    .bind(&token.hash()[..])
-    .bind(new.expires_at.map(super::any_year))
-    .bind(new.max_photos)
-    .bind(now)
-    .execute(session)
-    .await?;
+    sqlx::query(INSERT)
+        .bind(id.as_uuid())
+        .bind(album_id.as_uuid())
+        .bind(new.role.as_str())
+        .bind(label)
+        .bind(&token.hash()[..])
+        .bind(new.expires_at.map(as_datetime))
+        .bind(new.max_photos)
+        .bind(now)
+        .execute(session)
+        .await?;
     Ok(Invite {
         id,
         role: new.role,
@@ -94,44 +119,32 @@ from_row! {
         token_hash: Vec<u8>,
         photos_used: u32,
         wrote_at: Option<DateTime<Utc>>,
-    } flatten album: super::albums::Row
+    } flatten album: albums::Row
 }
 
-/// What an invite token opens.
+/// What an invite token grants.
 #[derive(Debug)]
 pub struct Opened {
-    /// Its holder.
+    /// The guest.
     pub guest: Guest,
     /// The album.
     pub album: Album,
-    /// Photos that were added with the invite.
+    /// The number of photos that were added with the invite.
     pub photos_used: u32,
-    /// When something last changed with it that no event tells of.
+    /// The time of the invite's last change without an event.
     pub wrote_at: Option<DateTime<Utc>>,
 }
 
-/// What a token opens; none when it is unknown, revoked or expired, or its album is deleted.
-///
-/// # Errors
-/// The database's.
+/// What a token grants; `None` when it is unknown, revoked or expired, or its album is deleted.
 pub async fn authenticate(
     executor: impl MySqlExecutor<'_>,
     token: &InviteToken,
     now: DateTime<Utc>,
 ) -> Result<Option<Opened>> {
     let hash = token.hash();
-    let row: Option<GuestRow> = sqlx::query_as(
-        "SELECT i.id AS invite_id, i.role, i.token_hash, i.photos_used, a.id, a.title, a.review, a.closed, a.photo_count, a.last_seq,
-                a.version, a.created_at, a.updated_at, i.wrote_at
-         FROM invites i JOIN albums a ON a.id = i.album_id
-         WHERE i.token_hash = ? AND i.revoked_at IS NULL AND (i.expires_at IS NULL OR i.expires_at > ?) AND a.deleted_at IS NULL",
-    )
-    .bind(&hash[..])
-    .bind(now)
-    .fetch_optional(executor)
-    .await?;
+    let row: Option<GuestRow> = sqlx::query_as(AUTHENTICATE).bind(&hash[..]).bind(now).fetch_optional(executor).await?;
     let Some(row) = row else { return Ok(None) };
-    // The index found it by the hash, whose time tells nothing of the token; this compares in constant time.
+    // The index lookup's time reveals nothing of the token, only of its hash; this compares in constant time.
     if verify_slices_are_equal(&row.token_hash, &hash).is_err() {
         return Ok(None);
     }
@@ -141,102 +154,61 @@ pub async fn authenticate(
     Ok(Some(Opened { guest, album, photos_used: row.photos_used, wrote_at: row.wrote_at }))
 }
 
-/// An album's invites that are not revoked, newest first, from `before` on.
-///
-/// # Errors
-/// The database's.
+/// A page of an album's invites that are not revoked, newest first, that come after `before`.
 pub async fn list(
     executor: impl MySqlExecutor<'_>,
     album_id: AlbumId,
     before: Option<InviteId>,
     limit: u32,
 ) -> Result<Vec<Invite>> {
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT id, role, label, expires_at, max_photos, photos_used, created_at FROM invites FORCE INDEX (invites_by_album)
-         WHERE album_id = ? AND revoked_at IS NULL AND id < ? ORDER BY id DESC LIMIT ?",
-    )
-    .bind(album_id.as_uuid())
-    .bind(before.map_or(Uuid::max(), InviteId::as_uuid))
-    .bind(limit)
-    .fetch_all(executor)
-    .await?;
+    let rows: Vec<Row> = sqlx::query_as(LIST)
+        .bind(album_id.as_uuid())
+        .bind(before.map_or(Uuid::max(), InviteId::as_uuid))
+        .bind(limit)
+        .fetch_all(executor)
+        .await?;
     rows.into_iter().map(Invite::try_from).collect()
 }
 
-/// Ends an invite; false when the album has no such invite.
-///
-/// # Errors
-/// The database's.
+/// Revokes an invite; false when the album has no such invite that is not revoked.
 pub async fn revoke(
     executor: impl MySqlExecutor<'_>,
     album_id: AlbumId,
     id: InviteId,
     now: DateTime<Utc>,
 ) -> Result<bool> {
-    let done = sqlx::query("UPDATE invites SET revoked_at = ? WHERE id = ? AND album_id = ? AND revoked_at IS NULL")
-        .bind(now)
-        .bind(id.as_uuid())
-        .bind(album_id.as_uuid())
-        .execute(executor)
-        .await?;
-    Ok(done.rows_affected() == 1)
+    let updated = sqlx::query(REVOKE).bind(now).bind(id.as_uuid()).bind(album_id.as_uuid()).execute(executor).await?;
+    Ok(updated.rows_affected() == 1)
 }
 
-/// Takes one of the photos that an invite allows; false when none is left. The row's lock makes it exact.
-///
-/// # Errors
-/// The database's.
-pub async fn use_one(session: &mut Session, id: InviteId) -> Result<bool> {
-    let done = sqlx::query(
-        "UPDATE invites SET photos_used = photos_used + 1, wrote_at = UTC_TIMESTAMP(6)
-         WHERE id = ? AND revoked_at IS NULL AND (max_photos IS NULL OR photos_used < max_photos)",
-    )
-    .bind(id.as_uuid())
-    .execute(session)
-    .await?;
-    Ok(done.rows_affected() == 1)
+/// Counts one of the photos that an invite allows; false when none is left. The lock of the row makes it exact.
+pub async fn take_photo(session: &mut Session, id: InviteId) -> Result<bool> {
+    Ok(sqlx::query(TAKE_PHOTO).bind(id.as_uuid()).execute(session).await?.rows_affected() == 1)
 }
 
-/// What an invite allows, ended or not; none when its album is gone.
-///
-/// # Errors
-/// The database's.
+/// Uncounts a photo whose upload never came.
+pub async fn return_photo(session: &mut Session, id: InviteId) -> Result<()> {
+    sqlx::query(RETURN_PHOTO).bind(id.as_uuid()).execute(session).await?;
+    Ok(())
+}
+
+/// The role of an invite, whether or not it is still valid; `None` when its album has no row any more.
 pub async fn role(executor: impl MySqlExecutor<'_>, id: InviteId) -> Result<Option<InviteRole>> {
-    let word: Option<String> =
-        sqlx::query_scalar("SELECT role FROM invites WHERE id = ?").bind(id.as_uuid()).fetch_optional(executor).await?;
+    let word: Option<String> = sqlx::query_scalar(ROLE).bind(id.as_uuid()).fetch_optional(executor).await?;
     word.map(|word| InviteRole::parse(&word).ok_or(Error::Corrupt("invites"))).transpose()
 }
 
-/// Notes that something changed with an invite that no event tells of.
-///
-/// # Errors
-/// The database's.
+/// Records a change of an invite that has no event.
 pub(crate) async fn note_change(session: &mut Session, id: InviteId) -> Result<()> {
-    sqlx::query("UPDATE invites SET wrote_at = UTC_TIMESTAMP(6) WHERE id = ?")
-        .bind(id.as_uuid())
-        .execute(session)
-        .await?;
+    sqlx::query(NOTE_CHANGE).bind(id.as_uuid()).execute(session).await?;
     Ok(())
 }
 
-/// What a server has reached of an invite and its album: the number of the album's latest event, and when something last
-/// changed with the invite. None when it does not know the invite.
-///
-/// # Errors
-/// The database's.
-pub async fn reached(executor: impl MySqlExecutor<'_>, id: InviteId) -> Result<Option<(u64, Option<DateTime<Utc>>)>> {
-    let query = "SELECT a.last_seq, i.wrote_at FROM invites i JOIN albums a ON a.id = i.album_id WHERE i.id = ?";
-    Ok(sqlx::query_as(query).bind(id.as_uuid()).fetch_optional(executor).await?)
-}
-
-/// Gives one back, for an upload that never came.
-///
-/// # Errors
-/// The database's.
-pub async fn give_back(session: &mut Session, id: InviteId) -> Result<()> {
-    sqlx::query("UPDATE invites SET photos_used = photos_used - 1, wrote_at = UTC_TIMESTAMP(6) WHERE id = ? AND photos_used > 0")
-        .bind(id.as_uuid())
-        .execute(session)
-        .await?;
-    Ok(())
+/// The number of the latest event of an invite's album, and the time of the invite's last change without an event, as
+/// this server has them; `None` when it does not have the invite.
+pub(crate) async fn replication_state(
+    executor: impl MySqlExecutor<'_>,
+    id: InviteId,
+) -> Result<Option<(u64, Option<DateTime<Utc>>)>> {
+    Ok(sqlx::query_as(REPLICATION_STATE).bind(id.as_uuid()).fetch_optional(executor).await?)
 }

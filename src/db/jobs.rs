@@ -3,16 +3,51 @@
 
 use std::time::Duration;
 
-use sqlx::{MySql, MySqlExecutor, QueryBuilder};
+use sqlx::{Arguments, MySqlExecutor, mysql::MySqlArguments};
 use uuid::Uuid;
 
-use super::{Db, Result, Session};
+use super::{database::Db, error::Result, session::Session, statements::with_ids, time::gauge_seconds};
 use crate::telemetry::{Trace, scope};
 
 /// The longest error text that is kept, in characters.
 const MAX_ERROR_CHARS: usize = 500;
 /// The longest delay before a job is sent to SQS again.
 const MAX_REDELIVERY_DELAY: Duration = Duration::from_hours(12);
+
+statements! {
+    INSERT = "INSERT INTO jobs (id, kind, queue, subject, traceparent, visible_at, created_at)
+        VALUES (?, ?, ?, ?, ?, UTC_TIMESTAMP(3), UTC_TIMESTAMP(3)) ON DUPLICATE KEY UPDATE subject = subject";
+    LOCK_NEXT = "SELECT id, kind, subject, attempts, traceparent FROM jobs
+        WHERE queue = ? AND dead = FALSE AND visible_at <= UTC_TIMESTAMP(3)
+        ORDER BY visible_at LIMIT 1 FOR UPDATE SKIP LOCKED";
+    LOCK_ONE = "SELECT lease IS NULL OR visible_at <= UTC_TIMESTAMP(3) AS free, id, kind, subject, attempts,
+        traceparent FROM jobs WHERE kind = ? AND subject = ? AND dead = FALSE FOR UPDATE";
+    LEASE = "UPDATE jobs SET lease = ?, attempts = attempts + 1,
+        visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND WHERE id = ?";
+    LOCK_UNSENT = "SELECT id, kind, subject FROM jobs
+        WHERE queue = ? AND dead = FALSE AND visible_at <= UTC_TIMESTAMP(3)
+        ORDER BY visible_at LIMIT ? FOR UPDATE SKIP LOCKED";
+    RESERVE = "UPDATE jobs SET lease = NULL, visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND WHERE id IN (";
+    RECORD_SENT = "UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL
+        LEAST(CAST(? AS SIGNED) * (1 << LEAST(sends, 16)), CAST(? AS SIGNED)) MICROSECOND, sends = sends + 1
+        WHERE lease IS NULL AND id IN (";
+    RENEW_LEASE = "UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND WHERE id = ? AND lease = ?";
+    COMPLETE = "DELETE FROM jobs WHERE id = ? AND lease = ?";
+    RELEASE = "UPDATE jobs SET lease = NULL, visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND, attempts = ?,
+        last_error = COALESCE(?, last_error) WHERE id = ? AND lease = ?";
+    DEAD_LETTER = "UPDATE jobs SET lease = NULL, dead = TRUE, last_error = ? WHERE id = ? AND lease = ?";
+    LIST = "SELECT id, kind, subject, dead, attempts, last_error, created_at FROM jobs WHERE dead >= ?
+        ORDER BY id LIMIT ?";
+    RETRY_DEAD = "UPDATE jobs SET dead = FALSE, attempts = 0, visible_at = UTC_TIMESTAMP(3)
+        WHERE dead = TRUE AND (? OR id = ?)";
+    RETRY_DEAD_OF = "UPDATE jobs SET dead = FALSE, attempts = 0, visible_at = UTC_TIMESTAMP(3)
+        WHERE kind = ? AND subject = ? AND dead = TRUE";
+    GET_DEAD = "SELECT kind, subject FROM jobs WHERE id = ? AND dead = TRUE";
+    DELETE_DEAD = "DELETE FROM jobs WHERE id = ? AND dead = TRUE";
+    DEPTH = "SELECT CAST(COALESCE(SUM(dead = FALSE), 0) AS SIGNED), CAST(COALESCE(SUM(dead = TRUE), 0) AS SIGNED),
+        CAST(MAX(IF(dead = FALSE, TIMESTAMPDIFF(MICROSECOND, visible_at, UTC_TIMESTAMP(3)), NULL)) AS SIGNED)
+        FROM jobs";
+}
 
 /// A job's name and its queue. The `jobs` module implements the jobs; code below it knows them by these constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,31 +142,22 @@ pub enum ClaimOutcome {
 /// Adds a job unless the same one exists. An existing one stays as it is (running, waiting for its next attempt or
 /// dead), because what it will do covers the new request too.
 pub(crate) async fn insert(session: &mut Session, job: JobName, subject: Uuid) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO jobs (id, kind, queue, subject, traceparent, visible_at, created_at)
-         VALUES (?, ?, ?, ?, ?, UTC_TIMESTAMP(3), UTC_TIMESTAMP(3)) ON DUPLICATE KEY UPDATE subject = subject",
-    )
-    .bind(Uuid::now_v7())
-    .bind(job.name)
-    .bind(job.queue.as_str())
-    .bind(subject)
-    .bind(scope::trace().map(|trace| trace.to_string()))
-    .execute(session)
-    .await?;
+    sqlx::query(INSERT)
+        .bind(Uuid::now_v7())
+        .bind(job.name)
+        .bind(job.queue.as_str())
+        .bind(subject)
+        .bind(scope::trace().map(|trace| trace.to_string()))
+        .execute(session)
+        .await?;
     Ok(())
 }
 
 /// Claims the job of a queue that has been due for longest.
 pub async fn claim_next(db: &Db, queue: Queue, lease_for: Duration) -> Result<Option<Claim>> {
     db.transaction(|mut tx| async move {
-        let job: Option<Claimable> = sqlx::query_as(
-            "SELECT id, kind, subject, attempts, traceparent FROM jobs
-             WHERE queue = ? AND dead = FALSE AND visible_at <= UTC_TIMESTAMP(3)
-             ORDER BY visible_at LIMIT 1 FOR UPDATE SKIP LOCKED",
-        )
-        .bind(queue.as_str())
-        .fetch_optional(tx.session())
-        .await?;
+        let job: Option<Claimable> =
+            sqlx::query_as(LOCK_NEXT).bind(queue.as_str()).fetch_optional(tx.session()).await?;
         let claim = match job {
             Some(job) => Some(lease(tx.session(), job, lease_for).await?),
             None => None,
@@ -143,14 +169,8 @@ pub async fn claim_next(db: &Db, queue: Queue, lease_for: Duration) -> Result<Op
 
 /// Claims one particular job, due or not, in the caller's transaction.
 pub async fn claim_one(session: &mut Session, kind: &str, subject: Uuid, lease_for: Duration) -> Result<ClaimOutcome> {
-    let row: Option<ClaimableIfFree> = sqlx::query_as(
-        "SELECT lease IS NULL OR visible_at <= UTC_TIMESTAMP(3) AS free, id, kind, subject, attempts, traceparent
-         FROM jobs WHERE kind = ? AND subject = ? AND dead = FALSE FOR UPDATE",
-    )
-    .bind(kind)
-    .bind(subject)
-    .fetch_optional(&mut *session)
-    .await?;
+    let row: Option<ClaimableIfFree> =
+        sqlx::query_as(LOCK_ONE).bind(kind).bind(subject).fetch_optional(&mut *session).await?;
     match row {
         Some(ClaimableIfFree { free: true, job }) => lease(session, job, lease_for).await.map(ClaimOutcome::Claimed),
         Some(ClaimableIfFree { free: false, .. }) => Ok(ClaimOutcome::Leased),
@@ -167,15 +187,7 @@ async fn lease(session: &mut Session, job: Claimable, lease_for: Duration) -> Re
         lease: Uuid::now_v7(),
         trace: job.traceparent.as_deref().and_then(Trace::parse),
     };
-    sqlx::query(
-        "UPDATE jobs SET lease = ?, attempts = attempts + 1, visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND
-         WHERE id = ?",
-    )
-    .bind(claim.lease)
-    .bind(micros(lease_for))
-    .bind(claim.id)
-    .execute(session)
-    .await?;
+    sqlx::query(LEASE).bind(claim.lease).bind(micros(lease_for)).bind(claim.id).execute(session).await?;
     Ok(claim)
 }
 
@@ -193,19 +205,15 @@ from_row! {
 /// sent within `reserve_for` is due again.
 pub async fn reserve_unsent(db: &Db, queue: Queue, limit: usize, reserve_for: Duration) -> Result<Vec<Unsent>> {
     db.transaction(|mut tx| async move {
-        let unsent: Vec<Unsent> = sqlx::query_as(
-            "SELECT id, kind, subject FROM jobs WHERE queue = ? AND dead = FALSE AND visible_at <= UTC_TIMESTAMP(3)
-             ORDER BY visible_at LIMIT ? FOR UPDATE SKIP LOCKED",
-        )
-        .bind(queue.as_str())
-        .bind(u32::try_from(limit).unwrap_or(u32::MAX))
-        .fetch_all(tx.session())
-        .await?;
+        let unsent: Vec<Unsent> = sqlx::query_as(LOCK_UNSENT)
+            .bind(queue.as_str())
+            .bind(u32::try_from(limit).unwrap_or(u32::MAX))
+            .fetch_all(tx.session())
+            .await?;
         if !unsent.is_empty() {
-            let mut query =
-                QueryBuilder::<MySql>::new("UPDATE jobs SET lease = NULL, visible_at = UTC_TIMESTAMP(3) + INTERVAL ");
-            query.push_bind(micros(reserve_for)).push(" MICROSECOND WHERE id IN (");
-            push_ids(&mut query, unsent.iter().map(|job| job.id));
+            let mut arguments = MySqlArguments::default();
+            arguments.add(micros(reserve_for)).map_err(sqlx::Error::Encode)?;
+            let mut query = with_ids(RESERVE, arguments, unsent.iter().map(|job| job.id));
             query.build().execute(tx.session()).await?;
         }
         Ok(tx.done(unsent))
@@ -219,45 +227,25 @@ pub async fn record_sent(session: &mut Session, ids: &[Uuid], redelivery_delay: 
     if ids.is_empty() {
         return Ok(());
     }
-    let mut query = QueryBuilder::<MySql>::new("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL LEAST(CAST(");
-    query
-        .push_bind(micros(redelivery_delay))
-        .push(" AS SIGNED) * (1 << LEAST(sends, 16)), CAST(")
-        .push_bind(micros(MAX_REDELIVERY_DELAY))
-        .push(" AS SIGNED)) MICROSECOND, sends = sends + 1 WHERE lease IS NULL AND id IN (");
-    push_ids(&mut query, ids.iter().copied());
+    let mut arguments = MySqlArguments::default();
+    for delay in [redelivery_delay, MAX_REDELIVERY_DELAY] {
+        arguments.add(micros(delay)).map_err(sqlx::Error::Encode)?;
+    }
+    let mut query = with_ids(RECORD_SENT, arguments, ids.iter().copied());
     query.build().execute(session).await?;
     Ok(())
 }
 
-fn push_ids(query: &mut QueryBuilder<MySql>, ids: impl Iterator<Item = Uuid>) {
-    let mut list = query.separated(", ");
-    ids.for_each(|id| {
-        list.push_bind(id);
-    });
-    query.push(")");
-}
-
 /// Returns false when the lease is lost.
 pub async fn renew_lease(executor: impl MySqlExecutor<'_>, claim: &Claim, lease_for: Duration) -> Result<bool> {
-    let done = sqlx::query(
-        "UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND WHERE id = ? AND lease = ?",
-    )
-    .bind(micros(lease_for))
-    .bind(claim.id)
-    .bind(claim.lease)
-    .execute(executor)
-    .await?;
+    let done =
+        sqlx::query(RENEW_LEASE).bind(micros(lease_for)).bind(claim.id).bind(claim.lease).execute(executor).await?;
     Ok(done.rows_affected() == 1)
 }
 
 /// Deletes a finished job. Returns false when the lease is lost; the caller then rolls back.
 pub async fn complete(executor: impl MySqlExecutor<'_>, claim: &Claim) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM jobs WHERE id = ? AND lease = ?")
-        .bind(claim.id)
-        .bind(claim.lease)
-        .execute(executor)
-        .await?;
+    let done = sqlx::query(COMPLETE).bind(claim.id).bind(claim.lease).execute(executor).await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -269,24 +257,10 @@ pub async fn release(
     attempt_counts: bool,
     error: Option<&str>,
 ) -> Result<()> {
-    sqlx::query(
-        "UPDATE jobs SET lease = NULL, visible_at = UTC_TIMESTAMP(3) + INTERVAL ? MICROSECOND, attempts = ?,
-         last_error = COALESCE(?, last_error) WHERE id = ? AND lease = ?",
-    )
-    .bind(micros(delay))
-    .bind(claim.attempt - u32::from(!attempt_counts))
-    .bind(error.map(shorten))
-    .bind(claim.id)
-    .bind(claim.lease)
-    .execute(executor)
-    .await?;
-    Ok(())
-}
-
-/// Ends the lease and keeps the job for an operator, who may retry or drop it.
-pub async fn dead_letter(executor: impl MySqlExecutor<'_>, claim: &Claim, error: &str) -> Result<()> {
-    sqlx::query("UPDATE jobs SET lease = NULL, dead = TRUE, last_error = ? WHERE id = ? AND lease = ?")
-        .bind(shorten(error))
+    sqlx::query(RELEASE)
+        .bind(micros(delay))
+        .bind(claim.attempt - u32::from(!attempt_counts))
+        .bind(error.map(shorten))
         .bind(claim.id)
         .bind(claim.lease)
         .execute(executor)
@@ -294,66 +268,44 @@ pub async fn dead_letter(executor: impl MySqlExecutor<'_>, claim: &Claim, error:
     Ok(())
 }
 
+/// Ends the lease and keeps the job for an operator, who may retry or drop it.
+pub async fn dead_letter(executor: impl MySqlExecutor<'_>, claim: &Claim, error: &str) -> Result<()> {
+    sqlx::query(DEAD_LETTER).bind(shorten(error)).bind(claim.id).bind(claim.lease).execute(executor).await?;
+    Ok(())
+}
+
 /// Lists jobs, oldest first.
 pub async fn list(executor: impl MySqlExecutor<'_>, dead_only: bool, limit: u32) -> Result<Vec<Listed>> {
-    Ok(sqlx::query_as(
-        "SELECT id, kind, subject, dead, attempts, last_error, created_at FROM jobs WHERE dead >= ?
-         ORDER BY id LIMIT ?",
-    )
-    .bind(dead_only)
-    .bind(limit)
-    .fetch_all(executor)
-    .await?)
+    Ok(sqlx::query_as(LIST).bind(dead_only).bind(limit).fetch_all(executor).await?)
 }
 
 /// Makes one dead job due again, or all of them. Returns how many.
 pub async fn retry_dead(executor: impl MySqlExecutor<'_>, id: Option<Uuid>) -> Result<u64> {
-    let done = sqlx::query(
-        "UPDATE jobs SET dead = FALSE, attempts = 0, visible_at = UTC_TIMESTAMP(3)
-         WHERE dead = TRUE AND (? OR id = ?)",
-    )
-    .bind(id.is_none())
-    .bind(id.unwrap_or_default())
-    .execute(executor)
-    .await?;
+    let done = sqlx::query(RETRY_DEAD).bind(id.is_none()).bind(id.unwrap_or_default()).execute(executor).await?;
     Ok(done.rows_affected())
 }
 
 /// Makes a job due again if it is dead, because its subject has changed.
 pub async fn retry_dead_of(executor: impl MySqlExecutor<'_>, job: JobName, subject: Uuid) -> Result<()> {
-    sqlx::query(
-        "UPDATE jobs SET dead = FALSE, attempts = 0, visible_at = UTC_TIMESTAMP(3)
-         WHERE kind = ? AND subject = ? AND dead = TRUE",
-    )
-    .bind(job.name)
-    .bind(subject)
-    .execute(executor)
-    .await?;
+    sqlx::query(RETRY_DEAD_OF).bind(job.name).bind(subject).execute(executor).await?;
     Ok(())
 }
 
 /// The name and the subject of a dead job.
 pub async fn get_dead(executor: impl MySqlExecutor<'_>, id: Uuid) -> Result<Option<(String, Uuid)>> {
-    let query = "SELECT kind, subject FROM jobs WHERE id = ? AND dead = TRUE";
-    Ok(sqlx::query_as(query).bind(id).fetch_optional(executor).await?)
+    Ok(sqlx::query_as(GET_DEAD).bind(id).fetch_optional(executor).await?)
 }
 
 /// Returns false when no dead job has this id.
 pub async fn delete_dead(executor: impl MySqlExecutor<'_>, id: Uuid) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM jobs WHERE id = ? AND dead = TRUE").bind(id).execute(executor).await?;
+    let done = sqlx::query(DELETE_DEAD).bind(id).execute(executor).await?;
     Ok(done.rows_affected() == 1)
 }
 
 /// The numbers of live and of dead jobs, and the age of the oldest due one in seconds.
 pub async fn depth(executor: impl MySqlExecutor<'_>) -> Result<(i64, i64, f64)> {
-    let (live, dead, age): (i64, i64, Option<i64>) = sqlx::query_as(
-        "SELECT CAST(COALESCE(SUM(dead = FALSE), 0) AS SIGNED), CAST(COALESCE(SUM(dead = TRUE), 0) AS SIGNED),
-             CAST(MAX(IF(dead = FALSE, TIMESTAMPDIFF(MICROSECOND, visible_at, UTC_TIMESTAMP(3)), NULL)) AS SIGNED)
-         FROM jobs",
-    )
-    .fetch_one(executor)
-    .await?;
-    Ok((live, dead, super::seconds(age)))
+    let (live, dead, age): (i64, i64, Option<i64>) = sqlx::query_as(DEPTH).fetch_one(executor).await?;
+    Ok((live, dead, gauge_seconds(age)))
 }
 
 fn micros(duration: Duration) -> i64 {

@@ -1,4 +1,4 @@
-//! The schema: `migrations/`, in the binary.
+//! The schema: the files of `migrations/`, which are part of the binary.
 
 use std::{collections::HashSet, sync::LazyLock};
 
@@ -7,7 +7,7 @@ use sqlx::{
     migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
 };
 
-use super::{Db, Result};
+use super::{database::Db, error::Result};
 
 /// A file of `migrations/` by its name without `.sql`: `VERSION_DESCRIPTION`.
 macro_rules! migration {
@@ -16,7 +16,7 @@ macro_rules! migration {
     };
 }
 
-/// Every migration, oldest first. Listed rather than collected by `sqlx::migrate!`, see `from_row!`.
+/// Every migration, oldest first. Listed rather than collected by `sqlx::migrate!`; see `from_row!`.
 const MIGRATIONS: &[(&str, &str)] = &[
     migration!("20261122000001_albums"),
     migration!("20261122000002_invites"),
@@ -46,63 +46,56 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     Migrator::with_migrations(migrations.collect())
 });
 
+statements! {
+    GET_LOCK = "SELECT GET_LOCK('darkroom.migrations', ?)";
+    RELEASE_LOCK = "DO RELEASE_LOCK('darkroom.migrations')";
+}
+
 /// Seconds to wait for another process that migrates.
 const LOCK_SECONDS: i64 = 60;
 
-/// Where the schema stands.
+/// The state of the schema.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Level {
-    /// Migrations that have run.
+pub struct SchemaStatus {
+    /// The number of migrations that have run.
     pub applied: usize,
-    /// Versions of this binary that have not.
+    /// The versions of those that have not.
     pub pending: Vec<i64>,
 }
 
-/// Runs what has not run yet; of two processes at once one does it and the other waits.
-///
-/// # Errors
-/// A migration failed, or one that ran earlier is not what this binary has.
-pub async fn run(db: &Db) -> anyhow::Result<Level> {
+/// Runs the migrations that have not run yet. Concurrent processes wait for each other.
+pub async fn run(db: &Db) -> anyhow::Result<SchemaStatus> {
     let mut session = db.session().await?;
-    // sqlx's own lock waits for ever on MySQL and not at all on MariaDB.
-    let got: Option<i64> = sqlx::query_scalar("SELECT GET_LOCK('darkroom.migrations', ?)")
-        .bind(LOCK_SECONDS)
-        .fetch_one(&mut session)
-        .await?;
-    anyhow::ensure!(got == Some(1), "another process has been migrating for over {LOCK_SECONDS} s");
+    // sqlx's own lock waits forever on MySQL and not at all on MariaDB.
+    let locked: Option<i64> = sqlx::query_scalar(GET_LOCK).bind(LOCK_SECONDS).fetch_one(&mut session).await?;
+    anyhow::ensure!(locked == Some(1), "another process has been migrating for over {LOCK_SECONDS} s");
     let mut migrator = Migrator { migrations: MIGRATOR.migrations.clone(), ..Migrator::DEFAULT };
     migrator.set_locking(false);
-    // Whatever becomes of it, nobody uses this connection again.
-    session.condemn();
+    // Not reused, whatever happens.
+    session.mark_broken();
     migrator.run_direct(None, session.connection(), false).await?;
-    // Closing the connection would do it too, some time later.
-    sqlx::query("DO RELEASE_LOCK('darkroom.migrations')").execute(session.connection()).await?;
-    Ok(level(session.connection()).await?)
+    // Closing the connection would release it too, but later.
+    sqlx::query(RELEASE_LOCK).execute(session.connection()).await?;
+    Ok(schema_status(session.connection()).await?)
 }
 
-/// Where the schema stands; nothing is changed.
-///
-/// # Errors
-/// The database's.
-pub async fn check(db: &Db) -> Result<Level> {
-    level(db.session().await?.connection()).await
+/// The state of the schema; changes nothing.
+pub async fn check(db: &Db) -> Result<SchemaStatus> {
+    schema_status(db.session().await?.connection()).await
 }
 
-/// Where the schema stands, by a connection; nothing is changed.
-///
-/// # Errors
-/// The database's.
-pub async fn level(connection: &mut MySqlConnection) -> Result<Level> {
+/// As [`check`], over a connection.
+pub async fn schema_status(connection: &mut MySqlConnection) -> Result<SchemaStatus> {
     let applied: HashSet<i64> = match connection.list_applied_migrations("_sqlx_migrations").await {
         Ok(applied) => applied.into_iter().map(|migration| migration.version).collect(),
-        // 1146: no such table, nothing has run.
-        Err(MigrateError::Execute(error)) if super::error::number(&error) == Some(1146) => HashSet::new(),
+        // 1146: no such table, so none has run.
+        Err(MigrateError::Execute(error)) if super::error::error_number(&error) == Some(1146) => HashSet::new(),
         Err(MigrateError::Execute(error)) => return Err(error.into()),
-        Err(_) => return Err(super::Error::Corrupt("_sqlx_migrations")),
+        Err(_) => return Err(super::error::Error::Corrupt("_sqlx_migrations")),
     };
     let pending =
         MIGRATOR.iter().map(|migration| migration.version).filter(|version| !applied.contains(version)).collect();
-    Ok(Level { applied: applied.len(), pending })
+    Ok(SchemaStatus { applied: applied.len(), pending })
 }
 
 #[cfg(test)]
@@ -110,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_every_file_of_the_folder() {
+    fn lists_every_migration_file() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
         let names = std::fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").file_name());
         let mut files: Vec<String> =

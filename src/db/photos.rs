@@ -1,17 +1,54 @@
-//! Photos: the statements behind lists, single reads and each step of a photo's way.
+//! Photos.
 
 use chrono::{DateTime, Utc};
 use sqlx::{MySql, MySqlExecutor, QueryBuilder};
 use uuid::Uuid;
 
-use super::{Error, Result, Session};
+use super::{
+    edits,
+    error::{Error, Result},
+    invites,
+    reconciler::OVERDUE_INTERVAL,
+    session::Session,
+    time::{as_datetime, now},
+};
 use crate::domain::{
-    Access, AlbumId, AlbumRole, Caller, InviteId, Photo, PhotoId, PhotoState, Sha256, Uploader, Visibility,
+    Access, AlbumId, AlbumRole, Caller, Guest, InviteId, InviteRole, Photo, PhotoId, PhotoState, Sha256, Uploader,
+    Visibility,
 };
 
-pub(crate) const SELECT: &str = "SELECT p.id, p.album_id, p.invite_id, p.uploader_name, p.state, p.visibility, p.caption, p.content_type, p.bytes,
- p.sha256, p.width, p.height, p.taken_at, p.camera, p.placeholder, p.renditions, p.reject_reason, p.version, p.created_at, p.ready_at
- FROM photos p";
+/// The columns of [`Row`], of `photos p`.
+macro_rules! photo_columns {
+    () => {
+        "p.id, p.album_id, p.invite_id, p.uploader_name, p.state, p.visibility, p.caption, p.content_type, p.bytes, \
+         p.sha256, p.width, p.height, p.taken_at, p.camera, p.placeholder, p.renditions, p.reject_reason, p.version, \
+         p.created_at, p.ready_at"
+    };
+}
+pub(super) use photo_columns;
+
+statements! {
+    INSERT = "INSERT INTO photos (id, album_id, invite_id, uploader_name, state, visibility, caption, content_type,
+        bytes, sha256, dedup, created_at, sweep_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    FIND_DUPLICATE = "SELECT ", photo_columns!(), " FROM photos p WHERE p.album_id = ? AND p.dedup = ?";
+    FIND_FOR_HOST = "SELECT ", photo_columns!(), " FROM photos p JOIN albums a ON a.id = p.album_id
+        WHERE p.id = ? AND a.deleted_at IS NULL AND a.host = ?";
+    FIND_FOR_GUEST = "SELECT ", photo_columns!(), " FROM photos p JOIN albums a ON a.id = p.album_id
+        WHERE p.id = ? AND a.deleted_at IS NULL AND p.album_id = ?";
+    GET = "SELECT ", photo_columns!(), " FROM photos p WHERE p.id = ?";
+    LOCK = "SELECT ", photo_columns!(), " FROM photos p WHERE p.id = ? FOR UPDATE";
+    SET_UPLOADED = "UPDATE photos SET state = 'processing', version = version + 1, sweep_at = ? WHERE id = ?";
+    SET_SHA256 = "UPDATE photos SET sha256 = ? WHERE id = ?";
+    SET_DEDUP = "UPDATE IGNORE photos SET dedup = ? WHERE id = ? AND dedup IS NULL";
+    SAVE_RESULT = "UPDATE photos SET state = ?, width = ?, height = ?, taken_at = ?, camera = ?, placeholder = ?,
+        renditions = ?, reject_reason = ?, ready_at = ?, version = version + 1, sweep_at = NULL WHERE id = ?";
+    UPDATE = "UPDATE photos SET caption = ?, visibility = ?, version = ? WHERE id = ?";
+    DECLARE_AGAIN = "UPDATE photos SET bytes = ?, content_type = ?, sweep_at = ?
+        WHERE id = ? AND state = 'awaiting_upload'";
+    EXPIRE = "UPDATE photos SET state = 'expired', dedup = NULL, version = version + 1, sweep_at = NULL WHERE id = ?";
+    DELETE = "DELETE FROM photos WHERE id = ?";
+    IDS_OF_ALBUM = "SELECT id FROM photos WHERE album_id = ? LIMIT ?";
+}
 
 from_row! {
     pub(crate) struct Row {
@@ -69,98 +106,67 @@ impl TryFrom<Row> for Photo {
     }
 }
 
-/// Declares a photo. `dedup` makes a later one with the same value in the same album a conflict: then the
-/// answer is false and nothing is written.
-///
-/// # Errors
-/// The database's.
+/// Inserts a declared photo. False, and nothing is written, when the album has a photo with the same `dedup`.
 pub async fn insert(
     session: &mut Session,
     photo: &Photo,
     dedup: Option<&[u8; 32]>,
     upload_ends: DateTime<Utc>,
 ) -> Result<bool> {
-    let done = sqlx::query(
-        "INSERT INTO photos (id, album_id, invite_id, uploader_name, state, visibility, caption, content_type, bytes, sha256, dedup,
-         created_at, sweep_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(photo.id.as_uuid())
-    .bind(photo.album_id.as_uuid())
-    .bind(photo.uploader.invite_id.map(InviteId::as_uuid))
-    .bind(&photo.uploader.name)
-    .bind(photo.state.as_str())
-    .bind(photo.visibility.as_str())
-    .bind(&photo.caption)
-    .bind(&photo.content_type)
-    .bind(photo.bytes)
-    .bind(photo.sha256.map(|digest| digest.0.to_vec()))
-    .bind(dedup.map(|digest| &digest[..]))
-    .bind(photo.created_at)
-    .bind(upload_ends)
-    .execute(session)
-    .await;
-    match done {
+    let inserted = sqlx::query(INSERT)
+        .bind(photo.id.as_uuid())
+        .bind(photo.album_id.as_uuid())
+        .bind(photo.uploader.invite_id.map(InviteId::as_uuid))
+        .bind(&photo.uploader.name)
+        .bind(photo.state.as_str())
+        .bind(photo.visibility.as_str())
+        .bind(&photo.caption)
+        .bind(&photo.content_type)
+        .bind(photo.bytes)
+        .bind(photo.sha256.map(|digest| digest.0.to_vec()))
+        .bind(dedup.map(|digest| &digest[..]))
+        .bind(photo.created_at)
+        .bind(upload_ends)
+        .execute(session)
+        .await;
+    match inserted {
         Ok(_) => Ok(true),
         Err(sqlx::Error::Database(e)) if e.is_unique_violation() => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The photo that an earlier declaration with the same `dedup` made.
-///
-/// # Errors
-/// The database's.
-pub async fn find_same(session: &mut Session, album_id: AlbumId, dedup: &[u8; 32]) -> Result<Option<Photo>> {
-    let mut query = QueryBuilder::<MySql>::new(SELECT);
-    query.push(" WHERE p.album_id = ").push_bind(album_id.as_uuid()).push(" AND p.dedup = ").push_bind(&dedup[..]);
-    one(query.build_query_as().fetch_optional(session).await?)
+/// The photo of an album with this `dedup`.
+pub async fn find_duplicate(session: &mut Session, album_id: AlbumId, dedup: &[u8; 32]) -> Result<Option<Photo>> {
+    let query = sqlx::query_as(FIND_DUPLICATE).bind(album_id.as_uuid()).bind(&dedup[..]);
+    to_photo(query.fetch_optional(session).await?)
 }
 
-/// A photo that the caller may see, and what the caller is to its album.
-///
-/// # Errors
-/// The database's.
+/// A photo that the caller may see, and the caller's access to its album.
 pub async fn find(executor: impl MySqlExecutor<'_>, caller: &Caller, id: PhotoId) -> Result<Option<(Photo, Access)>> {
-    let mut query = QueryBuilder::<MySql>::new(SELECT);
-    query
-        .push(" JOIN albums a ON a.id = p.album_id WHERE p.id = ")
-        .push_bind(id.as_uuid())
-        .push(" AND a.deleted_at IS NULL AND ");
-    let access = match caller {
+    let (query, access) = match caller {
         Caller::User(user) => {
-            query.push("a.host = ").push_bind(user.subject.as_bytes());
-            Access::Host
+            (sqlx::query_as(FIND_FOR_HOST).bind(id.as_uuid()).bind(user.subject.as_bytes()), Access::Host)
         }
         Caller::Guest(guest) => {
-            query.push("p.album_id = ").push_bind(guest.album_id.as_uuid());
-            Access::Guest(*guest)
+            (sqlx::query_as(FIND_FOR_GUEST).bind(id.as_uuid()).bind(guest.album_id.as_uuid()), Access::Guest(*guest))
         }
     };
-    let photo = one(query.build_query_as().fetch_optional(executor).await?)?;
+    let photo = to_photo(query.fetch_optional(executor).await?)?;
     Ok(photo.filter(|photo| access.sees(photo)).map(|photo| (photo, access)))
 }
 
-/// Any photo by its id, for workers.
-///
-/// # Errors
-/// The database's.
+/// A photo by its id, for workers.
 pub async fn get(executor: impl MySqlExecutor<'_>, id: PhotoId) -> Result<Option<Photo>> {
-    let mut query = QueryBuilder::<MySql>::new(SELECT);
-    query.push(" WHERE p.id = ").push_bind(id.as_uuid());
-    one(query.build_query_as().fetch_optional(executor).await?)
+    to_photo(sqlx::query_as(GET).bind(id.as_uuid()).fetch_optional(executor).await?)
 }
 
-/// Locks a photo for the rest of the transaction and reads it. Lock its album first where both are needed.
-///
-/// # Errors
-/// The database's.
+/// Locks a photo until the end of the transaction, and returns it. Lock its album first where both are needed.
 pub async fn lock(session: &mut Session, id: PhotoId) -> Result<Option<Photo>> {
-    let mut query = QueryBuilder::<MySql>::new(SELECT);
-    query.push(" WHERE p.id = ").push_bind(id.as_uuid()).push(" FOR UPDATE");
-    one(query.build_query_as().fetch_optional(session).await?)
+    to_photo(sqlx::query_as(LOCK).bind(id.as_uuid()).fetch_optional(session).await?)
 }
 
-/// Which photos a list shows, and from where on.
+/// The filter, order and position of a page of photos.
 #[derive(Debug, Clone, Copy)]
 pub struct Page {
     /// Only photos in this state.
@@ -171,12 +177,12 @@ pub struct Page {
     pub oldest_first: bool,
     /// The last photo of the page before.
     pub after: Option<PhotoId>,
-    /// How many at most.
+    /// The maximum number of photos.
     pub limit: u32,
 }
 
 impl Page {
-    /// Whether all photos are on the list that everybody sees.
+    /// Whether the filter lets all public photos pass.
     #[must_use]
     pub fn shows_all_public(&self) -> bool {
         self.state.is_none_or(|state| state == PhotoState::Ready)
@@ -184,11 +190,7 @@ impl Page {
     }
 }
 
-/// A page of the photos of an album that the caller may see. Each branch is one range of one index, so that a
-/// page costs the same in an album of any size.
-///
-/// # Errors
-/// The database's.
+/// A page of the photos of an album that the caller may see.
 pub async fn list(
     executor: impl MySqlExecutor<'_>,
     access: &Access,
@@ -200,21 +202,22 @@ pub async fn list(
     rows.into_iter().map(Photo::try_from).collect()
 }
 
-/// The statement of [`list`], apart so that benches can show its plan. What a filter leaves open is spelt out as one
-/// range for each value, because only then an index gives each range in the order of the list; their ids are merged
-/// before any row is read.
+/// The statement of [`list`]; public for benches, which print its plan.
+///
+/// Values that a filter leaves open become one range each, because only then an index returns each range in the order
+/// of the list. The ids of the ranges are merged before any row is read, so a page costs the same in an album of any
+/// size.
 #[must_use]
 pub fn list_query(access: &Access, album_id: AlbumId, page: &Page) -> QueryBuilder<MySql> {
     let ranges = ranges(access, album_id, page);
-    let mut query = QueryBuilder::<MySql>::new("");
     if let [range] = &ranges[..] {
-        query.push(SELECT);
+        let mut query = QueryBuilder::new(concat!("SELECT ", photo_columns!(), " FROM photos p"));
         push_range(&mut query, range, page);
         return query;
     }
     let order = if page.oldest_first { "" } else { " DESC" };
-    // The ids come first, their photos after them; no other way round.
-    query.push(SELECT.replacen("SELECT", "SELECT STRAIGHT_JOIN", 1).replace("FROM photos p", "FROM ("));
+    // The ids first, then their photos: the optimizer must not reorder the join.
+    let mut query = QueryBuilder::new(concat!("SELECT STRAIGHT_JOIN ", photo_columns!(), " FROM ("));
     for (number, range) in ranges.iter().enumerate() {
         query.push(if number == 0 { "(" } else { " UNION DISTINCT (" }).push("SELECT p.id FROM photos p");
         push_range(&mut query, range, page);
@@ -225,9 +228,26 @@ pub fn list_query(access: &Access, album_id: AlbumId, page: &Page) -> QueryBuild
     query
 }
 
-/// The photos of one album or invite, all of them or those of one visibility and state: one range of one index.
+/// A statement of [`list`] for each combination of index, filter, order and position.
+pub(super) fn list_examples() -> Vec<String> {
+    let (album_id, invite_id) = (AlbumId::generate(), InviteId::generate());
+    let contributor = Guest { invite_id, album_id, role: InviteRole::Contribute };
+    let dropper = Guest { role: InviteRole::Drop, ..contributor };
+    let page = Page { state: None, visibility: None, oldest_first: false, after: None, limit: 10 };
+    let pages = [
+        page,
+        Page { oldest_first: true, after: Some(PhotoId::generate()), ..page },
+        Page { state: Some(PhotoState::Ready), ..page },
+        Page { state: Some(PhotoState::Ready), visibility: Some(Visibility::Hidden), ..page },
+    ];
+    let callers = [Access::Host, Access::Guest(contributor), Access::Guest(dropper)];
+    let queries = callers.iter().flat_map(|access| pages.iter().map(|page| list_query(access, album_id, page)));
+    queries.map(|query| query.sql().as_str().to_owned()).collect()
+}
+
+/// The photos of one album or invite, all or those of one visibility and state: a range of one index.
 struct Range {
-    /// Else the one that they were added with.
+    /// The invite with which they were added; `None` for all photos of the album.
     invite: Option<Uuid>,
     album: Uuid,
     exact: Option<(Visibility, PhotoState)>,
@@ -241,14 +261,14 @@ fn ranges(access: &Access, album_id: AlbumId, page: &Page) -> Vec<Range> {
     };
     let own = access.invite_id();
     let mut all: Vec<Range> = exacts(page).into_iter().map(|exact| range(own, exact)).collect();
-    let follows = matches!(access.role(), AlbumRole::View | AlbumRole::Contribute);
-    if own.is_some() && follows && page.shows_all_public() {
+    let sees_album = matches!(access.role(), AlbumRole::View | AlbumRole::Contribute);
+    if own.is_some() && sees_album && page.shows_all_public() {
         all.push(range(None, Some((Visibility::Visible, PhotoState::Ready))));
     }
     all
 }
 
-/// Each visibility with each state that the page asks for; without a filter none in particular.
+/// Each pair of visibility and state that the filter lets pass; a single `None` without a filter.
 fn exacts(page: &Page) -> Vec<Option<(Visibility, PhotoState)>> {
     if page.state.is_none() && page.visibility.is_none() {
         return vec![None];
@@ -258,8 +278,8 @@ fn exacts(page: &Page) -> Vec<Option<(Visibility, PhotoState)>> {
     visibilities.iter().flat_map(|v| states.iter().map(|s| Some((*v, *s)))).collect()
 }
 
-/// The index is named, because the server would rather walk the primary key, which has the order too: past the
-/// photos of all other albums.
+/// The index is forced, because the optimizer may prefer the primary key, which has the same order, and scan the photos
+/// of all other albums.
 fn push_range(query: &mut QueryBuilder<MySql>, range: &Range, page: &Page) {
     let index = match (range.invite, range.exact) {
         (None, None) => "photos_by_album",
@@ -282,92 +302,61 @@ fn push_range(query: &mut QueryBuilder<MySql>, range: &Range, page: &Page) {
         .push_bind(page.limit);
 }
 
-/// Notes that a photo's bytes have come, and their digest where it is known already.
-///
-/// # Errors
-/// The database's.
+/// Records that a photo is uploaded, with its digest where it is known already.
 pub async fn set_uploaded(session: &mut Session, photo: &Photo, digest: Option<&Sha256>) -> Result<()> {
-    sqlx::query("UPDATE photos SET state = ?, version = version + 1, sweep_at = ? WHERE id = ?")
-        .bind(PhotoState::Processing.as_str())
-        .bind(super::now() + crate::db::reconciler::OVERDUE_INTERVAL)
-        .bind(photo.id.as_uuid())
-        .execute(&mut *session)
-        .await?;
+    sqlx::query(SET_UPLOADED).bind(now() + OVERDUE_INTERVAL).bind(photo.id.as_uuid()).execute(&mut *session).await?;
     if let Some(digest) = digest {
         set_digest(session, photo, digest).await?;
     }
     note_change(session, photo).await
 }
 
-/// Notes the digest of a photo's bytes. It keeps the `dedup` of its declaration; without one it gets the digest, unless
-/// another photo of the album has that already.
-///
-/// # Errors
-/// The database's.
+/// Records the digest of an upload. A photo that was declared without `dedup` gets the digest as its `dedup`, unless
+/// another photo of the album has it already.
 pub async fn set_digest(session: &mut Session, photo: &Photo, digest: &Sha256) -> Result<()> {
     if photo.sha256.is_some() {
         return Ok(());
     }
-    sqlx::query("UPDATE photos SET sha256 = ? WHERE id = ?")
-        .bind(&digest.0[..])
-        .bind(photo.id.as_uuid())
-        .execute(&mut *session)
-        .await?;
+    sqlx::query(SET_SHA256).bind(&digest.0[..]).bind(photo.id.as_uuid()).execute(&mut *session).await?;
     set_dedup(session, photo.id, &digest.0).await
 }
 
-/// Has the same bytes known again by what stands for them, as after a declaration; unless another photo of the album has that.
-///
-/// # Errors
-/// The database's.
+/// Sets the `dedup` of a photo that has none, unless another photo of the album has it already.
 pub async fn set_dedup(session: &mut Session, id: PhotoId, dedup: &[u8; 32]) -> Result<()> {
-    sqlx::query("UPDATE IGNORE photos SET dedup = ? WHERE id = ? AND dedup IS NULL")
-        .bind(&dedup[..])
-        .bind(id.as_uuid())
+    sqlx::query(SET_DEDUP).bind(&dedup[..]).bind(id.as_uuid()).execute(session).await?;
+    Ok(())
+}
+
+/// Records a change of the uploader's invite: the declaration and the upload of a photo have no event.
+async fn note_change(session: &mut Session, photo: &Photo) -> Result<()> {
+    match photo.uploader.invite_id {
+        Some(invite_id) => invites::note_change(session, invite_id).await,
+        None => Ok(()),
+    }
+}
+
+/// Writes the result of processing a locked photo: its state and its metadata.
+pub async fn save_result(session: &mut Session, photo: &Photo) -> Result<()> {
+    let renditions = serde_json::to_string(&photo.renditions).map_err(|_| Error::Corrupt("photos"))?;
+    sqlx::query(SAVE_RESULT)
+        .bind(photo.state.as_str())
+        .bind(photo.width)
+        .bind(photo.height)
+        .bind(photo.taken_at.map(as_datetime))
+        .bind(&photo.camera)
+        .bind(&photo.placeholder)
+        .bind(renditions)
+        .bind(&photo.reject_reason)
+        .bind(photo.ready_at)
+        .bind(photo.id.as_uuid())
         .execute(session)
         .await?;
     Ok(())
 }
 
-/// No event tells the uploader of a photo that is declared anew or whose bytes have come.
-async fn note_change(session: &mut Session, photo: &Photo) -> Result<()> {
-    match photo.uploader.invite_id {
-        Some(invite_id) => super::invites::note_change(session, invite_id).await,
-        None => Ok(()),
-    }
-}
-
-/// Writes what became of a locked photo: its state, and what is known of it.
-///
-/// # Errors
-/// The database's.
-pub async fn settle(session: &mut Session, photo: &Photo) -> Result<()> {
-    let renditions = serde_json::to_string(&photo.renditions).map_err(|_| Error::Corrupt("photos"))?;
-    sqlx::query(
-        "UPDATE photos SET state = ?, width = ?, height = ?, taken_at = ?, camera = ?, placeholder = ?, renditions = ?, reject_reason = ?,
-         ready_at = ?, version = version + 1, sweep_at = NULL WHERE id = ?",
-    )
-    .bind(photo.state.as_str())
-    .bind(photo.width)
-    .bind(photo.height)
-    .bind(photo.taken_at.map(super::any_year))
-    .bind(&photo.camera)
-    .bind(&photo.placeholder)
-    .bind(renditions)
-    .bind(&photo.reject_reason)
-    .bind(photo.ready_at)
-    .bind(photo.id.as_uuid())
-    .execute(session)
-    .await?;
-    Ok(())
-}
-
 /// Writes caption and visibility of a locked photo.
-///
-/// # Errors
-/// The database's.
 pub async fn update(session: &mut Session, photo: &Photo) -> Result<()> {
-    sqlx::query("UPDATE photos SET caption = ?, visibility = ?, version = ? WHERE id = ?")
+    sqlx::query(UPDATE)
         .bind(&photo.caption)
         .bind(photo.visibility.as_str())
         .bind(photo.version)
@@ -377,58 +366,37 @@ pub async fn update(session: &mut Session, photo: &Photo) -> Result<()> {
     Ok(())
 }
 
-/// Declares a photo that still waits for its bytes once more: its size, its type and how long to wait.
-///
-/// # Errors
-/// The database's.
+/// Writes size, content type and deadline of a photo that is declared again before its upload.
 pub async fn declare_again(session: &mut Session, photo: &Photo, upload_ends: DateTime<Utc>) -> Result<()> {
-    sqlx::query("UPDATE photos SET bytes = ?, content_type = ?, sweep_at = ? WHERE id = ? AND state = ?")
+    sqlx::query(DECLARE_AGAIN)
         .bind(photo.bytes)
         .bind(&photo.content_type)
         .bind(upload_ends)
         .bind(photo.id.as_uuid())
-        .bind(PhotoState::AwaitingUpload.as_str())
         .execute(&mut *session)
         .await?;
     note_change(session, photo).await
 }
 
-/// Gives up waiting for the bytes of a locked photo; the same bytes may then be declared anew.
-///
-/// # Errors
-/// The database's.
+/// Expires a locked photo whose upload never came; the same bytes may then be declared again.
 pub async fn expire(session: &mut Session, id: PhotoId) -> Result<()> {
-    sqlx::query("UPDATE photos SET state = ?, dedup = NULL, version = version + 1, sweep_at = NULL WHERE id = ?")
-        .bind(PhotoState::Expired.as_str())
-        .bind(id.as_uuid())
-        .execute(session)
-        .await?;
+    sqlx::query(EXPIRE).bind(id.as_uuid()).execute(session).await?;
     Ok(())
 }
 
-/// Removes a photo's row, and those of its edits.
-///
-/// # Errors
-/// The database's.
+/// Deletes a photo and its edits.
 pub async fn delete(session: &mut Session, id: PhotoId) -> Result<()> {
-    super::edits::delete_of(session, id).await?;
-    sqlx::query("DELETE FROM photos WHERE id = ?").bind(id.as_uuid()).execute(session).await?;
+    edits::delete_of_photo(session, id).await?;
+    sqlx::query(DELETE).bind(id.as_uuid()).execute(session).await?;
     Ok(())
 }
 
-/// Some photos of an album that is being removed.
-///
-/// # Errors
-/// The database's.
-pub async fn some_of(executor: impl MySqlExecutor<'_>, album_id: AlbumId, limit: u32) -> Result<Vec<PhotoId>> {
-    let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM photos WHERE album_id = ? LIMIT ?")
-        .bind(album_id.as_uuid())
-        .bind(limit)
-        .fetch_all(executor)
-        .await?;
-    Ok(ids.into_iter().map(PhotoId::from).collect())
+/// Some photos of an album that is being deleted.
+pub async fn ids_of_album(executor: impl MySqlExecutor<'_>, album_id: AlbumId, limit: u32) -> Result<Vec<PhotoId>> {
+    let query = sqlx::query_scalar::<_, Uuid>(IDS_OF_ALBUM).bind(album_id.as_uuid()).bind(limit);
+    Ok(query.fetch_all(executor).await?.into_iter().map(PhotoId::from).collect())
 }
 
-fn one(row: Option<Row>) -> Result<Option<Photo>> {
+fn to_photo(row: Option<Row>) -> Result<Option<Photo>> {
     row.map(Photo::try_from).transpose()
 }

@@ -1,399 +1,331 @@
-//! A pool of connections: deadpool's, because its manager has what sqlx's pool lacks, a say in how each connection is
-//! opened (with the login of this very moment) and in whether it is used again.
+//! A pool of connections. It is built on deadpool, because deadpool's manager, unlike sqlx's pool, decides how each
+//! connection is opened (with the credentials of that moment) and whether it is used again.
 //!
-//! A connection is trusted while it is in use every few seconds. It is tried first, for a second at most, when it has
-//! been idle for longer or when another one was lost since; and it is closed when it is old, or when another one has met
-//! a server that takes no writes any more. A login that takes longer than anybody waits for it is not lost: the
-//! connection is there for the next one who asks.
+//! A connection is used without a check while it was used within the last seconds. After a longer idle time, or when
+//! another connection has been lost since, it is pinged first. It is closed at the end of its lifetime, and when
+//! another connection has since met a server that accepts no writes. A login that takes longer than its caller waits is
+//! completed in the background, so that a slow server is reached in the end.
 
 mod metrics;
 
 use std::{
     ops::{Deref, DerefMut},
+    pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use deadpool::managed::{self, Metrics, Object, PoolConfig, QueueMode, RecycleError, RecycleResult};
-use sqlx::{Connection, MySqlConnection};
+use deadpool::{
+    Runtime,
+    managed::{self, Metrics, Object, PoolConfig, QueueMode, RecycleError, RecycleResult, Timeouts},
+};
+use futures_util::future::BoxFuture;
+use sqlx::Connection as _;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    runtime::Handle,
     time::{Instant, timeout, timeout_at},
 };
 
 use super::{
-    Error, Result,
-    connect::Connector,
-    error::Verdict,
-    rand_below,
-    session::{Session, State},
+    connection::{Connection, ConnectionState},
+    connector::Connector,
+    error::{ConnectionHealth, Error, Result},
 };
-use crate::{config::database as config, resilience::deadline, telemetry::scope};
+use crate::{
+    config::database as config,
+    resilience::{backoff::random_below, deadline},
+    telemetry::scope,
+};
 pub use metrics::PoolState;
-use metrics::{Meters, Timer};
+use metrics::{PoolMetrics, Timer};
 
-/// A connection that was idle for longer is tried before use; a younger one is used at once, which saves a round trip
-/// for each request under load.
-const TRUST_IDLE: Duration = Duration::from_secs(5);
-/// Longest time for a try of a connection.
-const PING: Duration = Duration::from_secs(1);
-/// How often connections are looked over that nobody uses.
-const REAP: Duration = Duration::from_secs(15);
-/// What stood in the way of a connection that came too late is told so long to those who wait in vain.
-const STILL_TRUE: Duration = Duration::from_secs(10);
-/// The wait between two tries to connect to a server that is not there: at least, and that much more at random.
-const CONNECT_PAUSE: (u64, u64) = (50, 150);
+/// A connection that was idle for longer is pinged before use. Below that the round trip is saved.
+const MAX_UNCHECKED_IDLE: Duration = Duration::from_secs(5);
+/// Time for a ping, and for the goodbye to the server when a connection is closed.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often idle connections are inspected.
+const REAP_INTERVAL: Duration = Duration::from_secs(15);
+/// A failure to connect is reported for this long to callers that get no connection in time.
+const FAILURE_TTL: Duration = Duration::from_secs(10);
+/// The delay between two attempts to connect: the minimum, and the most that is added at random.
+const RECONNECT_DELAY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
 
-/// An open connection with its history.
-pub(crate) struct Live {
-    pub(crate) connection: MySqlConnection,
-    pub(crate) state: State,
-    opened: Instant,
-    expires: Instant,
-    released: Instant,
-    /// One of `max_connections`, from before it is opened until it is closed.
-    place: OwnedSemaphorePermit,
+/// A pool of connections to one server.
+pub(crate) struct Pool {
+    inner: managed::Pool<Manager>,
+    limits: config::Pool,
+    metrics: PoolMetrics,
+    /// The shortest wait for a connection since it was last asked for, in microseconds; [`NO_WAIT`] when there was
+    /// none.
+    shortest_wait: AtomicU64,
 }
 
-/// deadpool's manager.
-struct Manager(Arc<Shared>);
+const NO_WAIT: u64 = u64::MAX;
 
-/// What opens connections and judges those that come back.
-struct Shared {
+/// Opens connections, and decides which are used again.
+struct Manager {
     connector: Connector,
-    /// Places for connections, open or being opened.
-    places: Arc<Semaphore>,
-    /// Opened for somebody who did not wait.
-    spares: Mutex<Vec<Live>>,
-    spared: Notify,
-    /// Why connections could not be opened that nobody waited for to the end.
-    late: Mutex<Option<(Instant, String)>>,
     max_lifetime: Duration,
-    /// When the server was last heard of.
-    heard: Mutex<Option<Instant>>,
-    doubts: Mutex<Doubts>,
+    last_answer: Mutex<Option<Instant>>,
+    last_failure: Mutex<Option<(Instant, String)>>,
+    staleness: Mutex<Staleness>,
     creation: Timer,
 }
 
-/// Since when connections are not what they seem.
-#[derive(Clone, Copy)]
-struct Doubts {
-    /// One was lost: those that were given back before are tried.
-    lost: Option<Instant>,
-    /// One met a server that takes no writes: those that were opened before are closed.
-    demoted: Option<Instant>,
+/// Which connections are not to be trusted because of what happened to another one.
+#[derive(Clone, Copy, Default)]
+struct Staleness {
+    /// A connection was lost: those last used before are pinged.
+    lost_at: Option<Instant>,
+    /// A server accepted no writes: connections opened before are closed.
+    read_only_at: Option<Instant>,
 }
 
-/// A connection on loan; gives itself back, or closes itself when it can't be used again.
-pub(crate) struct Lent {
+/// A connection in use. Dropping it returns it to the pool, or closes it when it can't be used again.
+pub(crate) struct PooledConnection {
     object: Option<Object<Manager>>,
-    since: Instant,
+    acquired_at: Instant,
     usage: Timer,
 }
 
-/// A pool of connections to one server.
-pub struct Pool {
-    inner: managed::Pool<Manager>,
-    limits: config::Pool,
-    name: &'static str,
-    meters: Meters,
-    /// The shortest wait for a session since somebody asked, in microseconds.
-    shortest: AtomicU64,
-}
-
-/// Nobody has asked for a session.
-const NOBODY: u64 = u64::MAX;
-
 impl Pool {
-    /// A pool that connects when it is first used.
+    /// A pool that connects on first use.
     pub(crate) fn new(name: &'static str, connector: Connector, limits: config::Pool) -> Self {
-        let (size, meters) = (limits.max_connections, Meters::new(name));
-        let manager = Manager(Arc::new(Shared {
+        let (size, metrics) = (limits.max_connections, PoolMetrics::new(name));
+        let manager = Manager {
             connector,
-            places: Arc::new(Semaphore::new(size)),
-            spares: Mutex::default(),
-            spared: Notify::new(),
-            late: Mutex::default(),
             max_lifetime: limits.max_lifetime,
-            heard: Mutex::default(),
-            doubts: Mutex::new(Doubts { lost: None, demoted: None }),
-            creation: meters.creation.clone(),
-        }));
-        // The last one used comes first, so that those that a quiet time does not need grow idle and are closed.
+            last_answer: Mutex::default(),
+            last_failure: Mutex::default(),
+            staleness: Mutex::default(),
+            creation: metrics.creation.clone(),
+        };
+        // LIFO, so that connections beyond the load of the moment become idle and are closed.
         let config = PoolConfig { queue_mode: QueueMode::Lifo, ..PoolConfig::new(size) };
-        let inner = managed::Pool::builder(manager).config(config).build().expect("no timeouts, so no runtime needed");
-        Self { inner, limits, name, meters, shortest: AtomicU64::new(NOBODY) }
+        let builder = managed::Pool::builder(manager).config(config).runtime(Runtime::Tokio1);
+        let inner = builder.build().expect("a runtime is given");
+        Self { inner, limits, metrics, shortest_wait: AtomicU64::new(NO_WAIT) }
     }
 
-    /// A session. While the server is not there it is tried again until the time for it is up.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when there is none in time, with what stood in the way.
-    pub(crate) async fn session(&self) -> Result<Session> {
-        let begun = Instant::now();
-        let until = deadline::ends().into_iter().fold(begun + self.limits.acquire_timeout, Instant::min);
-        let mut last = None;
-        let outcome = loop {
-            match timeout_at(until, self.inner.get()).await {
-                Ok(Ok(object)) => break Ok(object),
-                Ok(Err(managed::PoolError::Backend(error))) if error.is_of_connection() => last = Some(error),
-                Ok(Err(managed::PoolError::Backend(error))) => break Err(error),
-                Ok(Err(_)) => break Err(Error::Unavailable(sqlx::Error::PoolClosed)),
-                Err(_) => break Err(self.too_late(last)),
-            }
-            let pause = Duration::from_millis(CONNECT_PAUSE.0 + rand_below(CONNECT_PAUSE.1));
-            if Instant::now() + pause >= until {
-                break Err(self.too_late(last));
-            }
-            tokio::time::sleep(pause).await;
-        };
-        let waited = begun.elapsed();
-        self.meters.acquire.record(waited);
-        self.shortest.fetch_min(u64::try_from(waited.as_micros()).unwrap_or(NOBODY), Ordering::Relaxed);
+    /// Acquires a connection. Attempts to connect are repeated until `acquire_timeout` or the deadline of the request.
+    pub(crate) async fn acquire(&self) -> Result<PooledConnection> {
+        let started = Instant::now();
+        let until = deadline::current().into_iter().fold(started + self.limits.acquire_timeout, Instant::min);
+        let result = self.acquire_until(until).await;
+        let waited = started.elapsed();
+        self.metrics.acquire.record(waited);
+        self.shortest_wait.fetch_min(u64::try_from(waited.as_micros()).unwrap_or(NO_WAIT), Ordering::Relaxed);
         scope::waited_for_database(waited);
-        let object = outcome?;
-        let lent = Lent { object: Some(object), since: Instant::now(), usage: self.meters.usage.clone() };
-        Ok(Session::new(lent, self.limits.query_timeout))
+        let mut object = result?;
+        object.state.acquired();
+        Ok(PooledConnection { object: Some(object), acquired_at: Instant::now(), usage: self.metrics.usage.clone() })
     }
 
-    fn too_late(&self, last: Option<Error>) -> Error {
-        self.meters.timed_out();
-        let late = || {
-            let (at, why) = self.shared().late.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-            (at.elapsed() < STILL_TRUE).then(|| Error::Unavailable(Error::timed_out(why)))
-        };
-        last.or_else(late).unwrap_or(Error::Unavailable(sqlx::Error::PoolTimedOut))
-    }
-
-    /// The shortest wait for a session since the last call; none when nobody has had one to wait for.
-    pub(crate) fn shortest_wait(&self) -> Option<Duration> {
-        match self.shortest.swap(NOBODY, Ordering::Relaxed) {
-            NOBODY => None,
-            micros => Some(Duration::from_micros(micros)),
+    async fn acquire_until(&self, until: Instant) -> Result<Object<Manager>> {
+        let mut last_error = None;
+        loop {
+            let wait = Some(until.saturating_duration_since(Instant::now()));
+            let pool = self.inner.clone();
+            let acquisition =
+                RunToEnd::new(async move { pool.timeout_get(&Timeouts { wait, ..Timeouts::default() }).await });
+            match timeout_at(until, acquisition).await {
+                Ok(Ok(object)) => return Ok(object),
+                Ok(Err(managed::PoolError::Backend(error))) if error.is_connection_failure() => {
+                    last_error = Some(error);
+                }
+                Ok(Err(managed::PoolError::Backend(error))) => return Err(error),
+                Ok(Err(managed::PoolError::Timeout(_))) | Err(_) => return Err(self.acquire_timed_out(last_error)),
+                Ok(Err(_)) => return Err(Error::Unavailable(sqlx::Error::PoolClosed)),
+            }
+            let delay = RECONNECT_DELAY.0 + random_below(RECONNECT_DELAY.1);
+            if Instant::now() + delay >= until {
+                return Err(self.acquire_timed_out(last_error));
+            }
+            tokio::time::sleep(delay).await;
         }
     }
 
-    /// How long ago the server answered a statement.
-    pub(crate) fn heard(&self) -> Option<Duration> {
-        let heard = *self.shared().heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.map(|at| at.elapsed())
+    fn acquire_timed_out(&self, last_error: Option<Error>) -> Error {
+        self.metrics.timed_out();
+        let recent = || {
+            let (at, error) = lock(&self.inner.manager().last_failure).clone()?;
+            (at.elapsed() < FAILURE_TTL).then(|| Error::Unavailable(Error::timed_out(error)))
+        };
+        last_error.or_else(recent).unwrap_or(Error::Unavailable(sqlx::Error::PoolTimedOut))
     }
 
-    /// What opens its connections.
+    /// The shortest wait for a connection since the last call; `None` when there was none.
+    pub(crate) fn take_shortest_wait(&self) -> Option<Duration> {
+        let micros = self.shortest_wait.swap(NO_WAIT, Ordering::Relaxed);
+        (micros != NO_WAIT).then(|| Duration::from_micros(micros))
+    }
+
+    /// The time since the server last answered a statement.
+    pub(crate) fn last_answer_age(&self) -> Option<Duration> {
+        lock(&self.inner.manager().last_answer).map(|at| at.elapsed())
+    }
+
     pub(crate) fn connector(&self) -> &Connector {
-        &self.shared().connector
+        &self.inner.manager().connector
     }
 
-    fn shared(&self) -> &Shared {
-        &self.inner.manager().0
+    pub(crate) fn query_timeout(&self) -> Duration {
+        self.limits.query_timeout
     }
 
-    /// Its name in metrics: `writer` or `reader`.
-    pub(crate) fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// Its numbers now.
     pub(crate) fn state(&self) -> PoolState {
         let status = self.inner.status();
         let active = status.size.saturating_sub(status.available);
-        let idle = status.available + self.shared().spares().len();
-        PoolState { active, idle, pending: status.waiting, max: status.max_size }
+        PoolState { active, idle: status.available, pending: status.waiting, max: status.max_size }
     }
 
-    /// Sets the metrics that are levels.
-    pub(crate) fn measure(&self) {
-        metrics::levels(self.name, self.state());
+    /// The server was found to accept no writes at this time: connections opened before are closed.
+    pub(crate) fn note_read_only(&self, at: Instant) {
+        lock(&self.inner.manager().staleness).read_only_at = Some(at);
     }
 
-    /// Has older connections closed if the server takes no writes (any more): one that only reads would not notice. For
-    /// a pool whose server is to take them.
-    pub(crate) async fn doubt_if_read_only(&self) {
-        let asked = Instant::now();
-        let look = async {
-            let mut session = self.session().await?;
-            let query = "SELECT CAST(@@global.read_only OR @@global.innodb_read_only AS SIGNED)";
-            Ok::<i64, Error>(sqlx::query_scalar(query).fetch_one(&mut session).await?)
-        };
-        // Where nobody answers there is nothing to doubt.
-        if matches!(look.await, Ok(1)) {
-            self.shared().doubts().demoted = Some(asked);
-        }
-    }
-
-    /// Closes what nobody uses, for ever.
+    /// Closes idle and expired connections, forever.
     pub(crate) async fn reap(&self) -> ! {
         loop {
-            tokio::time::sleep(REAP).await;
-            let now = Instant::now();
-            let idle = self.limits.idle_timeout;
-            let old = self.inner.retain(|live, _| live.released + idle > now && live.expires > now).removed;
-            let spares: Vec<Live> =
-                self.shared().spares().extract_if(.., |live| live.released + TRUST_IDLE <= now).collect();
-            part_from(old.into_iter().chain(spares)).await;
+            tokio::time::sleep(REAP_INTERVAL).await;
+            let (now, idle) = (Instant::now(), self.limits.idle_timeout);
+            let kept = |connection: &Connection| connection.used_at + idle > now && connection.expires_at > now;
+            close_all(self.inner.retain(|connection, _| kept(connection)).removed).await;
         }
     }
 
-    /// Closes the pool: what is idle at once, what is in use when it is given back.
+    /// Closes idle connections now, and those in use when they are returned.
     pub(crate) async fn close(&self) {
         let idle = self.inner.retain(|_, _| false).removed;
         self.inner.close();
-        let spares = std::mem::take(&mut *self.shared().spares());
-        part_from(idle.into_iter().chain(spares)).await;
+        close_all(idle).await;
     }
 }
 
-/// Closes connections with a word of goodbye, so that the server counts no aborted clients.
-async fn part_from(connections: impl Iterator<Item = Live>) {
-    for live in connections {
-        // One that does not hear it is closed all the same.
-        let _ = timeout(PING, live.connection.close()).await;
+/// Closes connections with MySQL's goodbye, so that the server does not count them as aborted.
+async fn close_all(connections: Vec<Connection>) {
+    for connection in connections {
+        // A server that does not answer loses the connection anyway.
+        let _ = timeout(PING_TIMEOUT, connection.inner.close()).await;
     }
 }
 
-impl Shared {
-    fn spares(&self) -> MutexGuard<'_, Vec<Live>> {
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn doubts(&self) -> MutexGuard<'_, Doubts> {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next spare, as soon as there is one.
-    async fn spare(&self) -> Live {
-        loop {
-            let spared = self.spared.notified();
-            if let Some(live) = self.spares().pop() {
-                return live;
-            }
-            spared.await;
-        }
-    }
-
-    async fn open(&self, place: OwnedSemaphorePermit) -> Result<Live> {
-        let begun = Instant::now();
-        let connection = self.connector.connect().await?;
-        self.creation.record(begun.elapsed());
-        let opened = Instant::now();
-        // Lives are told apart by a tenth, so that a pool that was filled at once is not emptied at once.
-        let tenth = u64::try_from(self.max_lifetime.as_millis() / 10).unwrap_or(u64::MAX);
-        let expires = opened + self.max_lifetime - Duration::from_millis(rand_below(tenth));
-        Ok(Live { connection, state: State::fresh(), opened, expires, released: opened, place })
-    }
-
-    /// Opens a connection for somebody, unless they have gone before it begins; once it has begun it comes to its end.
-    async fn open_for(&self, mut tell: oneshot::Sender<Result<Live>>) {
-        let mut spare = None;
-        let place = tokio::select! {
-            biased;
-            () = tell.closed() => return,
-            live = self.spare() => {
-                spare = Some(live);
-                None
-            }
-            place = self.places.clone().acquire_owned() => place.ok(),
-        };
-        let outcome = match (spare, place) {
-            (Some(mut live), _) => match self.trust(&mut live).await {
-                Ok(()) => Ok(live),
-                // In its own place.
-                Err(_) => self.open(live.place).await,
-            },
-            (None, Some(place)) => self.open(place).await,
-            (None, None) => Err(Error::Unavailable(sqlx::Error::PoolClosed)),
-        };
-        match tell.send(outcome) {
-            Ok(()) => {}
-            Err(Ok(live)) => {
-                self.spares().push(live);
-                self.spared.notify_one();
-            }
-            Err(Err(error)) => {
-                *self.late.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error.to_string()));
-            }
-        }
-    }
-
-    /// Whether a connection may be used again; asks the server where that isn't plain.
-    async fn trust(&self, live: &mut Live) -> Result<(), RecycleError<Error>> {
-        let (now, doubts) = (Instant::now(), *self.doubts());
-        if live.expires <= now || doubts.demoted.is_some_and(|since| live.opened <= since) {
-            return Err(RecycleError::message("its time is over"));
-        }
-        let doubtful = doubts.lost.is_some_and(|since| live.released <= since);
-        if !doubtful && now.duration_since(live.released) <= TRUST_IDLE {
-            return Ok(());
-        }
-        match timeout(PING, live.connection.ping()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(RecycleError::Backend(error.into())),
-            Err(_) => Err(RecycleError::message("it does not answer")),
-        }
+impl Manager {
+    async fn open(&self) -> Result<Connection> {
+        let started = Instant::now();
+        let inner = self.connector.connect().await?;
+        self.creation.record(started.elapsed());
+        let opened_at = Instant::now();
+        // Lifetimes differ by up to a tenth, so that connections that were opened together are not all closed together.
+        let expires_at = opened_at + self.max_lifetime - random_below(self.max_lifetime / 10);
+        Ok(Connection { inner, state: ConnectionState::new(), opened_at, expires_at, used_at: opened_at })
     }
 }
 
 impl managed::Manager for Manager {
-    type Type = Live;
+    type Type = Connection;
     type Error = Error;
 
-    /// In a task of its own, so that a login that takes long comes to its end although nobody waits for it any more.
-    async fn create(&self) -> Result<Live> {
-        let (tell, told) = oneshot::channel();
-        let shared = self.0.clone();
-        tokio::spawn(async move { shared.open_for(tell).await });
-        told.await.unwrap_or(Err(Error::Unavailable(sqlx::Error::WorkerCrashed)))
-    }
-
-    async fn recycle(&self, live: &mut Live, _: &Metrics) -> RecycleResult<Error> {
-        self.0.trust(live).await
-    }
-}
-
-impl Deref for Lent {
-    type Target = Live;
-
-    fn deref(&self) -> &Live {
-        self.object.as_ref().expect("given back when dropped, not before")
-    }
-}
-
-impl DerefMut for Lent {
-    fn deref_mut(&mut self) -> &mut Live {
-        self.object.as_mut().expect("given back when dropped, not before")
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        self.usage.record(self.since.elapsed());
-        let Some(mut object) = self.object.take() else { return };
-        let now = Instant::now();
-        if object.state.was_answered()
-            && let Some(pool) = Object::pool(&object)
-        {
-            *pool.manager().0.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    async fn create(&self) -> Result<Connection> {
+        let result = self.open().await;
+        if let Err(error) = &result {
+            *lock(&self.last_failure) = Some((Instant::now(), error.to_string()));
         }
-        let (verdict, interrupted) = (object.state.verdict(), object.state.was_interrupted());
-        if verdict == Verdict::Sound {
-            // One that was borrowed and not used is no younger for that.
-            if object.state.was_answered() {
-                object.released = now;
+        result
+    }
+
+    /// Decides whether an idle connection is used again; pings the server when in doubt.
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Error> {
+        let (now, staleness) = (Instant::now(), *lock(&self.staleness));
+        if connection.expires_at <= now || staleness.read_only_at.is_some_and(|at| connection.opened_at <= at) {
+            return Err(RecycleError::message("expired"));
+        }
+        let suspect = staleness.lost_at.is_some_and(|at| connection.used_at <= at);
+        if !suspect && now.duration_since(connection.used_at) <= MAX_UNCHECKED_IDLE {
+            return Ok(());
+        }
+        match timeout(PING_TIMEOUT, connection.inner.ping()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(RecycleError::Backend(error.into())),
+            Err(_) => Err(RecycleError::message("no answer to a ping")),
+        }
+    }
+}
+
+impl Deref for PooledConnection {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.object.as_ref().expect("taken only when dropped")
+    }
+}
+
+impl DerefMut for PooledConnection {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.object.as_mut().expect("taken only when dropped")
+    }
+}
+
+impl Drop for PooledConnection {
+    fn drop(&mut self) {
+        self.usage.record(self.acquired_at.elapsed());
+        let Some(mut object) = self.object.take() else { return };
+        let (now, pool) = (Instant::now(), Object::pool(&object));
+        let manager = pool.as_ref().map(managed::Pool::manager);
+        if object.state.was_answered() {
+            if let Some(manager) = manager {
+                *lock(&manager.last_answer) = Some(now);
             }
+            object.used_at = now;
+        }
+        let health = object.state.health();
+        if health == ConnectionHealth::Usable {
             return;
         }
-        // A request whose client has gone says nothing about the server.
-        if let (false, Some(pool)) = (interrupted, Object::pool(&object)) {
-            let mut doubts = pool.manager().0.doubts();
-            match verdict {
-                Verdict::Demoted => doubts.demoted = Some(now),
-                _ => doubts.lost = Some(now),
+        if let (false, Some(manager)) = (object.state.was_interrupted(), manager) {
+            let mut staleness = lock(&manager.staleness);
+            match health {
+                ConnectionHealth::ReadOnly => staleness.read_only_at = Some(now),
+                _ => staleness.lost_at = Some(now),
             }
         }
-        // Dropping the connection closes its socket, and says nothing: nobody may be there to listen.
+        // Closes the socket without MySQL's goodbye: the server may not answer.
         drop(Object::take(object));
     }
+}
+
+/// A future that runs to its end in a task of its own when it is dropped before.
+struct RunToEnd<T: Send + 'static>(Option<BoxFuture<'static, T>>);
+
+impl<T: Send + 'static> RunToEnd<T> {
+    fn new(future: impl Future<Output = T> + Send + 'static) -> Self {
+        Self(Some(Box::pin(future)))
+    }
+}
+
+impl<T: Send + 'static> Future for RunToEnd<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let future = self.0.as_mut().expect("not polled after its end");
+        let output = ready!(future.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(output)
+    }
+}
+
+impl<T: Send + 'static> Drop for RunToEnd<T> {
+    fn drop(&mut self) {
+        if let (Some(future), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(future);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

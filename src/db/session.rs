@@ -1,9 +1,8 @@
-//! A session of the server, on loan from a pool: what every statement goes through.
+//! A session of the server: a pooled connection that every statement goes through.
 //!
-//! It puts a deadline on each statement, and it knows when its connection can't be used again: after an error that
-//! says so, and when it is dropped in the middle of a statement, as happens to a request whose client has gone. Such a
-//! connection is closed at once, without a word, because the server may not answer any more; others go back as they
-//! are, without the round trip that sqlx's own pool makes to find out.
+//! It applies a deadline to each statement and notes when its connection can't be used again: after an error that says
+//! so, and when it is dropped during a statement, as when a client disconnects. Such a connection is closed at once;
+//! others return to the pool without the round trip that sqlx's own pool makes to check them.
 
 use std::{
     fmt,
@@ -20,165 +19,118 @@ use sqlx::{
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    error::{Error, Verdict, verdict},
-    pool::{Lent, Live},
+    connection::{Connection, ConnectionState},
+    error::Error,
+    pool::PooledConnection,
 };
 use crate::resilience::deadline;
 
-/// A step of a statement's answer, as sqlx has it.
+/// A row of a statement's result, or the end of the result.
 type Step = Result<sqlx::Either<MySqlQueryResult, MySqlRow>, sqlx::Error>;
 
-/// A session of the server. Give `&mut` of it wherever sqlx wants an executor.
+/// A session of the server; `&mut Session` is an executor of sqlx.
 pub struct Session {
-    lent: Lent,
+    connection: PooledConnection,
     query_timeout: Duration,
-    /// When the transaction that this session is in has had its time.
-    ends: Option<Instant>,
-}
-
-/// How a connection fares.
-#[derive(Debug)]
-pub(crate) struct State {
-    /// A statement is under way.
-    busy: bool,
-    /// A statement has been answered since the connection was lent.
-    answered: bool,
-    verdict: Verdict,
-}
-
-impl State {
-    pub(crate) const fn fresh() -> Self {
-        Self { busy: false, answered: false, verdict: Verdict::Sound }
-    }
-
-    /// What is to be done with the connection; one that is given back in the middle of a statement is lost.
-    pub(crate) fn verdict(&self) -> Verdict {
-        if self.busy && self.verdict == Verdict::Sound { Verdict::Lost } else { self.verdict }
-    }
-
-    /// Begins anew with the next borrower.
-    pub(crate) fn lend(&mut self) {
-        self.answered = false;
-    }
-
-    /// Whether the server has been heard of since then.
-    pub(crate) fn was_answered(&self) -> bool {
-        self.answered
-    }
-
-    /// Whether the connection was dropped under way rather than failed.
-    pub(crate) fn was_interrupted(&self) -> bool {
-        self.busy && self.verdict == Verdict::Sound
-    }
+    /// The end of the transaction that this session runs.
+    transaction_deadline: Option<Instant>,
 }
 
 impl Session {
-    pub(crate) fn new(mut lent: Lent, query_timeout: Duration) -> Self {
-        lent.state.lend();
-        Self { lent, query_timeout, ends: None }
+    pub(crate) fn new(connection: PooledConnection, query_timeout: Duration) -> Self {
+        Self { connection, query_timeout, transaction_deadline: None }
     }
 
-    /// No statement goes on beyond this moment.
-    pub(crate) fn ends_at(&mut self, moment: Instant) {
-        self.ends = Some(moment);
+    /// No statement runs beyond this moment.
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        self.transaction_deadline = Some(deadline);
     }
 
-    /// Whether it can take another statement.
-    pub(crate) fn is_sound(&self) -> bool {
-        self.lent.state.verdict() == Verdict::Sound
+    /// Whether it can run another statement.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.connection.state.is_usable()
     }
 
-    /// The connection is closed when this is dropped.
-    pub(crate) fn condemn(&mut self) {
-        self.lent.state.busy = true;
+    /// Has the connection closed when this is dropped.
+    pub(crate) fn mark_broken(&mut self) {
+        self.connection.state.mark_broken();
     }
 
-    /// The bare connection, without deadlines, for what sqlx won't do over an executor.
+    /// The connection of sqlx, without deadlines, for what sqlx does not do over an executor.
     pub(crate) fn connection(&mut self) -> &mut MySqlConnection {
-        &mut self.lent.connection
+        &mut self.connection.inner
     }
 
-    /// The connection, and what looks after a statement that begins now.
-    fn begin(&mut self) -> (&mut MySqlConnection, Watch<'_>) {
-        let (now, limit) = (Instant::now(), self.query_timeout);
-        let by_query = (!limit.is_zero()).then(|| now + limit);
-        let until = [by_query, self.ends, deadline::ends()].into_iter().flatten().min();
-        let given_up = until.is_some() && until == deadline::ends();
-        let Live { connection, state, .. } = &mut *self.lent;
-        state.busy = true;
-        (connection, Watch { state, until: until.map(|until| Box::pin(sleep_until(until))), given_up, begun: now })
+    /// The connection, and the monitor of a statement that starts now.
+    fn start_statement(&mut self) -> (&mut MySqlConnection, StatementMonitor<'_>) {
+        let (started, limit) = (Instant::now(), self.query_timeout);
+        let query_deadline = (!limit.is_zero()).then(|| started + limit);
+        let request_deadline = deadline::current();
+        let until = [query_deadline, self.transaction_deadline, request_deadline].into_iter().flatten().min();
+        let ends_with_request = until.is_some() && until == request_deadline;
+        let Connection { inner, state, .. } = &mut *self.connection;
+        state.statement_started();
+        let timer = until.map(|until| Box::pin(sleep_until(until)));
+        (inner, StatementMonitor { state, timer, ends_with_request, started })
     }
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("state", &self.lent.state).finish_non_exhaustive()
+        f.debug_struct("Session").field("state", &self.connection.state).finish_non_exhaustive()
     }
 }
 
-/// Looks after one statement.
-struct Watch<'e> {
-    state: &'e mut State,
-    until: Option<Pin<Box<Sleep>>>,
-    /// It is the caller's own time that ends then: that says nothing of the server.
-    given_up: bool,
-    begun: Instant,
+/// Applies the deadline of one statement and notes how it ended.
+struct StatementMonitor<'e> {
+    state: &'e mut ConnectionState,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The deadline is that of the request, which says nothing about the server.
+    ends_with_request: bool,
+    started: Instant,
 }
 
-impl Watch<'_> {
-    /// Ready when time is up; the connection is lost then.
-    fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<sqlx::Error> {
-        let Some(until) = &mut self.until else { return Poll::Pending };
-        std::task::ready!(until.poll_unpin(cx));
-        if !self.given_up {
-            self.state.verdict = Verdict::Lost;
+impl StatementMonitor<'_> {
+    /// Ready at the deadline, when the connection is lost.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<sqlx::Error> {
+        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        std::task::ready!(timer.poll_unpin(cx));
+        if !self.ends_with_request {
+            self.state.statement_timed_out();
         }
-        Poll::Ready(Error::timed_out(format!("no answer within {:.1?}", self.begun.elapsed())))
+        Poll::Ready(Error::timed_out(format!("no answer within {:.1?}", self.started.elapsed())))
     }
 
-    /// Waits for an answer that comes in one piece.
-    async fn over<T>(mut self, mut answer: BoxFuture<'_, Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-        std::future::poll_fn(|cx| match answer.poll_unpin(cx) {
-            Poll::Ready(outcome) => {
-                self.ended(outcome.as_ref().err());
-                Poll::Ready(outcome)
+    /// Runs a statement whose result is a single value.
+    async fn run<T>(mut self, mut statement: BoxFuture<'_, Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+        std::future::poll_fn(|cx| match statement.poll_unpin(cx) {
+            Poll::Ready(result) => {
+                self.state.statement_ended(result.as_ref().err());
+                Poll::Ready(result)
             }
-            Poll::Pending => self.poll_time(cx).map(Err),
+            Poll::Pending => self.poll_deadline(cx).map(Err),
         })
         .await
     }
-
-    /// Notes how the statement ended.
-    fn ended(&mut self, error: Option<&sqlx::Error>) {
-        self.state.busy = false;
-        self.state.answered = true;
-        if let Some(error) = error {
-            self.state.verdict = verdict(error);
-        }
-    }
 }
 
-/// The steps of a statement's answer, looked after.
-struct Watched<'e> {
+/// The result of a monitored statement.
+struct MonitoredSteps<'e> {
     steps: BoxStream<'e, Step>,
-    watch: Watch<'e>,
+    monitor: StatementMonitor<'e>,
 }
 
-impl Stream for Watched<'_> {
+impl Stream for MonitoredSteps<'_> {
     type Item = Step;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Step>> {
         match self.steps.poll_next_unpin(cx) {
-            Poll::Ready(None) => {
-                self.watch.ended(None);
-                Poll::Ready(None)
+            Poll::Ready(Some(Ok(step))) => Poll::Ready(Some(Ok(step))),
+            Poll::Ready(end) => {
+                self.monitor.state.statement_ended(end.as_ref().and_then(|step| step.as_ref().err()));
+                Poll::Ready(end)
             }
-            Poll::Ready(Some(Err(error))) => {
-                self.watch.ended(Some(&error));
-                Poll::Ready(Some(Err(error)))
-            }
-            Poll::Ready(step) => Poll::Ready(step),
-            Poll::Pending => self.watch.poll_time(cx).map(|error| Some(Err(error))),
+            Poll::Pending => self.monitor.poll_deadline(cx).map(|error| Some(Err(error))),
         }
     }
 }
@@ -191,11 +143,11 @@ impl<'c> Executor<'c> for &'c mut Session {
         'c: 'e,
         E: 'q + Execute<'q, MySql>,
     {
-        let (connection, watch) = self.begin();
-        Watched { steps: connection.fetch_many(query), watch }.boxed()
+        let (connection, monitor) = self.start_statement();
+        MonitoredSteps { steps: connection.fetch_many(query), monitor }.boxed()
     }
 
-    /// Reads on to the end after the first row: nothing is left on the wire for the next statement to find.
+    /// Reads the result to its end after the first row, so that no rows are left for the next statement.
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<MySqlRow>, sqlx::Error>>
     where
         'c: 'e,
@@ -220,7 +172,7 @@ impl<'c> Executor<'c> for &'c mut Session {
     where
         'c: 'e,
     {
-        let (connection, watch) = self.begin();
-        watch.over(connection.prepare_with(sql, parameters)).boxed()
+        let (connection, monitor) = self.start_statement();
+        monitor.run(connection.prepare_with(sql, parameters)).boxed()
     }
 }

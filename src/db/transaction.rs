@@ -1,163 +1,166 @@
-//! Transactions: run again when that is safe, and never left open.
+//! Transactions: retried when that is safe, and never left open.
 
 use std::time::Duration;
 
 use tokio::{runtime::Handle, time::Instant};
 
-use super::{AsDbError, Db, Error, Result, events, jobs, rand_below, session::Session};
-use crate::db::wakeups::{self, Signals};
-use crate::{domain::AlbumId, resilience::deadline};
+use super::{
+    database::Db,
+    error::{AsDbError, Error, Result},
+    events, jobs,
+    session::Session,
+    wakeups::{Wakeup, Wakeups},
+};
+use crate::{
+    domain::AlbumId,
+    resilience::{backoff::random_below, deadline},
+};
 
-/// The longest pause before a first second try, in milliseconds; it doubles with each one up to the cap.
-const PAUSE: u64 = 20;
-const PAUSE_CAP: u64 = 500;
+/// The longest delay before the first retry; it doubles up to the maximum.
+const MIN_BACKOFF: Duration = Duration::from_millis(20);
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
-/// An open transaction, which also remembers whom to wake once it has committed. Dropped before that, it rolls back.
+/// An open transaction, and the wake-up notifications to send once it is committed. Dropping it rolls it back.
 pub struct Tx {
     session: Option<Session>,
-    rings: Vec<wakeups::Ring>,
-    projects: bool,
+    wakeups: Vec<Wakeup>,
+    has_read_model: bool,
 }
 
-/// A transaction that is ready to be committed, and what it came to.
+/// A transaction that is ready to be committed, and its result.
 pub struct Done<T> {
     tx: Tx,
     value: T,
 }
 
 impl<T> Done<T> {
-    /// Goes on with the transaction.
+    /// Continues the transaction.
     pub fn reopen(self) -> (Tx, T) {
         (self.tx, self.value)
     }
 }
 
-/// How a commit failed.
-enum Uncommitted {
+/// Why a commit failed.
+enum CommitError {
     /// The server has rolled back.
     RolledBack(Error),
-    /// The answer did not come: nobody knows.
+    /// There was no answer: the transaction may be committed or not.
     Unknown(Error),
 }
 
 impl Tx {
-    async fn begin(mut session: Session, ends: Instant, projects: bool) -> Result<Self> {
-        session.ends_at(ends);
+    async fn begin(mut session: Session, deadline: Instant, has_read_model: bool) -> Result<Self> {
+        session.set_deadline(deadline);
         sqlx::raw_sql("START TRANSACTION").execute(&mut session).await?;
-        Ok(Self { session: Some(session), rings: Vec::new(), projects })
+        Ok(Self { session: Some(session), wakeups: Vec::new(), has_read_model })
     }
 
-    async fn commit(mut self, signals: &Signals) -> Result<(), Uncommitted> {
-        let outcome = sqlx::raw_sql("COMMIT").execute(self.session()).await;
-        match outcome.map_err(Error::from) {
+    async fn commit(mut self, wakeups: &Wakeups) -> Result<(), CommitError> {
+        let result = sqlx::raw_sql("COMMIT").execute(self.session()).await;
+        match result.map_err(Error::from) {
             Ok(_) => {
-                // Given back before anybody wakes: they will want one.
+                // Returned to the pool first: those that wake up will need a connection.
                 self.session = None;
-                signals.ring(&self.rings);
+                wakeups.notify(&self.wakeups);
                 Ok(())
             }
-            // The server's own no: nothing has happened.
-            Err(error) if self.session().is_sound() || error.is_of_read_only() => Err(Uncommitted::RolledBack(error)),
-            Err(error) => Err(Uncommitted::Unknown(error)),
+            Err(error) if self.session().is_usable() || error.is_read_only() => Err(CommitError::RolledBack(error)),
+            Err(error) => Err(CommitError::Unknown(error)),
         }
     }
 
-    /// Ends the work; what was done is committed.
+    /// Ends the work of the transaction, which is then committed.
     pub fn done<T>(self, value: T) -> Done<T> {
         Done { tx: self, value }
     }
 
-    /// The session, for the functions of this area.
+    /// The session, for the functions of the repositories.
     pub fn session(&mut self) -> &mut Session {
-        self.session.as_mut().expect("taken when the transaction ends, not before")
+        self.session.as_mut().expect("taken only at the end of the transaction")
     }
 
-    /// Numbers and writes an event of a locked album, and sees to its announcement and projection.
-    ///
-    /// # Errors
-    /// The database's.
+    /// Numbers and writes an event of a locked album, and enqueues its announcement and projection.
     pub async fn record(&mut self, album_id: AlbumId, event: events::NewEvent) -> Result<()> {
         let seq = events::append(self.session(), album_id, &event).await?;
-        self.rings.push(wakeups::Ring::Event(album_id, seq));
+        self.wakeups.push(Wakeup::Event(album_id, seq));
         self.enqueue(jobs::PUBLISH_EVENTS, album_id.as_uuid()).await?;
         self.project(album_id).await
     }
 
-    /// Sees to the projection of what has changed with a locked album or its invites, where there is a read model. A share
-    /// lock will do: a job that looks for what is left to project locks the album too.
-    ///
-    /// # Errors
-    /// The database's.
+    /// Enqueues the projection of an album into the read model, where there is one. The caller holds at least a share
+    /// lock of the album: the job that looks for changes locks it too.
     pub async fn project(&mut self, album_id: AlbumId) -> Result<()> {
-        if self.projects { self.enqueue(jobs::SYNC_READ_MODEL, album_id.as_uuid()).await } else { Ok(()) }
+        if self.has_read_model { self.enqueue(jobs::SYNC_READ_MODEL, album_id.as_uuid()).await } else { Ok(()) }
     }
 
-    /// Adds a job unless the same one waits already.
-    ///
-    /// # Errors
-    /// The database's.
+    /// Adds a job unless the same one exists already.
     pub async fn enqueue(&mut self, job: jobs::JobName, subject: uuid::Uuid) -> Result<()> {
         jobs::insert(self.session(), job, subject).await?;
-        self.rings.push(wakeups::Ring::Job(job.queue));
+        self.wakeups.push(Wakeup::Job(job.queue));
         Ok(())
     }
 }
 
 impl Drop for Tx {
-    /// Rolls back in a task of its own: locks must not stay until somebody happens to use the connection again.
+    /// Rolls back in a task of its own: the locks must not last until the connection is used again.
     fn drop(&mut self) {
-        let Some(mut session) = self.session.take().filter(Session::is_sound) else { return };
+        let Some(mut session) = self.session.take().filter(Session::is_usable) else { return };
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(async move {
-                // A failure closes the connection, and the server rolls back by itself.
+                // A failure closes the connection, and the server then rolls back.
                 let _ = sqlx::raw_sql("ROLLBACK").execute(&mut session).await;
             })),
-            Err(_) => session.condemn(),
+            Err(_) => session.mark_broken(),
         }
     }
 }
 
 impl Db {
-    /// Runs `work` in a transaction and commits when it answers [`Tx::done`]; an error rolls back.
+    /// Runs `work` in a transaction and commits it when `work` returns [`Tx::done`]; an error rolls back.
     ///
-    /// It is run again, with pauses, until `database.transaction_timeout`, when it was the victim of a deadlock or of a
-    /// lock that did not come free, when its connection was lost, or when it met a server that takes no writes, as after
-    /// a failover: in all these cases nothing of it has happened. So `work` must do nothing outside the database that
-    /// may not be repeated. When the answer to the COMMIT is lost, nobody knows whether it has happened, and the error
-    /// goes to the caller.
+    /// It is retried with backoff until `database.transaction_timeout` after a deadlock, a lock timeout, a lost
+    /// connection, or a server that accepts no writes, as after a failover: in all these cases nothing was committed.
+    /// `work` must therefore do nothing outside the database that may not be repeated. When the answer to COMMIT is
+    /// lost the result is unknown, and the error is returned.
     ///
-    /// `work` owns the transaction while it runs: a borrowed one can't be proved `Send` by today's compiler.
-    ///
-    /// # Errors
-    /// What `work` answers, or the database's own failure.
+    /// `work` owns the transaction while it runs: the compiler can't prove a borrowed one `Send`.
     pub async fn transaction<T, E, F>(&self, mut work: impl FnMut(Tx) -> F) -> Result<T, E>
     where
         E: From<Error> + AsDbError,
         F: Future<Output = Result<Done<T>, E>>,
     {
-        let ends = deadline::ends().into_iter().fold(Instant::now() + self.transaction_timeout, Instant::min);
-        let mut longest = PAUSE;
+        let deadline = deadline::current().into_iter().fold(Instant::now() + self.transaction_timeout, Instant::min);
+        let mut max_backoff = MIN_BACKOFF;
         loop {
-            // The pool has tried for as long as it may.
+            // Not retried here: the pool repeats attempts to connect itself.
             let session = self.session().await?;
-            let failed = match Tx::begin(session, ends, self.projects).await {
+            let error = match Tx::begin(session, deadline, self.has_read_model).await {
                 Ok(tx) => match work(tx).await {
-                    Ok(Done { tx, value }) => match tx.commit(&self.signals).await {
+                    Ok(Done { tx, value }) => match tx.commit(self.wakeups()).await {
                         Ok(()) => return Ok(value),
-                        Err(Uncommitted::RolledBack(error)) => E::from(error),
-                        Err(Uncommitted::Unknown(error)) => return Err(error.into()),
+                        Err(CommitError::RolledBack(error)) => E::from(error),
+                        Err(CommitError::Unknown(error)) => return Err(error.into()),
                     },
                     Err(error) => error,
                 },
                 Err(error) => error.into(),
             };
-            let again = failed.as_db_error().is_some_and(|error| error.is_contention() || error.is_of_connection());
-            let pause = Duration::from_millis(rand_below(longest));
-            if !again || Instant::now() + pause >= ends {
-                return Err(failed);
+            let may_retry = error.as_db_error().is_some_and(|e| e.is_contention() || e.is_connection_failure());
+            let backoff = random_below(max_backoff);
+            if !may_retry || Instant::now() + backoff >= deadline {
+                return Err(error);
             }
-            tokio::time::sleep(pause).await;
-            longest = (longest * 2).min(PAUSE_CAP);
+            tokio::time::sleep(backoff).await;
+            max_backoff = (max_backoff * 2).min(MAX_BACKOFF);
         }
+    }
+
+    /// Adds a job in a transaction of its own, unless the same one exists already.
+    pub async fn enqueue(&self, job: jobs::JobName, subject: uuid::Uuid) -> Result<()> {
+        self.transaction(|mut tx| async move {
+            tx.enqueue(job, subject).await?;
+            Ok(tx.done(()))
+        })
+        .await
     }
 }

@@ -1,23 +1,19 @@
-//! The database and its two users, made by the master user: `deploy/sql/users.sql`, in the binary.
+//! Creates the database and its two users with `deploy/sql/users.sql`, which is part of the binary.
 
 use sqlx::AssertSqlSafe;
 
-use super::{Db, Result};
+use super::{database::Db, error::Result};
 use crate::config;
 
-/// What a DBA would run by hand.
 const SQL: &str = include_str!("../../deploy/sql/users.sql");
 
-/// Makes what is not there yet, under the names of the configuration, and grants what each user needs. `db` is signed in
-/// as the master user. What is there already stays as it is, so it may be run again.
-///
-/// # Errors
-/// The database's.
-pub async fn make(db: &Db, config: &config::Database) -> Result<()> {
+/// Creates what is missing, with the names of the configuration, and grants each user what it needs. `db` is signed in
+/// as the master user. Existing users and databases stay as they are, so it may run again.
+pub async fn create(db: &Db, config: &config::Database) -> Result<()> {
     let migrator = config.migrate_login.as_ref().unwrap_or(&config.login);
     let mut session = db.session().await?;
     for statement in statements(&config.name, &config.login.user, &migrator.user) {
-        // The configuration takes such names only as need no escaping.
+        // The configuration accepts only names that need no escaping.
         sqlx::query(AssertSqlSafe(statement)).execute(&mut session).await?;
     }
     Ok(())

@@ -1,20 +1,18 @@
-//! A private database server: a real MySQL or MariaDB of our own, in a folder of its own.
+//! A private database server: a MySQL or MariaDB process with a data directory of its own, for `darkroom dev` and the
+//! integration tests.
 //!
-//! For `darkroom dev` and for the integration tests, which use the very same code; nothing else may call it. It never
-//! touches a server that somebody else runs: no network port (unless a test asks for one with [`More`]), no shared
-//! socket, no system configuration.
+//! It is separate from any other server of the machine: it has no network port (unless a test adds one with
+//! [`ExtraSettings`]), no shared socket, and reads no system configuration.
 //!
-//! Promises:
-//! - The server ends with us: by [`PrivateServer::stop`], by dropping, and (where `setpriv` of util-linux is there)
-//!   even when this process is killed with SIGKILL. A Ctrl-C on the terminal reaches only us, never the server.
-//! - What survived in spite of all is found by its data folder and ended before another starts on that folder.
-//! - A folder is made whole or not at all: an interrupted first start leaves nothing that a second one stumbles over.
+//! - The server ends with this process: by [`PrivateServer::stop`], by dropping, and (with `setpriv` of util-linux)
+//!   even when this process is killed with SIGKILL. Ctrl-C on the terminal does not reach the server directly.
+//! - A server left over from an earlier run is found by its data directory and ended before another one starts there.
+//! - The data directory is created atomically: an interrupted first start leaves nothing that affects the second one.
 //! - A commit that was answered survives SIGKILL of the server.
+//! - [`DirLock`] gives one process at a time the directory.
 //!
-//! One data folder has one user at a time; [`DirLock`] sees to that.
-//!
-//! What lies in DIR: `darkroom.lock`, `db.log` (what the server said since its last start; before that `db.log.old`)
-//! and `db/` with `data/`, `tmp/`, `made-by`, `server.pid` and `server.sock`.
+//! Files in the directory: `darkroom.lock`, `db.log` (the server's log since its last start), `db.log.old`, and `db/`
+//! with `data/`, `tmp/`, `made-by`, `server.pid` and `server.sock`.
 
 mod folder;
 mod lock;
@@ -39,23 +37,22 @@ pub use lock::DirLock;
 use process::Process;
 use programs::Program;
 
-/// How long a server may take until it answers. Recovery after a kill on a slow disk takes most of it; a usual start
-/// takes 1 to 5 seconds.
+/// Time for a server to answer after its start: usually 1 to 5 seconds, more for a recovery on a slow disk.
 const START_DEADLINE: Duration = Duration::from_secs(90);
-/// How long the first initialisation of a data folder may take (usually 2 to 6 seconds).
+/// Time for the initialisation of a data directory: usually 2 to 6 seconds.
 const INITIALISE_DEADLINE: Duration = Duration::from_mins(2);
-/// How long a server may take to stop after SIGTERM before it gets SIGKILL.
+/// Time for a server to stop after SIGTERM before it gets SIGKILL.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
-/// How often a starting server is asked whether it answers.
+/// How often a connection to a starting server is attempted.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Which server to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServerChoice {
-    /// What made the data folder; for a new one `mysqld` if there is one, else `mariadbd`.
+    /// The server that created the data directory; for a new one `mysqld` if installed, else `mariadbd`.
     #[default]
     Auto,
-    /// MySQL, and no MariaDB that calls itself `mysqld`.
+    /// MySQL; a MariaDB program named `mysqld` does not count.
     MySql,
     /// MariaDB.
     MariaDb,
@@ -70,15 +67,15 @@ impl FromStr for ServerChoice {
             "auto" => Ok(Self::Auto),
             "mysql" => Ok(Self::MySql),
             "mariadb" => Ok(Self::MariaDb),
-            other => Err(format!("`{other}` is no database server: use auto, mysql or mariadb")),
+            other => Err(format!("`{other}` is not a database server: use auto, mysql or mariadb")),
         }
     }
 }
 
-/// Whose server it is.
+/// The product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
-    /// Oracle's MySQL, or one of its descendants that keeps its data format (Percona Server).
+    /// MySQL, or a fork with the same data format (Percona Server).
     MySql,
     /// MariaDB.
     MariaDb,
@@ -93,23 +90,27 @@ impl fmt::Display for Flavour {
     }
 }
 
-/// Why there is no private server. Every message can be shown to the person at the terminal as it is.
+/// Why a private server did not start. The messages are for the user at the terminal.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The folder can't be made, read or written, or what is in it isn't ours.
-    #[error("the folder {} can't be used: {source}", path.display())]
+    /// The directory can't be created, read or written, or has other content.
+    #[error("directory {} is not usable: {source}", path.display())]
     Folder {
-        /// The file or folder that refused.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: io::Error,
     },
     /// Another process holds the [`DirLock`].
-    #[error("another darkroom dev runs in {}{}", dir.display(), pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    #[error(
+        "another darkroom dev is running in {}{}",
+        dir.display(),
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+    )]
     Busy {
-        /// The locked folder.
+        /// The locked directory.
         dir: PathBuf,
-        /// The holder, when it had written its number yet.
+        /// The process that holds the lock, if known.
         pid: Option<u32>,
     },
     /// No server program was found.
@@ -117,95 +118,94 @@ pub enum StartError {
         "no {} server found: {} DARKROOM_MYSQLD or DARKROOM_MARIADBD",
         wanted.map_or_else(|| "MySQL or MariaDB".to_owned(), |flavour| flavour.to_string()),
         match wanted {
-            Some(Flavour::MySql) => "name its program in",
-            _ => "install one (`apt-get install mariadb-server-core`) or name its program in",
+            Some(Flavour::MySql) => "set the path of its program in",
+            _ => "install one (`apt-get install mariadb-server-core`) or set the path of its program in",
         }
     )]
     NoServer {
-        /// The flavour, if only one would do.
+        /// The product, if a certain one is needed.
         wanted: Option<Flavour>,
     },
-    /// A program that was named or found doesn't behave like a database server.
-    #[error("{} is no usable database server: {detail}", path.display())]
+    /// The program is not a working database server.
+    #[error("{} is not a working database server: {detail}", path.display())]
     Unusable {
         /// The program.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         detail: String,
     },
-    /// The data folder belongs to the other kind of server, which isn't installed or was not asked for.
+    /// The data directory was created by the other product.
     #[error(
-        "{} was made by {made_by} and can't be opened by {wanted}: use {made_by}, or another folder",
+        "{} was created by {made_by} and can't be opened by {wanted}: use {made_by}, or another directory",
         path.display()
     )]
     OtherFlavour {
-        /// The database folder.
+        /// The directory of the database.
         path: PathBuf,
-        /// What made it.
+        /// The product that created it.
         made_by: Flavour,
-        /// What was to open it.
+        /// The product that was requested or found.
         wanted: Flavour,
     },
-    /// The data folder was last opened by a newer server than the one found.
+    /// The data directory was last opened by a newer server.
     #[error(
         "{} was last opened by {flavour} {last} and can't be opened by the older {found}: \
-         use the newer server, or another folder",
+         use the newer server, or another directory",
         path.display()
     )]
     Newer {
-        /// The database folder.
+        /// The directory of the database.
         path: PathBuf,
-        /// MySQL or MariaDB.
+        /// The product.
         flavour: Flavour,
         /// The version that opened it last.
         last: String,
-        /// The version that was found.
+        /// The installed version.
         found: String,
     },
     /// The disk (or the quota) is full.
-    #[error("no space is left on the disk for the database in {}", path.display())]
+    #[error("no space left on the disk for the database in {}", path.display())]
     DiskFull {
-        /// The database folder.
+        /// The directory of the database.
         path: PathBuf,
     },
-    /// A server left over from an earlier run doesn't end.
-    #[error("a database server left over from an earlier run doesn't end (pid {pid}): end it by hand")]
+    /// A server left over from an earlier run can't be ended.
+    #[error("a database server left over from an earlier run does not end (pid {pid}): end it by hand")]
     Leftover {
-        /// The server.
+        /// Its process.
         pid: u32,
     },
-    /// The server ended, or didn't answer in time.
-    #[error("the database server {}\nits last words, from {}:\n{tail}", what, log.display())]
+    /// The server ended, or did not answer in time.
+    #[error("the database server {what}\nthe end of its log {}:\n{tail}", log.display())]
     Failed {
-        /// What happened, as the end of a sentence.
+        /// What happened, as the predicate of a sentence.
         what: String,
-        /// The whole log.
+        /// The log file.
         log: PathBuf,
-        /// The last lines of the log.
+        /// Its last lines.
         tail: String,
     },
 }
 
-/// What a server gets beyond the settings that every private server has: for tests that need a network port, TLS,
-/// plugins or replication.
+/// Additional settings of a server, for tests that need a network port, TLS, plugins or replication.
 #[derive(Clone, Debug, Default)]
-pub struct More {
-    /// Options of its command line. They come last, and of an option that is there twice the last one counts.
+pub struct ExtraSettings {
+    /// Command-line options, which override those of every private server.
     pub options: Vec<OsString>,
-    /// Variables of its environment.
+    /// Environment variables.
     pub environment: Vec<(OsString, OsString)>,
 }
 
-/// How a server came to its end.
+/// How a server was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// By itself, after SIGTERM (or before).
+    /// It ended after SIGTERM, or before.
     Gracefully,
-    /// By SIGKILL, the deadline having passed.
+    /// By SIGKILL after the deadline.
     Forcibly,
 }
 
-/// A running private server. Dropping it sends SIGTERM and doesn't wait.
+/// A running private server. Dropping it sends SIGTERM and does not wait.
 #[derive(Debug)]
 pub struct PrivateServer {
     process: Process,
@@ -215,24 +215,18 @@ pub struct PrivateServer {
 }
 
 impl PrivateServer {
-    /// Starts a server on the locked folder and returns when it answers; makes its data folder first if there is none.
-    /// A server that still runs on the folder is ended before.
-    ///
-    /// # Errors
-    /// See [`StartError`]. No process of ours is left then, and no half-made data folder.
+    /// Starts a server in the locked directory and returns when it answers. Creates the data directory if there is
+    /// none, and ends a server that still uses it. After an error no process and no partial data directory is left.
     pub async fn start(dir: &DirLock, choice: ServerChoice) -> Result<Self, StartError> {
-        Self::start_with(dir, choice, |_| More::default()).await
+        Self::start_with(dir, choice, |_| ExtraSettings::default()).await
     }
 
-    /// The same with more options and variables, which may depend on the server that was found. They are not
-    /// remembered: each start on a folder names them anew.
-    ///
-    /// # Errors
-    /// As [`PrivateServer::start`]; a server ends while starting when it doesn't know an option.
+    /// As [`PrivateServer::start`], with additional settings, which may depend on the product and apply to this start
+    /// only.
     pub async fn start_with(
         dir: &DirLock,
         choice: ServerChoice,
-        more: impl FnOnce(Flavour) -> More,
+        extra: impl FnOnce(Flavour) -> ExtraSettings,
     ) -> Result<Self, StartError> {
         let folder = Folder::new(dir)?;
         process::end_all_on(&folder.data()).await?;
@@ -243,25 +237,25 @@ impl PrivateServer {
         folder.prepare()?;
         let log = folder.new_log()?;
         let mut command = process::command(&program.path, &log).map_err(|e| folder.error(e))?;
-        let more = more(program.flavour);
-        command.args(settings(&folder, program.flavour)).args(more.options).envs(more.environment);
+        let extra = extra(program.flavour);
+        command.args(settings(&folder, program.flavour)).args(extra.options).envs(extra.environment);
         let process = Process::spawn(command, Signal::TERM).await.map_err(|e| program.unusable(&e))?;
         let mut server = Self { process, folder, flavour: program.flavour, version: program.version.to_string() };
         if let Err(error) = server.wait_until_ready().await {
             server.stop().await;
             return Err(error);
         }
-        server.folder.note_maker(&program)?;
+        server.folder.record_program(&program)?;
         Ok(server)
     }
 
-    /// How to connect: as root, over the unix socket, without a password and with no database chosen.
+    /// Options to connect as root over the unix socket, without a password and without a database.
     #[must_use]
     pub fn options(&self) -> MySqlConnectOptions {
         MySqlConnectOptions::new().socket(self.folder.socket()).username("root").ssl_mode(MySqlSslMode::Disabled)
     }
 
-    /// The unix socket; absolute. Only our own user can reach it.
+    /// The absolute path of the unix socket, which only the user of this process can access.
     #[must_use]
     pub fn socket(&self) -> &Path {
         self.folder.socket()
@@ -273,19 +267,19 @@ impl PrivateServer {
         self.flavour
     }
 
-    /// The server's version, as in `9.7.4` or `10.11.19`.
+    /// The server's version, such as `9.7.4` or `10.11.19`.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The number of the server's process, which leads a process group of its own.
+    /// The server's process id, which is also that of its process group.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// Waits until the server ends, whoever ends it: for a caller that must not go on without one.
+    /// Waits until the server has ended for any reason.
     pub async fn ended(&mut self) {
         self.process.ended().await;
     }
@@ -297,14 +291,13 @@ impl PrivateServer {
         stopped
     }
 
-    /// Ends the server with SIGKILL and returns when it is gone: a crash, for fault tests. Start again on the same
-    /// folder to see it recover.
+    /// Ends the server with SIGKILL and returns when the process is gone: a crash, for fault tests.
     pub async fn kill(mut self) {
         self.process.signal(Signal::KILL);
         self.process.ended().await;
     }
 
-    /// Asks until the server answers, ends or has had its time.
+    /// Waits until the server answers, ends or exceeds its time.
     async fn wait_until_ready(&mut self) -> Result<(), StartError> {
         let deadline = Instant::now() + START_DEADLINE;
         loop {
@@ -318,12 +311,12 @@ impl PrivateServer {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(self.folder.failure(&format!("didn't answer within {} s", START_DEADLINE.as_secs())));
+                return Err(self.folder.failure(&format!("did not answer within {} s", START_DEADLINE.as_secs())));
             }
         }
     }
 
-    /// Whether a session opens and answers. Why it didn't isn't asked: the log has it, and another try follows.
+    /// Whether a connection opens and answers. The cause of a failure is in the log.
     async fn answers(&self) -> bool {
         let attempt = async {
             let mut connection = self.options().connect().await?;
@@ -334,26 +327,26 @@ impl PrivateServer {
     }
 }
 
-/// Makes the data folder, beside its final place, and moves it there when it is whole.
+/// Creates the data directory beside its final path, and renames it when it is complete.
 async fn initialise(folder: &Folder, program: &Program) -> Result<(), StartError> {
     let draft = folder.draft();
-    // What an attempt that was interrupted left behind.
+    // Left over from an interrupted attempt.
     process::end_all_on(&draft.data()).await?;
     draft.remove()?;
     draft.prepare()?;
     let made = fill(&draft, program).await;
-    // Nothing may write there any more when it is moved or removed.
+    // No process may write to it while it is renamed or removed.
     process::end_all_on(&draft.data()).await?;
     if made.is_err() {
-        // The first failure tells more than a second would, and the next attempt removes what is left.
+        // The first error is the relevant one, and the next attempt removes the rest.
         let _left = draft.remove();
         return made;
     }
-    draft.note_maker(program)?;
+    draft.record_program(program)?;
     folder.adopt(&draft)
 }
 
-/// Fills an empty data folder with the server's own tables and a root who needs no password.
+/// Fills an empty data directory with the system tables and a root user without a password.
 async fn fill(draft: &Folder, program: &Program) -> Result<(), StartError> {
     let log = draft.new_log()?;
     let mut command = process::command(&program.path, &log).map_err(|e| draft.error(e))?;
@@ -372,15 +365,16 @@ async fn fill(draft: &Folder, program: &Program) -> Result<(), StartError> {
     let mut process = Process::spawn(command, Signal::KILL).await.map_err(|e| program.unusable(&e))?;
     match tokio::time::timeout(INITIALISE_DEADLINE, process.ended()).await {
         Ok(ended) if ended.is_success() => Ok(()),
-        Ok(ended) => Err(draft.failure(&format!("couldn't make its data folder ({ended})"))),
+        Ok(ended) => Err(draft.failure(&format!("failed to create its data directory ({ended})"))),
         Err(_) => {
-            Err(draft.failure(&format!("didn't make its data folder within {} s", INITIALISE_DEADLINE.as_secs())))
+            let seconds = INITIALISE_DEADLINE.as_secs();
+            Err(draft.failure(&format!("did not create its data directory within {seconds} s")))
         }
     }
 }
 
-/// Options that MariaDB doesn't know. No X plugin (it opens a port), no certificates and keys (nobody comes over a
-/// network, and making them takes a good part of the first start), no import folder (its built-in one may not exist).
+/// Options that MariaDB does not have. No X plugin (it opens a port), no certificates and keys (there is no network,
+/// and creating them slows the first start down), no import directory (the default one may not exist).
 const MYSQL_ONLY: [&str; 4] = [
     "--mysqlx=OFF",
     "--auto-generate-certs=OFF",
@@ -388,10 +382,10 @@ const MYSQL_ONLY: [&str; 4] = [
     "--secure-file-priv=NULL",
 ];
 
-/// The server's whole configuration; no file is read.
+/// The complete configuration of the server, which reads no configuration file.
 fn settings(folder: &Folder, flavour: Flavour) -> Vec<OsString> {
     let mut all: Vec<OsString> = vec![
-        // Must come first, or it is not understood.
+        // Only recognised as the first option.
         "--no-defaults".into(),
         folder::option("--datadir", &folder.data()),
         folder::option("--tmpdir", &folder.tmp()),
@@ -404,11 +398,11 @@ fn settings(folder: &Folder, flavour: Flavour) -> Vec<OsString> {
         "--skip-log-bin",
         "--performance-schema=OFF",
         "--innodb-buffer-pool-size=128M",
-        // Every commit reaches the disk before it is answered, as on RDS.
+        // Each commit is on the disk before it is answered, as on RDS.
         "--innodb-flush-log-at-trx-commit=1",
         "--character-set-server=utf8mb4",
         "--default-time-zone=+00:00",
-        // Enough for a test binary with a database and a pool per test.
+        // Enough for a test process with a database and a pool for each test.
         "--max-connections=400",
     ];
     all.extend(fixed.map(Into::into));

@@ -16,7 +16,7 @@ use crate::{
     db::{self, Freshness, invites::Opened},
     domain::{Access, Album, AlbumId, Caller, InviteToken, User},
     identity::Denied,
-    read_model::Found,
+    read_model::Lookup,
     telemetry::scope,
 };
 
@@ -166,15 +166,15 @@ impl FromRequestParts<AppState> for Looking {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self> {
         let (credentials, id) = asked(parts, app).await?;
         if let (Some(model), Credentials::Invite(token), Some(id)) = (&app.read_model, &credentials, id) {
-            match model.open(token, id, db::now()).await {
-                Found::Hit((guest, album)) => {
+            match model.find_album(token, id, db::now()).await {
+                Lookup::Hit((guest, album)) => {
                     scope::set_principal(guest.role.as_str());
                     let (access, caller) = (Access::Guest(guest), Caller::Guest(guest));
                     let here = InAlbum { album, access, caller, freshness: None };
                     return Ok(Self { here, asked: Some((credentials, id)) });
                 }
-                Found::Ended => return Err(BAD_INVITE),
-                Found::Nothing => {}
+                Lookup::Ended => return Err(BAD_INVITE),
+                Lookup::Miss => {}
             }
         }
         Ok(Self { here: InAlbum::find(app, &credentials, id).await?, asked: None })

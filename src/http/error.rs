@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use crate::{
     db,
+    resilience::backoff::random_below,
     telemetry::{RequestId, scope},
 };
 
@@ -142,7 +143,7 @@ impl HttpError {
             Self::Busy(_) => Some(1),
             Self::TooMany(wait) => Some(wait.as_secs() + 1),
             // Jitter, so that a crowd that was turned away does not come back as one.
-            Self::Unavailable(..) | Self::Overloaded => Some(1 + db::rand_below(4)),
+            Self::Unavailable(..) | Self::Overloaded => Some(1 + random_below(Duration::from_secs(4)).as_secs()),
             _ => None,
         }
     }
@@ -151,10 +152,10 @@ impl HttpError {
 impl From<db::Error> for HttpError {
     fn from(error: db::Error) -> Self {
         match error {
-            db::Error::Unavailable(_) | db::Error::NoLogin(_) => {
+            db::Error::Unavailable(_) | db::Error::NoCredentials(_) => {
                 Self::Unavailable("the database does not answer right now", error.into())
             }
-            db::Error::Refused(_) | db::Error::Corrupt(_) => Self::Internal(error.into()),
+            db::Error::Rejected(_) | db::Error::Corrupt(_) => Self::Internal(error.into()),
         }
     }
 }

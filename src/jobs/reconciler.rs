@@ -77,7 +77,7 @@ pub async fn run(app: &App, full_scan: bool) -> anyhow::Result<Report> {
     reconcile_overdue_edits(app, &mut report).await?;
     enqueue_lost_jobs(app, &mut report).await?;
     let mut session = app.db.session().await?;
-    while db::idempotency::forget(&mut session, db::now() - IDEMPOTENCY_RETENTION, BATCH).await? > 0 {}
+    while db::idempotency::delete_before(&mut session, db::now() - IDEMPOTENCY_RETENTION, BATCH).await? > 0 {}
     drop(session);
     if full_scan {
         report.removed += app.storage.remove_partials(orphan_cutoff(app)).await? as u64;
@@ -177,7 +177,7 @@ async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::R
                 _ => {
                     db::photos::expire(tx.session(), id).await?;
                     if let Some(invite_id) = photo.uploader.invite_id {
-                        db::invites::give_back(tx.session(), invite_id).await?;
+                        db::invites::return_photo(tx.session(), invite_id).await?;
                     }
                     Ok(tx.done(UploadOutcome::Expired))
                 }
@@ -204,7 +204,7 @@ async fn enqueue_lost_jobs(app: &App, report: &mut Report) -> anyhow::Result<()>
     let unpublished = db::reconciler::albums_without_publish_job(&mut session, BATCH).await?;
     let unpurged = db::reconciler::albums_without_purge_job(&mut session, BATCH).await?;
     let unsynced = match &app.read_model {
-        Some(_) => db::read_model::due(&mut session, true, BATCH).await?,
+        Some(_) => db::read_model::pending_albums(&mut session, true, BATCH).await?,
         None => Vec::new(),
     };
     drop(session);

@@ -65,7 +65,7 @@ pub(crate) async fn work(app: AppState, queue: Queue) {
         };
         tokio::select! {
             () = app.draining.cancelled() => {}
-            () = app.db.signals().next_job(queue) => last_busy = Instant::now(),
+            () = app.db.wakeups().wait_for_job(queue) => last_busy = Instant::now(),
             () = tokio::time::sleep(pause) => {}
         }
     }

@@ -1,6 +1,5 @@
-//! The table of DynamoDB: items out of it and into it. Reads are strongly consistent: what a write has answered is seen.
-//!
-//! `pk` (string) is the partition key, `sk` (string) the sort key.
+//! The DynamoDB table. `pk` (string) is the partition key, `sk` (string) the sort key. Reads are strongly consistent,
+//! so that they see each write that has been answered.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,33 +14,32 @@ use chrono::DateTime;
 use super::items::{Item, Key};
 use crate::aws::Failure;
 
-/// A page that takes longer is MySQL's to answer.
+/// A read that takes longer fails, and MySQL is used.
 const READ_ATTEMPT: Duration = Duration::from_millis(300);
 const READ: Duration = Duration::from_millis(650);
 const READ_TRIES: u32 = 2;
 const READ_PAUSE: Duration = Duration::from_millis(20);
-/// How many times a page of the list is asked for more because of tombstones in it.
-const MOST_LOOKS: usize = 6;
-/// The fewest items that a further look at a page looks at.
-const LEAST_LOOK: usize = 100;
-/// DynamoDB's own limit for one batch of deletions.
+/// The most queries for one page of a list, of which tombstones take up places.
+const MAX_QUERIES: usize = 6;
+/// The least number of items that a further query reads.
+const MIN_FURTHER_ITEMS: usize = 100;
+/// DynamoDB's limit for one batch of deletions.
 const BATCH: usize = 25;
 
 type Attributes = HashMap<String, AttributeValue>;
 
-/// What a write overwrites.
+/// The items that a write overwrites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
-    /// What is older.
+pub enum Overwrite {
+    /// Older items.
     Older,
-    /// What is older or as old, so that what was lost or damaged is set right.
+    /// Older items and those with the same number, to repair damaged ones.
     OlderOrSame,
 }
 
-/// The table.
 pub(crate) struct Table {
     name: String,
-    /// With a short budget.
+    /// With short timeouts.
     reader: Client,
     writer: Client,
 }
@@ -50,23 +48,23 @@ impl Table {
     pub(crate) fn new(name: &str, sdk: &SdkConfig) -> Self {
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(READ_ATTEMPT).operation_timeout(READ).build();
         let retries = RetryConfig::standard().with_max_attempts(READ_TRIES).with_initial_backoff(READ_PAUSE);
-        let hurried = sdk.to_builder().timeout_config(timeouts).retry_config(retries).build();
-        Self { name: name.to_owned(), reader: Client::new(&hurried), writer: Client::new(sdk) }
+        let fast = sdk.to_builder().timeout_config(timeouts).retry_config(retries).build();
+        Self { name: name.to_owned(), reader: Client::new(&fast), writer: Client::new(sdk) }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The item of a key, if it is there.
+    /// The item of a key.
     pub(crate) async fn get(&self, key: &Key) -> Result<Option<Item>, Failure> {
         let call = self.reader.get_item().table_name(&self.name).set_key(Some(attributes_of_key(key)));
-        // Boxed, as in all calls of requests: the SDK's future is a large one.
+        // Boxed, as in all calls of requests: the futures of the SDK are large.
         Ok(Box::pin(call.consistent_read(true).send()).await?.item.as_ref().and_then(read))
     }
 
-    /// The items of a range that are no tombstones, in its order; none when there are too many tombstones among them, which is
-    /// no trouble of the table's.
+    /// The items of a range that are not tombstones, in its order; `None` when there are too many tombstones among
+    /// them.
     pub(crate) async fn list(
         &self,
         partition: &str,
@@ -75,9 +73,9 @@ impl Table {
         limit: usize,
     ) -> Result<Option<Vec<Item>>, Failure> {
         let (mut items, mut from) = (Vec::new(), None);
-        for look in 0..MOST_LOOKS {
-            // What is looked at is paid for, tombstones too: as a rule there are none.
-            let looked_at = if look == 0 { limit } else { limit.max(LEAST_LOOK) };
+        for query in 0..MAX_QUERIES {
+            // AWS charges for each item that is read; usually there are no tombstones.
+            let max_items = if query == 0 { limit } else { limit.max(MIN_FURTHER_ITEMS) };
             let call = self
                 .reader
                 .query()
@@ -88,7 +86,7 @@ impl Table {
                 .expression_attribute_values(":low", text(low))
                 .expression_attribute_values(":high", text(high))
                 .scan_index_forward(oldest_first)
-                .limit(i32::try_from(looked_at).unwrap_or(i32::MAX))
+                .limit(i32::try_from(max_items).unwrap_or(i32::MAX))
                 .set_exclusive_start_key(from);
             let answer = Box::pin(call.send()).await?;
             items.extend(answer.items().iter().filter_map(read).filter(|item| item.json.is_some()));
@@ -101,18 +99,18 @@ impl Table {
         Ok(None)
     }
 
-    /// A look that changes nothing and needs a right that pages need. It has more time than they have: its connection and
-    /// credentials may be the first ones.
-    pub(crate) async fn look(&self) -> Result<(), Failure> {
+    /// Checks the table with a query for which pages need the same permission. It has longer timeouts: it may be the
+    /// first call, which connects and fetches credentials.
+    pub(crate) async fn check(&self) -> Result<(), Failure> {
         self.keys("none", None).await?;
         Ok(())
     }
 
-    /// Writes an item unless a newer one is there; whether it did.
-    pub(crate) async fn put(&self, item: &Item, over: Over) -> Result<bool, Failure> {
-        let condition = match over {
-            Over::Older => "attribute_not_exists(seq) OR seq < :seq",
-            Over::OlderOrSame => "attribute_not_exists(seq) OR seq <= :seq",
+    /// Writes an item unless there is a newer one; whether it was written.
+    pub(crate) async fn put(&self, item: &Item, overwrite: Overwrite) -> Result<bool, Failure> {
+        let condition = match overwrite {
+            Overwrite::Older => "attribute_not_exists(seq) OR seq < :seq",
+            Overwrite::OlderOrSame => "attribute_not_exists(seq) OR seq <= :seq",
         };
         let call = self
             .writer
@@ -131,7 +129,7 @@ impl Table {
         }
     }
 
-    /// A page of the keys of a partition, tombstones too.
+    /// A page of the keys of a partition, tombstones included.
     pub(crate) async fn keys(&self, partition: &str, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), Failure> {
         let answer = self
             .writer
@@ -161,7 +159,7 @@ impl Table {
         Ok((answer.items().iter().filter_map(key).collect(), answer.last_evaluated_key.as_ref().and_then(key)))
     }
 
-    /// Removes items, whatever their numbers.
+    /// Deletes items with any number.
     pub(crate) async fn delete(&self, keys: &[Key]) -> Result<(), Failure> {
         for some in keys.chunks(BATCH) {
             let requests: Result<Vec<_>, _> = some
@@ -174,7 +172,7 @@ impl Table {
             let requests = requests.map_err(|error: aws_sdk_dynamodb::error::BuildError| Failure::ours(&error))?;
             let answer = self.writer.batch_write_item().request_items(&self.name, requests).send().await?;
             if answer.unprocessed_items().is_some_and(|left| !left.is_empty()) {
-                return Err(Failure::throttled("some items were not removed"));
+                return Err(Failure::throttled("some items were not deleted"));
             }
         }
         Ok(())
@@ -206,7 +204,7 @@ fn key(attributes: &Attributes) -> Option<Key> {
     Some(Key { pk: text("pk")?, sk: text("sk")? })
 }
 
-/// None for what is no item of ours.
+/// `None` when the attributes are not those of an item of the read model.
 fn read(attributes: &Attributes) -> Option<Item> {
     let number = |name: &str| attributes.get(name)?.as_n().ok();
     Some(Item {
@@ -225,7 +223,7 @@ mod tests {
     use crate::domain::{AlbumId, PhotoId};
 
     #[test]
-    fn items_come_back_as_they_went() {
+    fn items_survive_a_round_trip() {
         let (album_id, photo_id) = (AlbumId::generate(), PhotoId::generate());
         let now = DateTime::from_timestamp(Utc::now().timestamp(), 0).unwrap();
         let tombstone = Item::photo(album_id, photo_id, 7, None, now);
@@ -233,6 +231,6 @@ mod tests {
         for item in [tombstone, live, Item::deleted(album_id, now)] {
             assert_eq!(read(&attributes(&item)), Some(item));
         }
-        assert_eq!(read(&attributes_of_key(&Key::album(album_id))), None, "an item without a number is not ours");
+        assert_eq!(read(&attributes_of_key(&Key::album(album_id))), None, "an item needs a number");
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! | `pk` | `sk` | `seq` | `json` |
 //! |---|---|---|---|
-//! | `album#ID` | `album` | the latest event that is in it | title, settings, count, version, times |
-//! | `album#ID` | `photo#ID` | the latest event when it was read | what a page shows of a photo |
-//! | `invite#HASH` | `invite` | 1 as it was made, 2 revoked | album, invite, role, end |
+//! | `album#ID` | `album` | the latest event that it includes | title, settings, count, version, times |
+//! | `album#ID` | `photo#ID` | the latest event when it was read | what pages show of the photo |
+//! | `invite#HASH` | `invite` | 1 when created, 2 when revoked | album, invite, role, expiry |
 //!
-//! Ids are in lower case with hyphens, `HASH` is the token's SHA-256 in 64 lower-case hexadecimal digits: photos sort as in
-//! MySQL. An item without `json` is a tombstone: what it stood for is gone, and an older write can't bring it back.
-//! `expires_at`, in seconds since 1970, is DynamoDB's time to live.
+//! Ids are in lower case with hyphens, so photos sort as in MySQL; `HASH` is the token's SHA-256 in 64 lower-case
+//! hexadecimal digits. An item without `json` is a tombstone: its row is gone, and an older write can't restore it.
+//! `expires_at`, in seconds since the epoch, is DynamoDB's time to live.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// How long a tombstone stays. A write that is later than this would bring back what is gone; a worker's lease and all
-/// its retries in one call end within minutes.
+/// The lifetime of a tombstone. A write that is delayed by more would restore what is gone; the lease of a worker and
+/// the retries of a call end within minutes.
 const TOMBSTONE: TimeDelta = TimeDelta::days(7);
 
 /// The `sk` of an album and of an invite.
@@ -31,16 +31,16 @@ const ALBUM: &str = "album";
 const INVITE: &str = "invite";
 const PHOTO: &str = "photo#";
 
-/// What an item is found by.
+/// The primary key of an item.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// The partition.
+    /// The partition key.
     pub pk: String,
-    /// Its place there.
+    /// The sort key.
     pub sk: String,
 }
 
-/// What a key says.
+/// What an item represents.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Subject {
     /// An album.
@@ -52,25 +52,25 @@ pub enum Subject {
 }
 
 impl Key {
-    /// Of an album.
+    /// The key of an album.
     #[must_use]
     pub fn album(id: AlbumId) -> Self {
         Self { pk: partition(id), sk: ALBUM.to_owned() }
     }
 
-    /// Of a photo.
+    /// The key of a photo.
     #[must_use]
     pub fn photo(album_id: AlbumId, id: PhotoId) -> Self {
         Self { pk: partition(album_id), sk: format!("{PHOTO}{id}") }
     }
 
-    /// Of an invite.
+    /// The key of an invite.
     #[must_use]
     pub fn invite(token_hash: &[u8; 32]) -> Self {
         Self { pk: format!("invite#{}", Sha256(*token_hash)), sk: INVITE.to_owned() }
     }
 
-    /// What it stands for; none when it is no key of ours.
+    /// What the item represents; `None` when the key is not one of the read model.
     #[must_use]
     pub fn subject(&self) -> Option<Subject> {
         if let Some(hash) = self.pk.strip_prefix("invite#") {
@@ -90,7 +90,7 @@ pub fn partition(id: AlbumId) -> String {
     format!("album#{id}")
 }
 
-/// The first and the last `sk` of an album's photos that come after one, in the order of the list.
+/// The lowest and the highest `sk` of an album's photos that come after `after` in the order of the list.
 #[must_use]
 pub fn range(after: Option<PhotoId>, oldest_first: bool) -> (String, String) {
     let sk = |bits: u128| format!("{PHOTO}{}", PhotoId::from(uuid::Uuid::from_u128(bits)));
@@ -103,32 +103,32 @@ pub fn range(after: Option<PhotoId>, oldest_first: bool) -> (String, String) {
     (sk(low), sk(high))
 }
 
-/// One item.
+/// An item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// Where it is.
+    /// Its primary key.
     pub key: Key,
-    /// What it is newer than.
+    /// Its number: writes replace only lower ones.
     pub seq: u64,
-    /// The document; none in a tombstone.
+    /// The document; `None` in a tombstone.
     pub json: Option<String>,
-    /// When DynamoDB may remove it.
+    /// When DynamoDB may delete it.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
 impl Item {
     fn of(key: Key, seq: u64, document: &impl Serialize) -> Self {
-        let json = serde_json::to_string(document).expect("our documents are JSON");
+        let json = serde_json::to_string(document).expect("the documents have only string keys");
         Self { key, seq, json: Some(json), expires_at: None }
     }
 
-    /// What is gone, as of an event's number.
+    /// The tombstone of a row that is gone since an event.
     #[must_use]
     pub fn tombstone(key: Key, seq: u64, now: DateTime<Utc>) -> Self {
         Self { key, seq, json: None, expires_at: Some(now + TOMBSTONE) }
     }
 
-    /// An album that is deleted: nothing is newer.
+    /// The tombstone of an album, with the highest number.
     #[must_use]
     pub fn deleted(id: AlbumId, now: DateTime<Utc>) -> Self {
         Self::tombstone(Key::album(id), DELETED, now)
@@ -138,7 +138,7 @@ impl Item {
         serde_json::from_str(self.json.as_deref()?).ok()
     }
 
-    /// An album, as of its latest event.
+    /// An album in its current state, numbered by its latest event.
     #[must_use]
     pub fn album(album: &Album) -> Self {
         let document = AlbumDocument {
@@ -153,7 +153,7 @@ impl Item {
         Self::of(Key::album(album.id), album.last_seq, &document)
     }
 
-    /// The album in it.
+    /// The album of this item.
     #[must_use]
     pub fn to_album(&self, id: AlbumId) -> Option<Album> {
         let document: AlbumDocument = self.read()?;
@@ -170,7 +170,7 @@ impl Item {
         })
     }
 
-    /// A photo as of an event's number: a tombstone unless everybody who sees the album sees it.
+    /// A photo in its state at an event; a tombstone unless it is public.
     #[must_use]
     pub fn photo(album_id: AlbumId, id: PhotoId, seq: u64, photo: Option<&Photo>, now: DateTime<Utc>) -> Self {
         let key = Key::photo(album_id, id);
@@ -180,14 +180,14 @@ impl Item {
         }
     }
 
-    /// The photo in it.
+    /// The photo of this item.
     #[must_use]
     pub fn to_photo(&self) -> Option<Photo> {
         let Subject::Photo(album_id, id) = self.key.subject()? else { return None };
         self.read::<PhotoDocument>()?.into_photo(album_id, id)
     }
 
-    /// An invite; DynamoDB removes it a day after its end.
+    /// An invite; DynamoDB deletes it a day after it has expired.
     #[must_use]
     pub fn invite(invite: &Invite) -> Self {
         let document = InviteDocument {
@@ -201,7 +201,7 @@ impl Item {
         Self { expires_at, ..Self::of(Key::invite(&invite.token_hash), invite.version().into(), &document) }
     }
 
-    /// The invite in it.
+    /// The invite of this item.
     #[must_use]
     pub fn to_invite(&self) -> Option<Invite> {
         let Subject::Invite(token_hash) = self.key.subject()? else { return None };
@@ -231,7 +231,7 @@ struct InviteDocument {
     revoked: bool,
 }
 
-/// A photo that is ready and visible, and so has no reason for a rejection.
+/// A public photo: it is ready and visible, and has no reason for a rejection.
 #[derive(Serialize, Deserialize)]
 struct PhotoDocument {
     invite_id: Option<InviteId>,
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn documents_survive_a_round_trip() {
         let photo = photo();
         let item = Item::photo(photo.album_id, photo.id, 9, Some(&photo), Utc::now());
         assert_eq!((item.seq, item.expires_at), (9, None));
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_photos_become_tombstones() {
+    fn only_public_photos_have_documents() {
         let (shown, now) = (photo(), Utc::now());
         let hidden = Photo { visibility: Visibility::Hidden, ..photo() };
         let unready = Photo { state: PhotoState::Processing, ..photo() };
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_sort_like_ids() {
+    fn keys_sort_as_ids_and_have_subjects() {
         let (album, photos) = (AlbumId::generate(), (0..50).map(|_| PhotoId::generate()).collect::<Vec<_>>());
         let keys: Vec<Key> = photos.iter().map(|id| Key::photo(album, *id)).collect();
         assert!(keys.is_sorted_by_key(|key| key.sk.clone()));
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn range_starts_after_previous_page() {
+    fn range_starts_after_the_page_before() {
         let photos: Vec<PhotoId> = (0..3).map(|_| PhotoId::generate()).collect();
         let sks: Vec<String> = photos.iter().map(|id| Key::photo(AlbumId::generate(), *id).sk).collect();
         let inside = |(low, high): (String, String)| -> Vec<usize> {
@@ -407,6 +407,6 @@ mod tests {
         assert_eq!(inside(range(None, false)), [0, 1, 2]);
         assert_eq!(inside(range(Some(photos[1]), false)), [0]);
         assert_eq!(inside(range(Some(photos[1]), true)), [2]);
-        assert!(*ALBUM < *range(None, true).0, "the album is no photo");
+        assert!(*ALBUM < *range(None, true).0, "the album is outside the range");
     }
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, error::Elapsed, sleep_until, timeout_at};
 
-pub use current as ends;
 pub use wait_until_near as is_near;
 
 tokio::task_local! {

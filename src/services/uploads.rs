@@ -28,7 +28,7 @@ pub(crate) async fn take_in(tx: &mut Tx, photo: &Photo, digest: Option<&Sha256>)
 async fn revive(tx: &mut Tx, photo: &Photo) -> db::Result<()> {
     let mut role = None;
     if let Some(invite_id) = photo.uploader.invite_id {
-        db::invites::use_one(tx.session(), invite_id).await?;
+        db::invites::take_photo(tx.session(), invite_id).await?;
         role = db::invites::role(tx.session(), invite_id).await?;
     }
     if let Some(digest) = photo.sha256 {

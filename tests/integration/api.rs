@@ -9,5 +9,6 @@ mod listener;
 mod malformed_requests;
 mod openapi;
 mod photos;
+mod sql_statements;
 mod uploads;
 mod walkthrough;

@@ -1,37 +1,43 @@
-//! The rows of the database: the way to the server first, then who signs in there, then what that user finds.
+//! The rows of the database: name and address, CA file, credentials, login with TLS, and what the user may do.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
+use chrono::Utc;
+use rustls::CertificateError;
+use sqlx::{Connection, MySqlConnection};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
 
 use super::{Failure, Outcome, Table};
 use crate::{
-    config::database::{Auth, Database, Iam, Login, Place, Tls, TlsMode},
-    db::{self, Db, probe},
+    config::database::{Auth, Database, Iam, Login, Place, TlsMode},
+    db::{self, Db, ca_file::read_ca_file},
 };
 
-/// The longest look at one thing.
-const LOOK: Duration = Duration::from_secs(5);
-/// Clocks that differ by more are wrong. AWS refuses signatures from 5 minutes on.
-const SKEW: chrono::TimeDelta = chrono::TimeDelta::seconds(30);
+/// Time for each check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// A clock skew that is reported as a failure. AWS rejects signatures from 5 minutes on.
+const MAX_CLOCK_SKEW: chrono::TimeDelta = chrono::TimeDelta::seconds(30);
 
-/// All rows of the database, of the writer and of the reader if there is one.
+/// Checks the writer, the login for migrations if there is one, and the read replica if there is one.
 pub(crate) async fn check(config: &Database, table: &mut Table) {
-    let reachable = way(&config.place, &config.tls, "database", table).await;
-    sign_in(config, "database", reachable, table).await;
+    check_server(config, "database", table).await;
     if config.migrate_login.is_some() {
         let started = Instant::now();
-        let there = config.for_migrations();
-        let opened = Db::new(&there).connect().await;
-        let outcome = opened.map(|_| there.described()).map_err(|error| Failure {
-            advice: advice(&error, &there.login),
-            told: format!("{}: {error}", there.described()),
-        });
+        let migrations = config.for_migrations();
+        let opened = Db::new(&migrations).connect().await;
+        let outcome = opened.map(|_| migrations.described()).map_err(|error| login_failure(&migrations, &error));
         table.row("migrate.login", started, outcome);
     }
     if let Some(reader) = &config.reader {
-        let there = Database {
+        let replica = Database {
             place: reader.place.clone(),
             login: reader.login.clone(),
             migrate_login: None,
@@ -39,138 +45,182 @@ pub(crate) async fn check(config: &Database, table: &mut Table) {
             reader: None,
             ..config.clone()
         };
-        let reachable = way(&there.place, &there.tls, "reader", table).await;
-        sign_in(&there, "reader", reachable, table).await;
+        check_server(&replica, "reader", table).await;
     }
 }
 
-/// Name, address, greeting and certificate; nothing secret is sent yet. Whether a login makes sense.
-async fn way(place: &Place, tls: &Tls, server: &str, table: &mut Table) -> bool {
-    let Place::Tcp(host, port) = place else { return true };
+async fn check_server(config: &Database, server: &str, table: &mut Table) {
     let row = |step: &str| format!("{server}.{step}");
+    let mut may_connect = check_address(&config.place, server, table).await;
+    let verifies = config.tls.mode == TlsMode::VerifyIdentity;
+    if let Some(path) = config.tls.ca.as_deref().filter(|_| verifies) {
+        let started = Instant::now();
+        may_connect &= table.row(&row("ca_file"), started, check_ca_file(path));
+    }
+    let db = Db::new(config);
+    if !matches!(config.login.auth, Auth::Password(_)) {
+        may_connect &= check_credentials(config, &db, &row("token"), table).await;
+    }
+    let opened = if may_connect { log_in(config, &db, server, table).await } else { None };
+    let Some(mut connection) = opened else {
+        let first = if may_connect { 2 } else { 0 };
+        let steps = ["tls", "login", "version", "schema", "grants", "clock"];
+        steps[first..].iter().for_each(|step| table.skip(&row(step)));
+        return;
+    };
     let started = Instant::now();
-    let found = probe::resolve(host, *port, LOOK).await;
-    let addresses = found.as_deref().unwrap_or_default().to_vec();
-    let shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    let resolved = found.map(|_| format!("{host} is {}", shown.join(", ")));
-    let advice = "is the name right, and does this host ask a resolver that knows it (in a VPC: its own)?";
-    if !table.row(&row("dns"), started, resolved.map_err(|error| Failure::with(format!("{host}: {error}"), advice))) {
-        for step in ["tcp", "tls"] {
-            table.skip(&row(step));
-        }
+    table.row(&row("version"), started, in_time(db::server_version(&mut connection)).await);
+    let started = Instant::now();
+    table.row(&row("schema"), started, check_schema(&mut connection).await);
+    let started = Instant::now();
+    // A replica accepts no writes, whatever is granted.
+    table.row(&row("grants"), started, check_grants(&mut connection, server == "database").await);
+    let started = Instant::now();
+    table.row(&row("clock"), started, check_clock(&mut connection).await);
+    // A failed goodbye changes nothing.
+    let _ = timeout(CHECK_TIMEOUT, connection.close()).await;
+}
+
+/// Resolves the host name and opens a TCP connection. Whether a login makes sense.
+async fn check_address(address: &Place, server: &str, table: &mut Table) -> bool {
+    let Place::Tcp(host, port) = address else { return true };
+    let started = Instant::now();
+    let resolved = match timeout(CHECK_TIMEOUT, lookup_host((host.as_str(), *port))).await {
+        Ok(Ok(addresses)) => Ok(addresses.collect::<Vec<_>>()),
+        Ok(Err(error)) => Err(format!("resolving {host} failed: {error}")),
+        Err(_) => Err(format!("resolving {host} failed: no answer within {CHECK_TIMEOUT:?}")),
+    };
+    let addresses = resolved.as_deref().unwrap_or_default().to_vec();
+    let outcome = resolved.map(|addresses| {
+        let ips: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+        format!("{host} is {}", ips.join(", "))
+    });
+    let advice = "is the name right, and does this host use a resolver that knows it (in a VPC: its own)?";
+    if !table.row(&format!("{server}.dns"), started, outcome.map_err(|error| Failure::with(error, advice))) {
+        table.skip(&format!("{server}.tcp"));
         return false;
     }
     let started = Instant::now();
-    let reached = async {
-        let mut stream = probe::connect(&addresses, LOOK).await.map_err(|error| {
-            let advice = "is the server up, is the port right, and does its security group let this host in?";
-            Failure::with(error, advice)
-        })?;
-        let greeting = probe::greet(&mut stream, LOOK).await.map_err(|error| Failure::from(error.to_string()))?;
-        Ok((stream, greeting))
-    };
-    let (stream, greeting) = match reached.await {
-        Ok((stream, greeting)) => {
-            let peer = stream.peer_addr().map_or_else(|_| place.to_string(), |peer| peer.to_string());
-            table.row(&row("tcp"), started, Ok(format!("{peer} greets as {}", greeting.version)));
-            (stream, greeting)
-        }
-        Err(failure) => {
-            table.row(&row("tcp"), started, Err(failure));
-            table.skip(&row("tls"));
-            return false;
-        }
-    };
-    if tls.mode != TlsMode::VerifyIdentity {
-        table.row(&row("tls"), Instant::now(), Ok("not verified on loopback".to_owned()));
-        return true;
-    }
-    let started = Instant::now();
-    let looked = probe::handshake(stream, &greeting, host, tls.ca.as_deref(), LOOK).await;
-    let outcome = looked.map_err(|error| Failure::from(error.to_string())).and_then(|chain| {
-        let leaf = chain.certificates.first();
-        let names = leaf.map_or_else(String::new, |leaf| leaf.names.join(", "));
-        let issuer = leaf.map_or("", |leaf| leaf.issuer.as_str());
-        let days = leaf.map_or(0, |leaf| leaf.days_left(Utc::now()));
-        chain.verdict.map_err(Failure::from)?;
-        Ok(format!("{}, certificate for {names} by {issuer}, {days} days left", chain.protocol))
-    });
-    table.row(&row("tls"), started, outcome)
+    let connected = connect_tcp(&addresses).await.map(|peer| format!("{peer} accepts connections"));
+    let advice = "is the server up, is the port right, and does its security group let this host in?";
+    table.row(&format!("{server}.tcp"), started, connected.map_err(|error| Failure::with(error, advice)))
 }
 
-/// Who signs in, and what that user finds.
-async fn sign_in(config: &Database, server: &str, reachable: bool, table: &mut Table) {
-    let row = |step: &str| format!("{server}.{step}");
-    let db = Db::new(config);
-    let mut credentials = true;
-    if !matches!(config.login.auth, Auth::Password(_)) {
-        credentials = table_token(config, &db, &row("token"), table).await;
-    }
-    let skip = |table: &mut Table| {
-        for step in ["version", "schema", "grants", "clock"] {
-            table.skip(&row(step));
+/// Connects to the first address that accepts a connection.
+async fn connect_tcp(addresses: &[SocketAddr]) -> Result<SocketAddr, String> {
+    let mut failures = Vec::new();
+    for address in addresses {
+        let timed_out = |_| io::Error::other(format!("no answer within {CHECK_TIMEOUT:?}"));
+        match timeout(CHECK_TIMEOUT, TcpStream::connect(address)).await.map_err(timed_out).flatten() {
+            Ok(_) => return Ok(*address),
+            Err(error) => failures.push(format!("{address}: {error}")),
         }
-    };
-    if !(reachable && credentials) {
-        table.skip(&row("login"));
-        skip(table);
-        return;
     }
-    let started = Instant::now();
-    let place = config.described();
-    let mut connection = match db.connect().await {
+    Err(failures.join("; "))
+}
+
+fn check_ca_file(path: &Path) -> Outcome {
+    let certificates = read_ca_file(path).map_err(|error| Failure::from(error.to_string()))?;
+    let first = certificates.iter().min_by_key(|certificate| certificate.not_after);
+    let first = first.map_or_else(String::new, |certificate| {
+        format!(", the first to expire is {} in {} days", certificate.subject, certificate.days_left(Utc::now()))
+    });
+    Ok(format!("{} certificates in {}{first}", certificates.len(), path.display()))
+}
+
+/// Logs in with the configured TLS mode: the rows `tls` and `login`.
+async fn log_in(config: &Database, db: &Db, server: &str, table: &mut Table) -> Option<MySqlConnection> {
+    let (tls_row, login_row) = (format!("{server}.tls"), format!("{server}.login"));
+    let (is_tcp, started) = (matches!(config.place, Place::Tcp(..)), Instant::now());
+    let mut opened = db.connect().await;
+    if let Err(error) = &opened
+        && error.is_tls_failure()
+    {
+        let told = format!("TLS handshake failed, and no credentials were sent: {error}");
+        table.row(&tls_row, started, Err(Failure { told, advice: tls_advice(error) }));
+        table.skip(&login_row);
+        return None;
+    }
+    if opened.as_ref().is_err_and(|error| error.number().is_none()) {
+        table.skip(&tls_row);
+    } else if is_tcp {
+        table.row(&tls_row, started, check_tls(config, opened.as_mut().ok()).await);
+    }
+    match opened {
         Ok(connection) => {
-            table.row(&row("login"), started, Ok(place));
-            connection
+            table.row(&login_row, started, Ok(config.described()));
+            Some(connection)
         }
         Err(error) => {
-            let told = format!("{place}: {error}");
-            table.row(&row("login"), started, Err(Failure { told, advice: advice(&error, &config.login) }));
-            skip(table);
-            return;
+            table.row(&login_row, started, Err(login_failure(config, &error)));
+            None
         }
-    };
-    let started = Instant::now();
-    let version = within(db::server_version(&mut connection)).await;
-    table.row(&row("version"), started, version);
-    let started = Instant::now();
-    let schema = schema(&mut connection).await;
-    table.row(&row("schema"), started, schema);
-    let started = Instant::now();
-    // A reader takes no writes, whatever is granted.
-    let grants = grants(&mut connection, server == "database").await;
-    table.row(&row("grants"), started, grants);
-    let started = Instant::now();
-    let clock = clock(&mut connection).await;
-    table.row(&row("clock"), started, clock);
-    // Whether the farewell is heard changes nothing.
-    let _ = tokio::time::timeout(LOOK, connection.close()).await;
+    }
 }
 
-/// The token or secret: for what, by whom, for how long.
-async fn table_token(config: &Database, db: &Db, row: &str, table: &mut Table) -> bool {
+/// The TLS of a login; without a connection, of one that failed after the handshake.
+async fn check_tls(config: &Database, connection: Option<&mut MySqlConnection>) -> Outcome {
+    if config.tls.mode != TlsMode::VerifyIdentity {
+        return Ok("not verified on loopback".to_owned());
+    }
+    let Some(connection) = connection else { return Ok("no TLS failure".to_owned()) };
+    let status = timeout(CHECK_TIMEOUT, db::tls_status(connection)).await.map_err(|_| timed_out())?;
+    let status = status.map_err(|error| Failure::from(error.to_string()))?;
+    let days = status.not_after.map(|not_after| (not_after - Utc::now()).num_days());
+    let days = days.map_or_else(String::new, |days| format!(", the certificate has {days} days left"));
+    Ok(format!("{}, certificate verified for this host{days}", status.version))
+}
+
+fn tls_advice(error: &db::Error) -> Option<String> {
+    use CertificateError as E;
+    let advice = match error.certificate_error() {
+        Some(E::UnknownIssuer | E::BadSignature) => {
+            "no known CA issued the server's certificate: does the CA file (database.tls_ca) contain its CA?"
+        }
+        Some(E::NotValidForName | E::NotValidForNameContext { .. }) => {
+            "database.host must be a name that the server's certificate is for"
+        }
+        Some(E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. }) => {
+            "renew the server's certificate, or correct this machine's clock"
+        }
+        Some(_) => return None,
+        None => {
+            "does the server have a certificate (ssl_cert, ssl_key), and is it a database server that answers at that \
+             address?"
+        }
+    };
+    Some(advice.to_owned())
+}
+
+fn login_failure(config: &Database, error: &db::Error) -> Failure {
+    Failure { told: format!("{}: {error}", config.described()), advice: login_advice(error, &config.login) }
+}
+
+/// Checks that there are credentials: for what, by whom, for how long.
+async fn check_credentials(config: &Database, db: &Db, row: &str, table: &mut Table) -> bool {
     let started = Instant::now();
-    let got = db.login().credential().await;
-    let lease = db.login().lease();
-    let outcome = match (got, lease) {
-        (Ok(_), Some(lease)) => {
-            let left = lease.left.unwrap_or_default().as_secs();
-            let mut told = format!("{}, good for {left} s", lease.origin.unwrap_or_default());
-            match db.login().identity().await {
-                Some(Ok(arn)) => told = format!("{told}, by {arn}"),
-                // Where STS can't be reached, the token may be as good as any.
-                Some(Err(why)) => told = format!("{told}; who that is, STS did not tell: {why}"),
+    let credential = db.credentials().current().await;
+    let outcome = match (credential, db.credentials().status()) {
+        (Ok(_), Some(status)) => {
+            let remaining = status.remaining.unwrap_or_default().as_secs();
+            let mut detail = format!("{}, valid for {remaining} s", status.origin.unwrap_or_default());
+            match db.credentials().identity().await {
+                Some(Ok(arn)) => detail = format!("{detail}, by {arn}"),
+                // Where STS can't be reached the token may still be valid.
+                Some(Err(error)) => detail = format!("{detail}; asking STS for the identity failed: {error}"),
                 None => {}
             }
-            Ok(told)
+            Ok(detail)
         }
         (Err(error), _) => {
             let advice = match &config.login.auth {
                 Auth::Secret(_) => {
-                    "may this role read the secret (secretsmanager:GetSecretValue, and kms:Decrypt for a key of your own)?"
+                    "may this role read the secret (secretsmanager:GetSecretValue, and kms:Decrypt for a customer \
+                     managed key)?"
                 }
                 _ => {
-                    "credentials come from AWS_* variables, the profile, web identity, the container or the instance's role: is one there?"
+                    "credentials come from AWS_* variables, the profile, web identity, the container or the instance's \
+                     role: is there one?"
                 }
             };
             Err(Failure::with(error, advice))
@@ -180,22 +230,22 @@ async fn table_token(config: &Database, db: &Db, row: &str, table: &mut Table) -
     table.row(row, started, outcome)
 }
 
-/// What to do about a refused login.
-fn advice(error: &db::Error, login: &Login) -> Option<String> {
+/// What to do about a failed login.
+fn login_advice(error: &db::Error, login: &Login) -> Option<String> {
     let user = &login.user;
     let text = match (error.number(), &login.auth) {
         (Some(1045 | 1698), Auth::Iam(Iam { region, host, port, .. })) => format!(
-            "RDS refused the token, and does not say why. Look in this order: the role is allowed `rds-db:connect` on \
+            "RDS refused the token, without a reason. Check in this order: the role is allowed `rds-db:connect` on \
              arn:aws:rds-db:{region}:ACCOUNT:dbuser:RESOURCE/{user}; IAM authentication is on for the instance or \
-             cluster; the user was made with `IDENTIFIED WITH AWSAuthenticationPlugin AS 'RDS'` in this very spelling \
-             (deploy/sql/users.sql); {host}:{port} in {region} is this server and no other name for it \
-             (iam_host, region); the clock is right to 5 minutes. The log iam-db-auth-error of RDS tells more"
+             cluster; the user was created with `IDENTIFIED WITH AWSAuthenticationPlugin AS 'RDS'` in this very \
+             spelling (deploy/sql/users.sql); {host}:{port} in {region} is this server's own name (iam_host, region); \
+             the clock is right to 5 minutes. The log iam-db-auth-error of RDS has the reason"
         ),
         (Some(1045 | 1698), Auth::Secret(_)) => {
-            "the secret's user or password is not the server's: has a rotation stopped half-way?".to_owned()
+            "the server does not accept the secret's user and password: is a rotation incomplete?".to_owned()
         }
         (Some(1045 | 1698), Auth::Password(_)) => {
-            format!("the password is wrong, or `{user}` may not come from this host's address")
+            format!("the password is wrong, or `{user}` may not connect from this host's address")
         }
         (Some(1044), _) => format!("`{user}` has no rights on this database: see deploy/sql/users.sql"),
         (Some(1049), _) => "there is no such database: see deploy/sql/users.sql".to_owned(),
@@ -212,91 +262,50 @@ fn advice(error: &db::Error, login: &Login) -> Option<String> {
     Some(text)
 }
 
-async fn schema(connection: &mut MySqlConnection) -> Outcome {
-    let looked = tokio::time::timeout(LOOK, db::migrations::level(connection)).await;
-    let level = looked.map_err(|_| late())?.map_err(|error| Failure::from(error.to_string()))?;
-    if level.pending.is_empty() {
-        return Ok(format!("{} migrations", level.applied));
+async fn check_schema(connection: &mut MySqlConnection) -> Outcome {
+    let status = timeout(CHECK_TIMEOUT, db::migrations::schema_status(connection)).await;
+    let status = status.map_err(|_| timed_out())?.map_err(|error| Failure::from(error.to_string()))?;
+    if status.pending.is_empty() {
+        return Ok(format!("{} migrations", status.applied));
     }
-    Err(Failure::with(format!("{} migrations have not run", level.pending.len()), "run `darkroom migrate`"))
+    Err(Failure::with(format!("{} migrations have not run", status.pending.len()), "run `darkroom migrate`"))
 }
 
-/// Tries each right on each table, without touching a row.
-async fn grants(connection: &mut MySqlConnection, writes: bool) -> Outcome {
-    let tried = tokio::time::timeout(LOOK, lacking(connection, writes)).await;
-    let (tables, lacking) = tried.map_err(|_| late())?.map_err(|error| Failure::from(error.to_string()))?;
-    if lacking.is_empty() {
-        let rights = if writes { "SELECT, INSERT, UPDATE and DELETE" } else { "SELECT" };
-        return Ok(format!("{rights} on {tables} tables"));
+/// Tries each privilege on each table, with statements that match no row.
+async fn check_grants(connection: &mut MySqlConnection, writes: bool) -> Outcome {
+    let tried = timeout(CHECK_TIMEOUT, db::missing_privileges(connection, writes)).await;
+    let (tables, missing) = tried.map_err(|_| timed_out())?.map_err(|error| Failure::from(error.to_string()))?;
+    if missing.is_empty() {
+        let privileges = if writes { "SELECT, INSERT, UPDATE and DELETE" } else { "SELECT" };
+        return Ok(format!("{privileges} on {tables} tables"));
     }
-    let read_only = lacking.iter().any(|why| why.contains("read-only") || why.contains("read_only"));
+    let read_only = missing.iter().any(|why| why.contains("read-only") || why.contains("read_only"));
     let advice = if read_only {
-        "this server takes no writes: is database.host the writer's name?"
+        "this server accepts no writes: is database.host the writer's name?"
     } else {
         "grant the user what deploy/sql/users.sql grants it"
     };
-    Err(Failure::with(lacking.join("; "), advice))
+    Err(Failure::with(missing.join("; "), advice))
 }
 
-/// How many tables there are, and what the server says to what it does not allow.
-async fn lacking(connection: &mut MySqlConnection, writes: bool) -> sqlx::Result<(usize, Vec<String>)> {
-    // As bytes: MySQL and MariaDB give these columns different types.
-    let tables: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
-        "SELECT table_name, column_name FROM information_schema.columns
-         WHERE table_schema = DATABASE() AND ordinal_position = 1",
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut lacking = Vec::new();
-    for (table, column) in &tables {
-        let (table, column) = (String::from_utf8_lossy(table), String::from_utf8_lossy(column));
-        // What has run is `darkroom migrate`'s to write.
-        let writes = writes && table != "_sqlx_migrations";
-        let mut statements = vec![format!("SELECT 1 FROM `{table}` WHERE FALSE")];
-        if writes {
-            statements.extend([
-                format!("INSERT INTO `{table}` (`{column}`) SELECT `{column}` FROM `{table}` WHERE FALSE"),
-                format!("UPDATE `{table}` SET `{column}` = `{column}` WHERE FALSE"),
-                format!("DELETE FROM `{table}` WHERE FALSE"),
-            ]);
-        }
-        for statement in statements {
-            match (&mut *connection).execute(AssertSqlSafe(statement)).await {
-                Ok(_) => {}
-                Err(sqlx::Error::Database(error)) if ALLOWED.contains(&number(error.as_ref())) => {}
-                Err(sqlx::Error::Database(error)) => lacking.push(error.message().to_owned()),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    lacking.dedup();
-    Ok((tables.len(), lacking))
-}
-
-/// What comes after the rights were looked at: a column without a default, one that may not be null, one that is generated.
-const ALLOWED: [u16; 4] = [1048, 1364, 1906, 3105];
-
-fn number(error: &dyn sqlx::error::DatabaseError) -> u16 {
-    error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>().map_or(0, sqlx::mysql::MySqlDatabaseError::number)
-}
-
-async fn clock(connection: &mut MySqlConnection) -> Outcome {
+async fn check_clock(connection: &mut MySqlConnection) -> Outcome {
     let before = Utc::now();
-    let asked = sqlx::query_scalar::<_, DateTime<Utc>>("SELECT UTC_TIMESTAMP(6)").fetch_one(connection);
-    let theirs = tokio::time::timeout(LOOK, asked).await.map_err(|_| late())?;
-    let theirs = theirs.map_err(|error| Failure::from(error.to_string()))?;
-    // The server read its clock some time in between.
-    let ours = before + (Utc::now() - before) / 2;
-    let skew = ours - theirs;
-    let told = format!("this host's clock is {:+} ms off the server's", skew.num_milliseconds());
-    if skew.abs() > SKEW { Err(Failure::with(told, "is chronyd, or another NTP client, at work?")) } else { Ok(told) }
+    let server = timeout(CHECK_TIMEOUT, db::server_time(connection)).await.map_err(|_| timed_out())?;
+    let server = server.map_err(|error| Failure::from(error.to_string()))?;
+    // The server read its clock at some time in between.
+    let skew = before + (Utc::now() - before) / 2 - server;
+    let detail = format!("this host's clock is {:+} ms off the server's", skew.num_milliseconds());
+    if skew.abs() > MAX_CLOCK_SKEW {
+        return Err(Failure::with(detail, "is chronyd, or another NTP client, running?"));
+    }
+    Ok(detail)
 }
 
-fn late() -> Failure {
-    format!("no answer within {LOOK:?}").into()
+fn timed_out() -> Failure {
+    format!("no answer within {CHECK_TIMEOUT:?}").into()
 }
 
-async fn within(look: impl Future<Output = db::Result<String>>) -> Outcome {
-    let looked = tokio::time::timeout(LOOK, look).await.map_err(|_| late())?;
-    looked.map_err(|error| error.to_string().into())
+async fn in_time(query: impl Future<Output = db::Result<String>>) -> Outcome {
+    let result = timeout(CHECK_TIMEOUT, query).await.map_err(|_| timed_out())?;
+    result.map_err(|error| error.to_string().into())
 }

@@ -87,7 +87,7 @@ async fn topic(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
 async fn read_model(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
     let model = ReadModel::new(&config.read_model, sdk).map_err(|error| Failure::from(format!("{error:#}")))?;
     let Some(model) = model else { return Ok("off".to_owned()) };
-    model.look().await.map_err(|failure| failure.of(model.table()))?;
+    model.check().await.map_err(|failure| failure.of(model.table()))?;
     Ok(format!("{} answers", model.table()))
 }
 

@@ -1,41 +1,41 @@
-//! Tokens of RDS IAM database authentication: a presigned request that stands in for a password.
+//! Tokens of RDS IAM database authentication: a presigned request that is used as a password, see
+//! <https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.html>.
 //!
-//! See <https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.html>. RDS takes a token for 15
-//! minutes, if the credentials that signed it live so long. So credentials are fetched here for each token, which shows
-//! when they end, and which finds those that were rotated.
+//! RDS accepts a token for 15 minutes, unless the AWS credentials that signed it expire sooner. The AWS credentials are
+//! therefore resolved again for each token: that shows their expiry and follows rotations.
 
 use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
 use aws_sdk_rds::auth_token::{AuthTokenGenerator, Config};
 use aws_sdk_sts::config::{Credentials, SharedCredentialsProvider};
+use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 
-use super::cache::Issued;
+use super::issuer::{IssuedCredential, Issuer};
 use crate::{aws, config::database::Iam};
 
-/// A login may take so long; a token is not used when its credentials end before that.
+/// Time for a login: a token is not used when its AWS credentials expire within it.
 const LOGIN: Duration = Duration::from_secs(10);
 
 /// Signs tokens for one user of one server.
-pub(crate) struct Signer {
+pub(crate) struct TokenSigner {
     iam: Iam,
     user: String,
 }
 
-impl Signer {
+impl TokenSigner {
     pub(crate) fn new(iam: Iam, user: String) -> Self {
         Self { iam, user }
     }
 
-    /// A new token.
-    pub(crate) async fn sign(&self) -> Result<Issued, String> {
+    async fn sign(&self) -> Result<IssuedCredential, String> {
         let now = SystemTime::now();
-        let (sdk, credentials) = self.credentials().await?;
+        let (sdk, credentials) = self.aws_credentials().await?;
         let config = Config::builder()
             .hostname(&self.iam.host)
             .port(self.iam.port.into())
-            // The generator puts the name into a URL as it is.
+            // The generator does not escape the name in the URL.
             .username(
                 url::form_urlencoded::byte_serialize(self.user.as_bytes()).collect::<String>().replace('+', "%20"),
             )
@@ -44,30 +44,42 @@ impl Signer {
             .build()
             .map_err(|error| aws::explained(&*error))?;
         let token = AuthTokenGenerator::new(config).auth_token(&sdk).await.map_err(|error| aws::explained(&*error))?;
-        let by_lease = now + self.iam.lease;
-        // Short-lived to begin with, they are used to their end.
-        let by_credentials = credentials.expiry().map(|end| if now + LOGIN < end { end - LOGIN } else { end });
+        let configured_end = now + self.iam.lease;
+        // AWS credentials that live shorter than a login takes are used to their end.
+        let credentials_end = credentials.expiry().map(|end| if now + LOGIN < end { end - LOGIN } else { end });
         let Iam { host, port, region, .. } = &self.iam;
-        Ok(Issued {
+        Ok(IssuedCredential {
             user: self.user.clone(),
             secret: SecretString::from(token.as_str()),
             is_token: true,
-            good_until: by_credentials.map_or(by_lease, |end| end.min(by_lease)),
+            valid_until: credentials_end.map_or(configured_end, |end| end.min(configured_end)),
             origin: format!("signed for {host}:{port} in {region} with {}", credentials.access_key_id()),
         })
     }
 
-    /// The ARN of whoever signs, from STS.
-    pub(crate) async fn identity(&self) -> Result<String, String> {
-        let (sdk, _) = self.credentials().await?;
-        let told = aws_sdk_sts::Client::new(&sdk).get_caller_identity().send().await;
-        let told = told.map_err(|error| aws::explained(&error))?;
-        Ok(told.arn.unwrap_or_default())
+    async fn caller_arn(&self) -> Result<String, String> {
+        let (sdk, _) = self.aws_credentials().await?;
+        let caller = aws_sdk_sts::Client::new(&sdk).get_caller_identity().send().await;
+        Ok(caller.map_err(|error| aws::explained(&error))?.arn.unwrap_or_default())
     }
 
-    async fn credentials(&self) -> Result<(SdkConfig, Credentials), String> {
+    async fn aws_credentials(&self) -> Result<(SdkConfig, Credentials), String> {
         let sdk = aws::configuration(&self.iam.region).await;
         let credentials = aws::credentials::ask(&sdk).await?;
         Ok((sdk, credentials))
+    }
+}
+
+impl Issuer for TokenSigner {
+    fn kind(&self) -> &'static str {
+        "iam"
+    }
+
+    fn issue(&self) -> BoxFuture<'_, Result<IssuedCredential, String>> {
+        Box::pin(self.sign())
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Option<Result<String, String>>> {
+        Box::pin(async { Some(self.caller_arn().await) })
     }
 }

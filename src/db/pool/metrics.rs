@@ -1,4 +1,4 @@
-//! What is measured of a pool, under our names and under those that operators know from HikariCP and Micrometer:
+//! The metrics of a pool, under Darkroom's names and under those of HikariCP and Micrometer:
 //! <https://github.com/brettwooldridge/HikariCP/wiki/MicroMeter-Metrics>.
 
 use std::time::Duration;
@@ -7,42 +7,42 @@ use metrics::{Counter, Histogram};
 
 use crate::telemetry::metrics as registry;
 
-/// Numbers of a pool.
+/// The connections of a pool.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolState {
     /// Connections in use.
     pub active: usize,
-    /// Connections that wait to be used.
+    /// Idle connections.
     pub idle: usize,
-    /// Callers who wait for one.
+    /// Callers that wait for a connection.
     pub pending: usize,
-    /// The most connections.
+    /// The maximum number of connections.
     pub max: usize,
 }
 
-/// One measured time under two names.
+/// A histogram of times under two names.
 #[derive(Clone)]
 pub(crate) struct Timer([Histogram; 2]);
 
 impl Timer {
-    fn new(pool: &'static str, ours: &registry::Summary, theirs: &registry::Summary) -> Self {
-        Self([ours.with(&[("pool", pool)]), theirs.with(&[("pool", pool)])])
+    fn new(pool: &'static str, own: &registry::Summary, hikari: &registry::Summary) -> Self {
+        Self([own.with(&[("pool", pool)]), hikari.with(&[("pool", pool)])])
     }
 
     pub(crate) fn record(&self, time: Duration) {
-        self.0.iter().for_each(|name| name.record(time));
+        self.0.iter().for_each(|histogram| histogram.record(time));
     }
 }
 
-/// The metrics of a pool that are not levels.
-pub(crate) struct Meters {
+/// The counters and histograms of a pool.
+pub(crate) struct PoolMetrics {
     pub(crate) acquire: Timer,
     pub(crate) creation: Timer,
     pub(crate) usage: Timer,
     timeouts: [Counter; 2],
 }
 
-impl Meters {
+impl PoolMetrics {
     pub(crate) fn new(pool: &'static str) -> Self {
         Self {
             acquire: Timer::new(pool, &registry::POOL_ACQUIRE, &registry::HIKARI_ACQUIRE),
@@ -56,22 +56,24 @@ impl Meters {
     }
 
     pub(crate) fn timed_out(&self) {
-        self.timeouts.iter().for_each(|name| name.increment(1));
+        self.timeouts.iter().for_each(|counter| counter.increment(1));
     }
 }
 
-/// Sets the metrics that are levels.
-#[expect(clippy::cast_precision_loss, reason = "counts of connections")]
-pub(crate) fn levels(pool: &'static str, state: PoolState) {
-    for (names, count) in [
-        (&[&registry::POOL_ACTIVE, &registry::HIKARI_ACTIVE][..], state.active),
-        (&[&registry::POOL_IDLE, &registry::HIKARI_IDLE], state.idle),
-        (&[&registry::POOL_PENDING, &registry::HIKARI_PENDING], state.pending),
-        (&[&registry::POOL_MAX, &registry::HIKARI_MAX], state.max),
-        (&[&registry::HIKARI_ALL], state.active + state.idle),
-    ] {
-        for name in names {
-            name.with(&[("pool", pool)]).set(count as f64);
+impl PoolState {
+    /// Sets the gauges of a pool.
+    #[expect(clippy::cast_precision_loss, reason = "counts of connections")]
+    pub(crate) fn record_gauges(&self, pool: &'static str) {
+        for (gauges, count) in [
+            (&[&registry::POOL_ACTIVE, &registry::HIKARI_ACTIVE][..], self.active),
+            (&[&registry::POOL_IDLE, &registry::HIKARI_IDLE], self.idle),
+            (&[&registry::POOL_PENDING, &registry::HIKARI_PENDING], self.pending),
+            (&[&registry::POOL_MAX, &registry::HIKARI_MAX], self.max),
+            (&[&registry::HIKARI_ALL], self.active + self.idle),
+        ] {
+            for gauge in gauges {
+                gauge.with(&[("pool", pool)]).set(count as f64);
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The database's folder: its layout, its making in one step, its socket, and what its log tells.
+//! The directory of the database: its layout, its atomic creation, its socket and its log.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
@@ -13,20 +13,20 @@ use rustix::process::geteuid;
 use super::programs::{self, Program, Version};
 use super::{DirLock, Flavour, ServerChoice, StartError};
 
-/// The longest path that a unix socket can have on Linux, in bytes (`sun_path` without its closing zero).
+/// The longest path of a unix socket on Linux, in bytes (`sun_path` without the terminating zero).
 const SOCKET_PATH_MAX: usize = 107;
-/// How much of the end of a log is read for an error message, in bytes.
+/// The end of the log that is read for an error message, in bytes.
 const TAIL_BYTES: u64 = 16 * 1024;
-/// How many of its lines are shown.
+/// The number of its lines that are shown.
 const TAIL_LINES: usize = 15;
 
-/// How servers tell of a full disk (ENOSPC is 28).
+/// Log messages about a full disk (ENOSPC is 28).
 const DISK_FULL: [&str; 6] =
     ["No space left on device", "Errcode: 28", "errno: 28", "error: 28", "error 28", "error number 28"];
-/// How servers tell of a refused permission (EACCES is 13).
-const REFUSED: [&str; 5] = ["Permission denied", "Errcode: 13", "errno: 13", "error: 13", "error number 13"];
+/// Log messages about a missing permission (EACCES is 13).
+const PERMISSION_DENIED: [&str; 5] = ["Permission denied", "Errcode: 13", "errno: 13", "error: 13", "error number 13"];
 
-/// Where everything of one database is.
+/// The paths of one database.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
@@ -34,7 +34,7 @@ pub(crate) struct Folder {
     socket: PathBuf,
 }
 
-/// `name=path` as one word of a command line, whatever bytes the path has.
+/// `name=path` as one command-line argument, also for a path that is not UTF-8.
 pub(crate) fn option(name: &str, path: &Path) -> OsString {
     let mut word = OsString::from(name);
     word.push("=");
@@ -43,14 +43,14 @@ pub(crate) fn option(name: &str, path: &Path) -> OsString {
 }
 
 impl Folder {
-    /// The database of a locked data folder; nothing is made yet but, for a long path, the folder of the socket.
+    /// The database in a locked directory. Creates nothing, except for a long path the directory of the socket.
     pub(crate) fn new(dir: &DirLock) -> Result<Self, StartError> {
         let path = dir.dir().join("db");
         let socket = socket_path(&path)?;
         Ok(Self { path, log: dir.dir().join("db.log"), socket })
     }
 
-    /// The server's data folder.
+    /// The server's data directory.
     pub(crate) fn data(&self) -> PathBuf {
         self.path.join("data")
     }
@@ -60,7 +60,7 @@ impl Folder {
         self.path.join("tmp")
     }
 
-    /// Where the server writes its number, for people; we find it without.
+    /// The server's pid file, for people: this module finds the process without it.
     pub(crate) fn pid_file(&self) -> PathBuf {
         self.path.join("server.pid")
     }
@@ -70,25 +70,25 @@ impl Folder {
         &self.socket
     }
 
-    /// Whether the database was made (and, as it is moved here when whole, made entirely).
+    /// Whether the database was created; it is complete, because it is renamed to this path when it is.
     pub(crate) fn exists(&self) -> bool {
         self.path.exists()
     }
 
-    /// An error about this folder; a full disk is told as such.
+    /// An I/O error in this directory; a full disk is [`StartError::DiskFull`].
     pub(crate) fn error(&self, source: io::Error) -> StartError {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                // By the name that it will have, also while it is being made.
+                // The final path, also during the creation.
                 StartError::DiskFull { path: self.log.with_extension("") }
             }
             _ => StartError::Folder { path: self.path.clone(), source },
         }
     }
 
-    /// Finds the server for this folder: of the flavour that made it, and not of an older release.
+    /// Finds the server for this directory: the product that created it, and not an older release.
     pub(crate) async fn choose_program(&self, choice: ServerChoice) -> Result<Program, StartError> {
-        let made_by = if self.exists() { Some(self.maker()?) } else { None };
+        let made_by = if self.exists() { Some(self.recorded_program()?) } else { None };
         let chosen = match choice {
             ServerChoice::Auto => None,
             ServerChoice::MySql => Some(Flavour::MySql),
@@ -118,25 +118,26 @@ impl Folder {
         Ok(program)
     }
 
-    /// The folder beside this one in which a new database is made.
+    /// The directory beside this one in which a new database is created.
     pub(crate) fn draft(&self) -> Self {
         Self { path: self.path.with_extension("new"), log: self.log.clone(), socket: self.socket.clone() }
     }
 
-    /// Makes the folder and its parts, for our own user only: whoever reaches the socket is root in the database.
+    /// Creates the directory and its parts for the user of this process only: access to the socket is root access to
+    /// the database.
     pub(crate) fn prepare(&self) -> Result<(), StartError> {
-        // A killed server leaves both, and may take the number in the second for a living owner.
+        // A killed server leaves both, and the next one may take the pid in the lock file for a running owner.
         self.remove_socket_files();
         let make = |path: &Path| DirBuilder::new().mode(0o700).recursive(true).create(path);
         make(&self.data()).and_then(|()| make(&self.tmp())).map_err(|e| self.error(e))
     }
 
-    /// Moves a finished database to its place.
+    /// Renames a complete database to this path.
     pub(crate) fn adopt(&self, new: &Self) -> Result<(), StartError> {
         fs::rename(&new.path, &self.path).map_err(|e| self.error(e))
     }
 
-    /// Removes the folder, if there is one.
+    /// Removes the directory if it exists.
     pub(crate) fn remove(&self) -> Result<(), StartError> {
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.error(error)),
@@ -144,8 +145,8 @@ impl Folder {
         }
     }
 
-    /// Notes which server opened the database, for the next start.
-    pub(crate) fn note_maker(&self, program: &Program) -> Result<(), StartError> {
+    /// Records the server that opened the database, for the next start.
+    pub(crate) fn record_program(&self, program: &Program) -> Result<(), StartError> {
         let flavour = match program.flavour {
             Flavour::MySql => "mysql",
             Flavour::MariaDb => "mariadb",
@@ -156,12 +157,12 @@ impl Folder {
             .map_err(|e| self.error(e))
     }
 
-    /// Which server opened the database last.
-    fn maker(&self) -> Result<(Flavour, Version), StartError> {
+    /// The server that last opened the database.
+    fn recorded_program(&self) -> Result<(Flavour, Version), StartError> {
         let path = self.path.join("made-by");
         let foreign = |detail: String| StartError::Folder {
             path: self.path.clone(),
-            source: io::Error::new(io::ErrorKind::InvalidData, format!("it is no database of darkroom's ({detail})")),
+            source: io::Error::new(io::ErrorKind::InvalidData, format!("it is not a database of darkroom ({detail})")),
         };
         let text = fs::read_to_string(&path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => foreign("made-by is missing".to_owned()),
@@ -171,17 +172,17 @@ impl Folder {
         match (flavour, Version::parse(version)) {
             ("mysql", Some(version)) => Ok((Flavour::MySql, version)),
             ("mariadb", Some(version)) => Ok((Flavour::MariaDb, version)),
-            _ => Err(foreign(format!("made-by says {:?}", text.trim()))),
+            _ => Err(foreign(format!("made-by contains {:?}", text.trim()))),
         }
     }
 
-    /// Writes the statements that a server is to read, and opens them.
+    /// Writes statements to a file and opens it, for the standard input of a server.
     pub(crate) fn write_statements(&self, statements: &str) -> Result<File, StartError> {
         let path = self.path.join("bootstrap.sql");
         fs::write(&path, statements).and_then(|()| File::open(&path)).map_err(|e| self.error(e))
     }
 
-    /// A fresh log; the one of the run before is kept beside it.
+    /// A new log file; the one of the run before is kept as `db.log.old`.
     pub(crate) fn new_log(&self) -> Result<File, StartError> {
         if self.log.exists() {
             fs::rename(&self.log, self.log.with_extension("log.old")).map_err(|e| self.error(e))?;
@@ -189,7 +190,7 @@ impl Folder {
         File::options().create_new(true).append(true).open(&self.log).map_err(|e| self.error(e))
     }
 
-    /// What to say of a server that failed: the cause where the log shows one that we know, else its last lines.
+    /// The error of a server that failed: the cause if the log has a known one, else the end of the log.
     pub(crate) fn failure(&self, what: &str) -> StartError {
         let tail = tail(&self.log).unwrap_or_else(|error| format!("(unreadable: {error})"));
         let shows = |signs: &[&str]| signs.iter().any(|sign| tail.contains(sign));
@@ -197,43 +198,43 @@ impl Folder {
             return self.error(io::ErrorKind::StorageFull.into());
         }
         let mut what = what.to_owned();
-        if shows(&REFUSED) {
-            what.push_str("; a permission was refused, perhaps by an AppArmor profile of the installed server");
+        if shows(&PERMISSION_DENIED) {
+            what.push_str("; permission denied, perhaps by an AppArmor profile of the installed server");
         }
         let lines: Vec<&str> = tail.lines().collect();
-        let last_words = &lines[lines.len().saturating_sub(TAIL_LINES)..];
-        StartError::Failed { what, log: self.log.clone(), tail: last_words.join("\n") }
+        let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
+        StartError::Failed { what, log: self.log.clone(), tail }
     }
 
-    /// Removes the socket after a clean end, with its folder if that was made for it alone.
+    /// Removes the socket after a clean stop, and its directory if that was created for the socket alone.
     pub(crate) fn remove_socket(&self) {
         self.remove_socket_files();
         if !self.socket.starts_with(&self.path)
             && let Some(folder) = self.socket.parent()
         {
-            // One that stays is used again by the next start.
+            // The next start uses it again if it stays.
             let _left = fs::remove_dir(folder);
         }
     }
 
-    /// Removes the socket and the server's own lock on it. Usually there are none.
+    /// Removes the socket and the server's lock file of it. Usually there are none.
     fn remove_socket_files(&self) {
         for path in [self.socket.clone(), self.socket.with_extension("sock.lock")] {
-            // One that stays makes the server complain in its log.
+            // If it stays, the server reports it in its log.
             let _absent = fs::remove_file(path);
         }
     }
 }
 
-/// Looks for the program on a thread where waiting is allowed.
+/// Finds the program on a thread that may block.
 async fn find_program(wanted: Option<Flavour>) -> Result<Program, StartError> {
     tokio::task::spawn_blocking(move || programs::find(wanted))
         .await
         .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
-/// The socket inside the folder where its path is short enough, else in a folder of ours in the runtime or temporary
-/// folder, named by user and a hash of the path.
+/// The socket inside the directory if its path is short enough, else in a private directory below the runtime or
+/// temporary directory, named by the user and a hash of the path.
 fn socket_path(folder: &Path) -> Result<PathBuf, StartError> {
     let fits = |path: &Path| path.as_os_str().len() <= SOCKET_PATH_MAX;
     let inside = folder.join("server.sock");
@@ -260,13 +261,13 @@ fn socket_path(folder: &Path) -> Result<PathBuf, StartError> {
         path: folder.to_owned(),
         source: io::Error::new(
             refused.kind(),
-            format!("its path is too long for a unix socket, and no other place will do: {refused}"),
+            format!("its path is too long for a unix socket, and no other directory is usable: {refused}"),
         ),
     })
 }
 
-/// Makes a folder that nobody else can enter, or makes sure that the one there is such: anybody may put a folder or a
-/// link of that name into a shared temporary folder.
+/// Creates a directory that only this user can access, or checks that the existing one is such: in a shared temporary
+/// directory another user may have created a directory or a link of that name.
 fn make_private(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -276,11 +277,11 @@ fn make_private(path: &Path) -> io::Result<()> {
     if there.is_dir() && there.uid() == geteuid().as_raw() && there.mode() & 0o777 == 0o700 {
         return Ok(());
     }
-    let detail = format!("{} is not a private folder of ours", path.display());
+    let detail = format!("{} is not a private directory of this user", path.display());
     Err(io::Error::new(io::ErrorKind::PermissionDenied, detail))
 }
 
-/// The end of a log; bytes that aren't UTF-8 are replaced.
+/// The end of a log; bytes that are not UTF-8 are replaced.
 fn tail(log: &Path) -> io::Result<String> {
     let mut file = File::open(log)?;
     let length = file.metadata()?.len();
@@ -295,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requires_private_socket_folder() {
+    fn socket_needs_a_private_directory() {
         let dir = tempfile::tempdir().unwrap();
         let (ours, link) = (dir.path().join("ours"), dir.path().join("link"));
         make_private(&ours).unwrap();
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn detects_full_disk_in_log() {
+    fn full_disk_is_recognised_in_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::new(&DirLock::acquire(dir.path()).unwrap()).unwrap();
         let failure_of = |log: &str| {

@@ -1,4 +1,4 @@
-//! One process per data folder: a lock that the system itself takes back when its holder dies, however it dies.
+//! A lock of a directory, which the kernel releases when its process ends for any reason.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -6,22 +6,20 @@ use std::path::{Path, PathBuf};
 
 use super::StartError;
 
-/// The lock's file in the data folder; it stays there, and only holding its lock means anything.
+/// The lock file. It is not removed: only its lock has a meaning.
 const LOCK_FILE: &str = "darkroom.lock";
 
-/// A data folder that is ours alone for as long as this value lives.
+/// A directory that is locked for this process until this value is dropped.
 #[derive(Debug)]
 pub struct DirLock {
     dir: PathBuf,
-    /// Closing it, by hand or by death, frees the folder. Children don't inherit it (close-on-exec).
+    /// Closing it releases the lock. Child processes do not inherit it (close-on-exec).
     _file: File,
 }
 
 impl DirLock {
-    /// Makes the folder if there is none, and takes it without waiting.
-    ///
-    /// # Errors
-    /// [`StartError::Busy`] when another process has it, [`StartError::Folder`] when it can't be made or written.
+    /// Creates the directory if there is none, and locks it without waiting: [`StartError::Busy`] when another process
+    /// has it.
     pub fn acquire(dir: &Path) -> Result<Self, StartError> {
         let unusable = |source: io::Error| StartError::Folder { path: dir.to_owned(), source };
         std::fs::create_dir_all(dir).map_err(unusable)?;
@@ -33,7 +31,7 @@ impl DirLock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
-                // Without its number the message is poorer and still right.
+                // The message is correct without the pid.
                 let pid = file.read_to_string(&mut pid).ok().and_then(|_| pid.trim().parse().ok());
                 return Err(StartError::Busy { dir, pid });
             }
@@ -44,7 +42,7 @@ impl DirLock {
         Ok(Self { dir, _file: file })
     }
 
-    /// The folder, absolute and without symbolic links.
+    /// The absolute path of the directory, without symbolic links.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -56,19 +54,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_has_one_holder_at_a_time() {
+    fn locks_a_directory_once() {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("not yet there");
         let first = DirLock::acquire(&dir).unwrap();
         let refusal = DirLock::acquire(&dir).unwrap_err().to_string();
-        assert!(refusal.starts_with("another darkroom dev runs in "), "{refusal}");
+        assert!(refusal.starts_with("another darkroom dev is running in "), "{refusal}");
         assert!(refusal.ends_with(&format!("(pid {})", std::process::id())), "{refusal}");
         drop(first);
         DirLock::acquire(&dir).unwrap();
     }
 
     #[test]
-    fn names_file_in_place_of_folder() {
+    fn error_names_the_path() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let refusal = DirLock::acquire(file.path()).unwrap_err().to_string();
         assert!(refusal.contains(file.path().to_str().unwrap()), "{refusal}");

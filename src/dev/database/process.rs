@@ -1,4 +1,4 @@
-//! Child processes that end with us, and the search for those that didn't.
+//! Child processes that end with this process, and the search for those that did not.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -18,15 +18,15 @@ use tokio::sync::{oneshot, watch};
 
 use super::{StartError, Stopped, programs};
 
-/// How long a server left over from an earlier run may take to end, for each of SIGTERM and SIGKILL.
+/// Time for a server left over from an earlier run to end, after each of SIGTERM and SIGKILL.
 const LEFTOVER_DEADLINE: Duration = Duration::from_secs(20);
 
-/// How a process ended.
+/// The exit status of a process, if known.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended(Option<ExitStatus>);
 
 impl Ended {
-    /// Whether it ended with exit code 0.
+    /// Whether the exit code was 0.
     pub(crate) fn is_success(self) -> bool {
         self.0.is_some_and(|status| status.success())
     }
@@ -36,25 +36,25 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(status) => status.fmt(f),
-            None => f.write_str("nobody knows how"),
+            None => f.write_str("exit status unknown"),
         }
     }
 }
 
-/// A command whose process gets SIGTERM when we die, leads a process group of its own (so that a Ctrl-C on the terminal
-/// doesn't reach it), reads nothing and writes everything to `log`.
+/// A command whose process gets SIGTERM when this process ends, has a process group of its own (so that Ctrl-C on the
+/// terminal does not reach it), has no input and writes its output to `log`.
 pub(crate) fn command(program: &Path, log: &File) -> io::Result<Command> {
     let mut command = match programs::in_path("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
-            // Replaces itself by the program, which keeps the process number.
+            // Replaces itself by the program, which keeps the pid.
             command.args(["--pdeathsig", "TERM", "--"]).arg(program);
             command
         }
-        // Not a Linux with util-linux: a SIGKILL of ours then leaves a server that the next start ends.
+        // Without util-linux a SIGKILL of this process leaves a server, which the next start ends.
         None => Command::new(program),
     };
-    // What a service manager gave us isn't for the server, which would report to it in our name.
+    // Otherwise the server would report to the service manager of this process.
     for ours in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"] {
         command.env_remove(ours);
     }
@@ -62,7 +62,7 @@ pub(crate) fn command(program: &Path, log: &File) -> io::Result<Command> {
     Ok(command)
 }
 
-/// A child process with its process group. Dropping it sends the group a signal and doesn't wait.
+/// A child process with its process group. Dropping it sends the group a signal and does not wait.
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: u32,
@@ -72,38 +72,38 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts the command from a thread that lives as long as the child: the signal at a parent's death fires at the
-    /// death of the THREAD that forked, and a runtime's threads come and go.
+    /// Starts the command from a thread that lives as long as the child: the parent-death signal is sent when the
+    /// THREAD that forked ends, and the threads of a runtime come and go.
     pub(crate) async fn spawn(command: Command, on_drop: Signal) -> io::Result<Self> {
-        let (tell_started, started) = oneshot::channel();
-        let (tell_ended, ended) = watch::channel(None);
+        let (started_sender, started) = oneshot::channel();
+        let (ended_sender, ended) = watch::channel(None);
         thread::Builder::new().name("private-db".to_owned()).spawn(move || {
-            watch_over(command, on_drop, tell_started, &tell_ended);
+            watch_over(command, on_drop, started_sender, &ended_sender);
         })?;
         let child = started.await.map_err(io::Error::other)??;
         let pid = lock(&child).id();
         Ok(Self { pid, child, ended, on_drop })
     }
 
-    /// The process, and its group.
+    /// The pid, which is also that of the process group.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Waits for the end; any number of times.
+    /// Waits for the end; may be called again.
     pub(crate) async fn ended(&mut self) -> Ended {
         self.ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended).unwrap_or(Ended(None))
     }
 
-    /// Signals the whole group, unless its leader has ended.
+    /// Signals the process group, unless its leader has ended.
     pub(crate) fn signal(&self, signal: Signal) {
         signal_group(&mut lock(&self.child), signal);
     }
 
-    /// SIGTERM; SIGKILL when `patience` has run out. Returns when the process is gone.
-    pub(crate) async fn stop(&mut self, patience: Duration) -> Stopped {
+    /// Sends SIGTERM, and SIGKILL after `timeout`. Returns when the process is gone.
+    pub(crate) async fn stop(&mut self, timeout: Duration) -> Stopped {
         self.signal(Signal::TERM);
-        if tokio::time::timeout(patience, self.ended()).await.is_ok() {
+        if tokio::time::timeout(timeout, self.ended()).await.is_ok() {
             return Stopped::Gracefully;
         }
         self.signal(Signal::KILL);
@@ -118,50 +118,50 @@ impl Drop for Process {
     }
 }
 
-/// Starts the child, tells so, waits for its end and tells that.
+/// Starts the child, waits for its end, and reports both.
 fn watch_over(
     mut command: Command,
     on_drop: Signal,
-    tell_started: oneshot::Sender<io::Result<Arc<Mutex<Child>>>>,
-    tell_ended: &watch::Sender<Option<Ended>>,
+    started: oneshot::Sender<io::Result<Arc<Mutex<Child>>>>,
+    ended: &watch::Sender<Option<Ended>>,
 ) {
     let spawned = command.spawn();
-    // Closes our copies of the log.
+    // Closes this process's copies of the log.
     drop(command);
     let child = match spawned {
         Ok(child) => Arc::new(Mutex::new(child)),
         Err(error) => {
-            // Nobody listens only when the start was given up, and then nobody cares.
-            let _unheard = tell_started.send(Err(error));
+            // The receiver is gone only when the start was cancelled.
+            let _ = started.send(Err(error));
             return;
         }
     };
     let pid = Pid::from_child(&lock(&child));
-    if tell_started.send(Ok(Arc::clone(&child))).is_err() {
+    if started.send(Ok(Arc::clone(&child))).is_err() {
         signal_group(&mut lock(&child), on_drop);
     }
-    // Waits without reaping: until `Child::wait` below, under the lock, the number can't pass to a stranger that a
-    // signal of ours would then hit.
+    // Waits without reaping: until `Child::wait` below, under the lock, the pid can't be reused by another process,
+    // which a signal would then hit.
     while matches!(waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT), Err(Errno::INTR)) {}
     let status = lock(&child).wait().ok();
-    tell_ended.send_replace(Some(Ended(status)));
+    ended.send_replace(Some(Ended(status)));
 }
 
-/// Signals the child's group, whose number is the child's own, if the child has not been reaped yet.
+/// Signals the child's process group if the child has not been reaped yet.
 fn signal_group(child: &mut Child, signal: Signal) {
     if matches!(child.try_wait(), Ok(None)) {
-        // The only possible failure is that the whole group has ended meanwhile, which is what was wanted.
-        let _gone = kill_process_group(Pid::from_child(child), signal);
+        // Fails only when the whole group has ended meanwhile.
+        let _ = kill_process_group(Pid::from_child(child), signal);
     }
 }
 
-/// The child under its lock. A poisoned lock guards a plain handle that no panic can leave half changed.
+/// The locked child. A poisoned lock is ignored: a panic can't leave the handle in an invalid state.
 fn lock(child: &Mutex<Child>) -> std::sync::MutexGuard<'_, Child> {
     child.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends every process that serves the data folder `data`, whoever started it. The caller holds the folder's lock, so
-/// none of them is in use.
+/// Ends every process that uses the data directory `data`. The caller holds the directory's lock, so none of them is
+/// needed.
 pub(crate) async fn end_all_on(data: &Path) -> Result<(), StartError> {
     for signal in [Signal::TERM, Signal::KILL] {
         let leftovers = running_on(data);
@@ -174,8 +174,8 @@ pub(crate) async fn end_all_on(data: &Path) -> Result<(), StartError> {
                 ?signal,
                 "ending a database server left over from an earlier run"
             );
-            // One that is gone or not ours to signal shows in the next search.
-            let _unsent = kill_process(pid, signal);
+            // A process that could not be signalled shows up in the next search.
+            let _ = kill_process(pid, signal);
         }
         let deadline = Instant::now() + LEFTOVER_DEADLINE;
         while !running_on(data).is_empty() && Instant::now() < deadline {
@@ -188,8 +188,8 @@ pub(crate) async fn end_all_on(data: &Path) -> Result<(), StartError> {
     }
 }
 
-/// The processes whose command line has exactly `--datadir=DATA`. No file with a number could tell as much: a number
-/// is written too late for a kill at the wrong moment, and may have passed to a stranger since.
+/// The processes with the argument `--datadir=DATA`. A pid file would be less reliable: it is written too late for a
+/// kill at the wrong moment, and its pid may have been reused since.
 fn running_on(data: &Path) -> Vec<Pid> {
     let wanted = super::folder::option("--datadir", data);
     let Ok(processes) = std::fs::read_dir("/proc") else {
@@ -222,13 +222,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ends_server_running_on_folder() {
+    async fn ends_only_processes_of_the_directory() {
         let dir = tempfile::tempdir().unwrap();
         let log = tempfile::tempfile().unwrap();
         let mut server = command(Path::new("sh"), &log).unwrap();
         server.args(["-c", "sleep 60; :", "sh"]).arg(super::super::folder::option("--datadir", dir.path()));
         let mut process = Process::spawn(server, Signal::KILL).await.unwrap();
-        // A process has no command line for the moment in which setpriv replaces itself.
+        // A process briefly has no command line while setpriv replaces itself.
         while running_on(dir.path()).is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_is_not_there_is_an_error() {
+    async fn missing_program_is_an_error() {
         let command = Command::new("/nowhere/mysqld");
         assert!(Process::spawn(command, Signal::KILL).await.is_err());
     }

@@ -1,4 +1,4 @@
-//! Where the server programs are, and what they are.
+//! Finds the server programs, their products and versions.
 
 use std::env;
 use std::fmt;
@@ -8,22 +8,22 @@ use std::process::{Command, Stdio};
 
 use super::{Flavour, StartError};
 
-/// Where server programs live that a user's PATH often leaves out.
-const MORE_FOLDERS: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/libexec"];
+/// Directories of server programs that are often missing in a user's PATH.
+const SERVER_DIRS: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/libexec"];
 
 /// A version of a server: major, minor, patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version(pub(crate) u16, pub(crate) u16, pub(crate) u16);
 
 impl Version {
-    /// Reads the leading `10.11.19` of `10.11.19-MariaDB-deb12u1`.
+    /// Parses the leading `10.11.19` of `10.11.19-MariaDB-deb12u1`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let numbers = text.split(|c: char| !c.is_ascii_digit() && c != '.').next()?;
         let mut numbers = numbers.split('.').map(str::parse);
         Some(Self(numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
     }
 
-    /// Whether a server of this version can't be expected to open what `last` has written.
+    /// Whether a server of this version may fail to open the data of version `last`.
     pub(crate) fn is_older_release_than(self, last: Self) -> bool {
         (self.0, self.1) < (last.0, last.1)
     }
@@ -35,7 +35,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// A server program that was found and asked what it is.
+/// An installed server program.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
     pub(crate) path: PathBuf,
@@ -44,7 +44,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Asks a program for its version. Blocks for some 50 ms.
+    /// Runs the program for its version. Blocks for some 50 ms.
     fn probe(path: PathBuf) -> Result<Self, StartError> {
         let unusable = |detail: String| StartError::Unusable { path: path.clone(), detail };
         let output = Command::new(&path)
@@ -56,27 +56,27 @@ impl Program {
         let Some((flavour, version)) = read_version(&text) else {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(unusable(
-                format!("it doesn't tell its version ({}) {}{}", output.status, text, said).trim().to_owned(),
+                format!("it does not print its version ({}) {}{}", output.status, text, said).trim().to_owned(),
             ));
         };
         Ok(Self { path, flavour, version })
     }
 
-    /// The program can't be run.
+    /// The error of a program that can't be run.
     pub(crate) fn unusable(&self, error: &std::io::Error) -> StartError {
         StartError::Unusable { path: self.path.clone(), detail: error.to_string() }
     }
 
-    /// The statements that make MariaDB's system tables, with a root who has no password: what `mariadb-install-db`
-    /// feeds to its server. That script isn't used: it needs programs of other packages, looks up the host's name, and
-    /// changes the owner of files of the installed server.
+    /// The statements that create MariaDB's system tables, with a root user without a password, as `mariadb-install-db`
+    /// runs them. That script is not used: it needs programs of other packages, resolves the host name, and changes the
+    /// owner of files of the installed server.
     pub(crate) fn system_tables(&self) -> Result<String, StartError> {
         let unusable = |detail: String| StartError::Unusable { path: self.path.clone(), detail };
         let beside = self.path.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
         let prefixes = beside.into_iter().chain(["/usr".into(), "/usr/local".into()]);
         let folders =
             prefixes.flat_map(|prefix| ["share/mysql", "share/mariadb", "share"].map(|name| prefix.join(name)));
-        // Newer releases have renamed the files.
+        // The names of the files differ between releases.
         let (folder, brand) = folders
             .flat_map(|folder| ["mysql", "mariadb"].map(|brand| (folder.clone(), brand)))
             .find(|(folder, brand)| folder.join(format!("{brand}_system_tables.sql")).is_file())
@@ -90,22 +90,19 @@ impl Program {
     }
 }
 
-/// Reads what `mysqld --version` prints.
+/// Parses the output of `mysqld --version`.
 fn read_version(text: &str) -> Option<(Flavour, Version)> {
     let version = text.split_once("Ver ")?.1.trim_start();
     let flavour = if text.contains("MariaDB") { Flavour::MariaDb } else { Flavour::MySql };
     Some((flavour, Version::parse(version)?))
 }
 
-/// The first usable server, `mysqld` before `mariadbd`, that is of the wanted flavour if one is wanted. A `mysqld` may
-/// well be MariaDB's: what counts is what the program says of itself. Blocks.
-///
-/// # Errors
-/// [`StartError::Unusable`] when a program named in the environment isn't one, [`StartError::NoServer`].
+/// The first working server, `mysqld` before `mariadbd`, of the wanted product if one is wanted. `mysqld` may be a
+/// MariaDB: the output of `--version` decides. Blocks.
 pub(crate) fn find(wanted: Option<Flavour>) -> Result<Program, StartError> {
     for (variable, name) in [("DARKROOM_MYSQLD", "mysqld"), ("DARKROOM_MARIADBD", "mariadbd")] {
         let program = match env::var_os(variable).filter(|value| !value.is_empty()) {
-            // Named by hand: a mistake in it must not be passed over.
+            // An explicit path: a mistake in it is an error.
             Some(path) => Some(Program::probe(path.into())?),
             None => in_path(name).and_then(|path| Program::probe(path).ok()),
         };
@@ -116,18 +113,18 @@ pub(crate) fn find(wanted: Option<Flavour>) -> Result<Program, StartError> {
     Err(StartError::NoServer { wanted })
 }
 
-/// The first executable of that name in the PATH and the folders of servers.
+/// The first executable of that name in the PATH and [`SERVER_DIRS`].
 pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     first_in(&search_path(), name)
 }
 
-/// The folders of the PATH, and those of servers.
+/// The directories of the PATH, and [`SERVER_DIRS`].
 fn search_path() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).chain(MORE_FOLDERS.map(PathBuf::from)).collect()
+    env::split_paths(&path).chain(SERVER_DIRS.map(PathBuf::from)).collect()
 }
 
-/// The first executable file `name` in these folders.
+/// The first executable file `name` in these directories.
 fn first_in(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
     folders
         .iter()
@@ -140,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_known_by_what_they_say() {
+    fn recognises_products_by_version_output() {
         let said = |text| read_version(text).unwrap();
         assert_eq!(
             said("/usr/sbin/mysqld  Ver 9.7.4 for Linux on x86_64 ((Debian))"),
@@ -158,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_release_back_is_a_step_too_far() {
+    fn older_patch_release_is_compatible() {
         assert!(Version(8, 4, 9).is_older_release_than(Version(9, 0, 0)));
         assert!(Version(10, 6, 99).is_older_release_than(Version(10, 11, 0)));
         assert!(!Version(9, 7, 3).is_older_release_than(Version(9, 7, 4)));

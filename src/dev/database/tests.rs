@@ -1,4 +1,4 @@
-//! Against real servers: MySQL or MariaDB as `TEST_DB` says (`mysql`, `mariadb`), else whichever is found.
+//! Tests with real servers: MySQL or MariaDB as set in `TEST_DB` (`mysql`, `mariadb`), else the installed one.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use sqlx::{ConnectOptions, Connection, Row};
 
 use super::*;
 
-/// Tells the test binary, when it is started as the owner of a server, which folder to use.
+/// The directory that the test binary uses when it runs as the owner of a server.
 const OWNER_DIR: &str = "DARKROOM_TEST_OWNER_DIR";
 
 fn choice() -> ServerChoice {
@@ -34,7 +34,7 @@ async fn words(server: &PrivateServer) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Whether a process of that number runs (a zombie doesn't).
+/// Whether the process runs (a zombie does not).
 fn runs(pid: u32) -> bool {
     std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
@@ -48,10 +48,10 @@ async fn assert_ends(pid: u32) {
 }
 
 #[tokio::test]
-async fn data_survives_kill_and_stop() {
+async fn data_survives_kill_stop_and_leftover() {
     let parent = tempfile::tempdir().unwrap();
     let lock = DirLock::acquire(&parent.path().join("a folder with 'spaces' & $signs")).unwrap();
-    // What a first start leaves that was killed half-way.
+    // Left by a first start that was killed.
     std::fs::create_dir_all(lock.dir().join("db.new/data/mysql")).unwrap();
 
     let server = PrivateServer::start(&lock, choice()).await.unwrap();
@@ -77,7 +77,7 @@ async fn data_survives_kill_and_stop() {
 }
 
 #[tokio::test]
-async fn runs_two_servers_with_long_paths() {
+async fn servers_run_in_parallel_with_long_paths() {
     let (near, far) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let far = far.path().join("long/".repeat(40));
     let (near, far) = (DirLock::acquire(near.path()).unwrap(), DirLock::acquire(&far).unwrap());
@@ -93,7 +93,7 @@ async fn runs_two_servers_with_long_paths() {
 }
 
 #[tokio::test]
-async fn a_server_dies_with_a_killed_owner() {
+async fn server_ends_with_a_killed_owner() {
     let dir = tempfile::tempdir().unwrap();
     let mut owner = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "dev::database::tests::own_a_server"])
@@ -104,7 +104,7 @@ async fn a_server_dies_with_a_killed_owner() {
     let told = dir.path().join("pid");
     let deadline = Instant::now() + Duration::from_mins(2);
     while !told.exists() {
-        assert!(Instant::now() < deadline && owner.try_wait().unwrap().is_none(), "the owner starts no server");
+        assert!(Instant::now() < deadline && owner.try_wait().unwrap().is_none(), "the owner started no server");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let pid = std::fs::read_to_string(told).unwrap().parse().unwrap();
@@ -119,7 +119,7 @@ async fn a_server_dies_with_a_killed_owner() {
 }
 
 #[tokio::test]
-#[ignore = "not a test: the owner in `a_server_dies_with_a_killed_owner`"]
+#[ignore = "not a test: the owner in `server_ends_with_a_killed_owner`"]
 async fn own_a_server() {
     let Some(dir) = std::env::var_os(OWNER_DIR).map(PathBuf::from) else { return };
     let lock = DirLock::acquire(&dir).unwrap();
@@ -130,7 +130,7 @@ async fn own_a_server() {
 }
 
 #[tokio::test]
-async fn refuses_foreign_folder() {
+async fn refuses_and_keeps_foreign_data() {
     let dir = tempfile::tempdir().unwrap();
     let lock = DirLock::acquire(dir.path()).unwrap();
     std::fs::create_dir(lock.dir().join("db")).unwrap();
@@ -153,7 +153,7 @@ async fn refuses_foreign_folder() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_start_says_why() {
+async fn failed_start_shows_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let lock = DirLock::acquire(dir.path()).unwrap();
     let found = programs::find(None).unwrap();

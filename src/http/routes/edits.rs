@@ -115,7 +115,7 @@ pub async fn create(
 }
 
 async fn begin(mut tx: Tx, seen: &Photo, access: Access, filters: &[Filter], links: &Links) -> Result<Done<Answer>> {
-    let album = db::albums::share(tx.session(), seen.album_id).await?.ok_or(HttpError::NotFound)?;
+    let album = db::albums::lock_shared(tx.session(), seen.album_id).await?.ok_or(HttpError::NotFound)?;
     let photo = db::photos::lock(tx.session(), seen.id).await?.ok_or(HttpError::NotFound)?;
     if photo.state != PhotoState::Ready {
         return Err(NOT_READY);

@@ -88,7 +88,7 @@ pub async fn list(
     // once, but when the listener closes.
     let drained = if app.draining.is_cancelled() { &app.closing } else { &app.draining };
     // Followed before the first look, so that nothing is missed in between.
-    let mut follower = (wait > 0).then(|| app.db.signals().follow(here.album.id, here.album.last_seq));
+    let mut follower = (wait > 0).then(|| app.db.wakeups().follow(here.album.id, here.album.last_seq));
     let mut list = EventList { items: Vec::new(), last: after };
     let mut looked = false;
     loop {
@@ -143,7 +143,7 @@ async fn read(app: &App, here: &InAlbum, list: &mut EventList) -> Result<bool> {
 pub async fn poll_followed(app: AppState) {
     loop {
         tokio::time::sleep(POLL).await;
-        let followed = app.db.signals().followed();
+        let followed = app.db.wakeups().followed_albums();
         if followed.is_empty() {
             continue;
         }
@@ -152,7 +152,7 @@ pub async fn poll_followed(app: AppState) {
             db::events::last_seqs(&mut session, &followed).await
         };
         match look.await {
-            Ok(reached) => reached.into_iter().for_each(|(album_id, seq)| app.db.signals().reached(album_id, seq)),
+            Ok(reached) => reached.into_iter().for_each(|(album_id, seq)| app.db.wakeups().notify_event(album_id, seq)),
             Err(error) => tracing::debug!(%error, "followed albums can't be looked at; the next look will do"),
         }
     }

@@ -123,7 +123,7 @@ pub async fn create(State(app): State<AppState>, here: InAlbum, request: Json<In
     let new = request.body.check(db::now())?;
     let (state, id, new) = (&app, here.album.id, &new);
     idempotency::run(&app, &here.caller, &request, |mut tx| async move {
-        db::albums::share(tx.session(), id).await?.ok_or(HttpError::NotFound)?;
+        db::albums::lock_shared(tx.session(), id).await?.ok_or(HttpError::NotFound)?;
         let token = InviteToken::generate();
         let invite = db::invites::insert(tx.session(), id, new, &token, db::now()).await?;
         let created = CreatedInvite {
@@ -164,7 +164,7 @@ pub async fn revoke(State(app): State<AppState>, here: InAlbum, params: RawPathP
     let id: InviteId = path_id(&params, "invite_id")?;
     let (album_id, now) = (here.album.id, db::now());
     let revoke = |mut tx: db::Tx| async move {
-        db::albums::share(tx.session(), album_id).await?.ok_or(HttpError::NotFound)?;
+        db::albums::lock_shared(tx.session(), album_id).await?.ok_or(HttpError::NotFound)?;
         if !db::invites::revoke(tx.session(), album_id, id, now).await? {
             return Err(HttpError::NotFound);
         }

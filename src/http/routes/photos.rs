@@ -217,7 +217,7 @@ async fn in_database(app: &AppState, looking: Looking, wanted: &db::photos::Page
     let here = looking.in_database(app).await?;
     let (access, album_id) = (&here.access, here.album.id);
     let list = |mut session| async move { db::photos::list(&mut session, access, album_id, wanted).await };
-    Ok(app.db.read_apart(here.freshness, list).await?)
+    Ok(app.db.read_from_replica(here.freshness, list).await?)
 }
 
 /// One photo.
@@ -231,7 +231,7 @@ pub async fn get(
 ) -> Result<Response> {
     let (id, caller) = (path_id(&params, "photo_id")?, &caller);
     let find = |mut session| async move { db::photos::find(&mut session, caller, id).await };
-    let (photo, _) = app.db.read_apart(freshness, find).await?.ok_or(HttpError::NotFound)?;
+    let (photo, _) = app.db.read_from_replica(freshness, find).await?.ok_or(HttpError::NotFound)?;
     let links = links(&app).await?;
     let tag = etag::tag(photo.version, links.view(photo.id));
     if etag::not_modified(&headers, &tag) {
@@ -316,7 +316,7 @@ pub async fn delete(
             db::photos::delete(tx.session(), photo.id).await?;
             db::albums::count_public(tx.session(), photo.album_id, photo.is_public(), false).await?;
             if let (PhotoState::AwaitingUpload, Some(invite_id)) = (photo.state, photo.uploader.invite_id) {
-                db::invites::give_back(tx.session(), invite_id).await?;
+                db::invites::return_photo(tx.session(), invite_id).await?;
             }
             let removed = EventKind::PhotoRemoved;
             tx.record(photo.album_id, photo_event(&photo, removed, photo.is_public().then_some(removed))).await?;

@@ -31,7 +31,7 @@ impl Job for PurgeAlbum {
         let id = AlbumId::from(claim.subject);
         loop {
             let mut session = app.db.session().await?;
-            let photos = db::photos::some_of(&mut session, id, BATCH).await?;
+            let photos = db::photos::ids_of_album(&mut session, id, BATCH).await?;
             drop(session);
             if photos.is_empty() {
                 break;
@@ -44,7 +44,7 @@ impl Job for PurgeAlbum {
         }
         sync_read_model::remove_album(app, id).await?;
         let mut session = app.db.session().await?;
-        while db::albums::remove_some(&mut session, id).await? > 0 {}
+        while db::albums::delete_some_rows(&mut session, id).await? > 0 {}
         drop(session);
         complete(app, claim).await
     }

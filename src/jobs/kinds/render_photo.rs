@@ -195,7 +195,7 @@ async fn finish(app: &App, claim: &Claim, result: Photo, digest: Option<Sha256>)
 
 /// Writes the final state of a locked photo in a locked album, and numbers the event.
 async fn save_result(tx: &mut Tx, photo: &Photo) -> db::Result<()> {
-    db::photos::settle(tx.session(), photo).await?;
+    db::photos::save_result(tx.session(), photo).await?;
     db::albums::count_public(tx.session(), photo.album_id, false, photo.is_public()).await?;
     let (kind, is_public) = match photo.state {
         PhotoState::Ready => (EventKind::PhotoReady, photo.is_public()),

@@ -11,7 +11,7 @@ use crate::{
     db::{
         self, Db,
         jobs::{Claim, Queue, SYNC_READ_MODEL},
-        read_model::{self, DELETED, Numbered},
+        read_model::{self, DELETED, NumberedPhoto},
     },
     domain::{AlbumId, InviteId, PhotoId},
     jobs::{
@@ -19,7 +19,7 @@ use crate::{
         retry::Retry,
     },
     read_model::{
-        Over, ReadModel,
+        Overwrite, ReadModel,
         items::{Item, Key, Subject},
     },
 };
@@ -63,7 +63,7 @@ pub struct Rebuilt {
 async fn complete_if_synced(app: &AppState, claim: &Claim, id: AlbumId) -> anyhow::Result<Option<Completion>> {
     app.db
         .transaction(|mut tx| async move {
-            if read_model::lock_and_look(tx.session(), id).await? {
+            if read_model::lock_and_check_pending(tx.session(), id).await? {
                 return Ok(tx.done(None));
             }
             let completion = complete_in(&mut tx, claim).await?;
@@ -76,7 +76,7 @@ async fn complete_if_synced(app: &AppState, claim: &Claim, id: AlbumId) -> anyho
 pub async fn sync_album(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()> {
     loop {
         let mut session = db.session().await?;
-        let Some(state) = read_model::standing(&mut session, id).await? else {
+        let Some(state) = read_model::projection(&mut session, id).await? else {
             drop(session);
             model.remove_album(id).await.map_err(with_context)?;
             return Ok(());
@@ -94,11 +94,11 @@ pub async fn sync_album(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Resu
         let ids: BTreeSet<PhotoId> = events.iter().filter_map(|event| event.photo_id).collect();
         let photos = read_model::photos(&mut session, id, &ids.into_iter().collect::<Vec<_>>()).await?;
         drop(session);
-        model.write(&items(id, &photos), Over::Older).await.map_err(with_context)?;
+        model.write(&items(id, &photos), Overwrite::Older).await.map_err(with_context)?;
         if is_last_batch {
             sync_invites(db, model, id).await?;
             // The album last, so that a reader who finds it finds all photos that it counts.
-            model.write(&[Item::album(&state.album)], Over::Older).await.map_err(with_context)?;
+            model.write(&[Item::album(&state.album)], Overwrite::Older).await.map_err(with_context)?;
         }
         read_model::set_projected(&mut db.session().await?, id, reached).await?;
         if is_last_batch {
@@ -110,13 +110,13 @@ pub async fn sync_album(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Resu
 async fn sync_invites(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Result<()> {
     loop {
         let mut session = db.session().await?;
-        let due = read_model::invites_due(&mut session, id, BATCH).await?;
+        let due = read_model::pending_invites(&mut session, id, BATCH).await?;
         drop(session);
         if due.is_empty() {
             return Ok(());
         }
         let items: Vec<Item> = due.iter().map(Item::invite).collect();
-        model.write(&items, Over::Older).await.map_err(with_context)?;
+        model.write(&items, Overwrite::Older).await.map_err(with_context)?;
         let mut session = db.session().await?;
         for invite in &due {
             read_model::set_invite_projected(&mut session, invite).await?;
@@ -167,7 +167,7 @@ pub async fn rebuild(db: &Db, model: &ReadModel) -> anyhow::Result<Rebuilt> {
 
 async fn rebuild_album(db: &Db, model: &ReadModel, id: AlbumId, rebuilt: &mut Rebuilt) -> anyhow::Result<()> {
     let mut session = db.session().await?;
-    let state = read_model::standing(&mut session, id).await?;
+    let state = read_model::projection(&mut session, id).await?;
     drop(session);
     let Some(state) = state.filter(|state| !state.deleted) else { return Ok(()) };
     let mut shown = BTreeSet::new();
@@ -179,12 +179,12 @@ async fn rebuild_album(db: &Db, model: &ReadModel, id: AlbumId, rebuilt: &mut Re
         let Some((last, ..)) = photos.last() else { break };
         after = *last;
         shown.extend(photos.iter().map(|(id, ..)| *id));
-        model.write(&items(id, &photos), Over::OlderOrSame).await.map_err(with_context)?;
+        model.write(&items(id, &photos), Overwrite::OlderOrSame).await.map_err(with_context)?;
         rebuilt.photos += photos.len() as u64;
     }
     let mut next = None;
     loop {
-        let (keys, more) = model.keys_of(id, next.as_ref()).await.map_err(with_context)?;
+        let (keys, more) = model.album_keys(id, next.as_ref()).await.map_err(with_context)?;
         let others: Vec<PhotoId> = keys
             .iter()
             .filter_map(|key| match key.subject() {
@@ -197,7 +197,7 @@ async fn rebuild_album(db: &Db, model: &ReadModel, id: AlbumId, rebuilt: &mut Re
             let mut session = db.session().await?;
             let photos = read_model::photos(&mut session, id, some).await?;
             drop(session);
-            model.write(&items(id, &photos), Over::OlderOrSame).await.map_err(with_context)?;
+            model.write(&items(id, &photos), Overwrite::OlderOrSame).await.map_err(with_context)?;
         }
         next = more;
         if next.is_none() {
@@ -205,7 +205,7 @@ async fn rebuild_album(db: &Db, model: &ReadModel, id: AlbumId, rebuilt: &mut Re
         }
     }
     rebuild_invites(db, model, id).await?;
-    model.write(&[Item::album(&state.album)], Over::OlderOrSame).await.map_err(with_context)?;
+    model.write(&[Item::album(&state.album)], Overwrite::OlderOrSame).await.map_err(with_context)?;
     read_model::set_projected(&mut db.session().await?, id, state.album.last_seq).await?;
     rebuilt.albums += 1;
     Ok(())
@@ -220,7 +220,7 @@ async fn rebuild_invites(db: &Db, model: &ReadModel, id: AlbumId) -> anyhow::Res
         let Some(last) = some.last() else { return Ok(()) };
         after = last.guest.invite_id;
         let items: Vec<Item> = some.iter().map(Item::invite).collect();
-        model.write(&items, Over::OlderOrSame).await.map_err(with_context)?;
+        model.write(&items, Overwrite::OlderOrSame).await.map_err(with_context)?;
         let mut session = db.session().await?;
         for invite in &some {
             read_model::set_invite_projected(&mut session, invite).await?;
@@ -236,11 +236,11 @@ async fn remove_orphans(db: &Db, model: &ReadModel, keys: Vec<Key>) -> anyhow::R
         let exists = match key.subject() {
             Some(Subject::Album(id) | Subject::Photo(id, _)) => {
                 if let Entry::Vacant(unknown) = existing.entry(id) {
-                    unknown.insert(read_model::album_lives(&mut session, id).await?);
+                    unknown.insert(read_model::album_exists(&mut session, id).await?);
                 }
                 existing[&id]
             }
-            Some(Subject::Invite(hash)) => read_model::invite_lives(&mut session, &hash).await?,
+            Some(Subject::Invite(hash)) => read_model::invite_exists(&mut session, &hash).await?,
             // Not written by this service.
             None => true,
         };
@@ -252,12 +252,12 @@ async fn remove_orphans(db: &Db, model: &ReadModel, keys: Vec<Key>) -> anyhow::R
         }
     }
     drop(session);
-    model.write(&deleted_albums, Over::Older).await.map_err(with_context)?;
+    model.write(&deleted_albums, Overwrite::Older).await.map_err(with_context)?;
     model.remove(&orphans).await.map_err(with_context)?;
     Ok(orphans.len() as u64)
 }
 
-fn items(album_id: AlbumId, photos: &[Numbered]) -> Vec<Item> {
+fn items(album_id: AlbumId, photos: &[NumberedPhoto]) -> Vec<Item> {
     let now = Utc::now();
     photos.iter().map(|(id, seq, photo)| Item::photo(album_id, *id, *seq, photo.as_ref(), now)).collect()
 }

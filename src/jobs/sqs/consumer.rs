@@ -57,7 +57,7 @@ pub(crate) async fn send_jobs(app: AppState, sqs: Sqs) {
         };
         tokio::select! {
             () = app.draining.cancelled() => {}
-            () = app.db.signals().next_job(Queue::Default) => {}
+            () = app.db.wakeups().wait_for_job(Queue::Default) => {}
             () = tokio::time::sleep(pause) => {}
         }
     }

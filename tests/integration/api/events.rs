@@ -25,7 +25,7 @@ async fn following(server: &TestServer, who: &Client, album: &str, after: u64) -
         (who.get(&path).await.expect(200), begun.elapsed())
     });
     let album = album.parse().unwrap();
-    eventually("followed", async || server.app.db.signals().followed().contains(&album).then_some(())).await;
+    eventually("followed", async || server.app.db.wakeups().followed_albums().contains(&album).then_some(())).await;
     assert!(!poll.is_finished(), "nothing has happened yet");
     poll
 }
@@ -100,7 +100,7 @@ async fn long_poll_ends_on_event() {
         }
     }
     // Followers that have gone are forgotten.
-    let forgotten = async || server.app.db.signals().followed().is_empty().then_some(());
+    let forgotten = async || server.app.db.wakeups().followed_albums().is_empty().then_some(());
     eventually("forgotten", forgotten).await;
 }
 

@@ -6,7 +6,7 @@ use darkroom::{
     dev::database::{DirLock, PrivateServer},
     domain::{AlbumId, PhotoId},
     read_model::{
-        Over, ReadModel,
+        Overwrite, ReadModel,
         items::{Item, Key},
     },
 };
@@ -182,7 +182,7 @@ async fn ignores_late_and_repeated_writes() {
     let model = two.read_model();
     let (album_id, photo_id) = (album.parse::<AlbumId>().unwrap(), gone.parse::<PhotoId>().unwrap());
     let mut session = two.server.app.db.session().await.unwrap();
-    let standing = darkroom::db::read_model::standing(&mut session, album_id).await.unwrap().unwrap();
+    let standing = darkroom::db::read_model::projection(&mut session, album_id).await.unwrap().unwrap();
     let photos = darkroom::db::read_model::photos(&mut session, album_id, &[photo_id]).await.unwrap();
     drop(session);
     let now = chrono::Utc::now();
@@ -196,7 +196,7 @@ async fn ignores_late_and_repeated_writes() {
     assert_eq!(two.mirrors.same("one left", &viewer, &album).await.len(), 1);
     let after = whole_pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await;
     for _ in 0..3 {
-        model.write(&late, Over::Older).await.unwrap();
+        model.write(&late, Overwrite::Older).await.unwrap();
         darkroom::jobs::kinds::sync_read_model::sync_album(&two.server.app.db, model, album_id).await.unwrap();
     }
     assert_eq!(whole_pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await, after);
@@ -204,7 +204,7 @@ async fn ignores_late_and_repeated_writes() {
 
     // Nor does an album come back.
     host.delete(&format!("/v1/albums/{album}")).await.expect(204);
-    model.write(&late, Over::OlderOrSame).await.unwrap();
+    model.write(&late, Overwrite::OlderOrSame).await.unwrap();
     // Refused as long as the invite is known here, and then unknown to who has no database.
     let status = Client::new(&two.mirrors.model.url, Some(viewer)).get(&format!("/v1/albums/{album}")).await.status;
     assert!(status == 401 || status == 503, "{status}");
@@ -270,7 +270,7 @@ async fn rebuilds_table_and_removes_orphans() {
     ];
     let damaged: Vec<Item> =
         strays.iter().map(|key| Item { key: key.clone(), seq: 1, json: Some("{}".into()), expires_at: None }).collect();
-    model.write(&damaged, Over::OlderOrSame).await.unwrap();
+    model.write(&damaged, Overwrite::OlderOrSame).await.unwrap();
 
     let mut environment = two.server.environment();
     environment.retain(|(name, _)| !name.starts_with("AWS_"));
@@ -526,7 +526,7 @@ async fn newest_version_wins() {
         let again: Vec<_> = writes.iter().filter(|(.., twice)| *twice).copied().collect();
         let all: Vec<Item> = writes.iter().chain(&again).map(item).collect();
         let lanes: Vec<Vec<Item>> = (0..3).map(|lane| all.iter().skip(lane).step_by(3).cloned().collect()).collect();
-        let done = futures_util::future::join_all(lanes.iter().map(|lane| model.write(lane, Over::Older))).await;
+        let done = futures_util::future::join_all(lanes.iter().map(|lane| model.write(lane, Overwrite::Older))).await;
         assert!(done.iter().all(Result::is_ok), "{done:?}");
         let mut newest = BTreeMap::new();
         for item in all {

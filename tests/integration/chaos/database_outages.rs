@@ -109,8 +109,8 @@ async fn long_poll_survives_outage() {
         let (host, events) = (host.clone(), format!("{events}?after={last}&wait=25"));
         tokio::spawn(async move { host.get(&events).await })
     };
-    let signals = server.app.db.signals();
-    let waiting = eventually("followed", async || signals.followed().pop()).await;
+    let wakeups = server.app.db.wakeups();
+    let waiting = eventually("followed", async || wakeups.followed_albums().pop()).await;
     host.get(&events).await.expect(200);
     // It is told of an event that it can't read: the database dies in between.
     let insert = format!(
@@ -120,7 +120,7 @@ async fn long_poll_survives_outage() {
     );
     sqlx::query(AssertSqlSafe(insert)).execute(&mut server.database.connect().await).await.unwrap();
     private.kill().await;
-    signals.reached(waiting, last + 1);
+    wakeups.notify_event(waiting, last + 1);
     expect_unavailable(&host.get(&events).await, Instant::now());
     assert!(!follower.is_finished(), "sent away");
     let private = PrivateServer::start(&lock, choice()).await.expect("the server recovers");

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use darkroom::dev::database::{DirLock, Flavour, More, PrivateServer};
+use darkroom::dev::database::{DirLock, ExtraSettings, Flavour, PrivateServer};
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Row,
@@ -348,7 +348,7 @@ impl Account {
 
 async fn start(lock: &DirLock, port: u16, role: Role, account: &Account) -> PrivateServer {
     let plugins = own_folder(lock).join("plugins");
-    let more = |flavour| More {
+    let more = |flavour| ExtraSettings {
         options: options(flavour, port, role, account, &plugins),
         environment: vec![
             ("RDS_IAM_VERIFIER".into(), verifier().into_os_string()),

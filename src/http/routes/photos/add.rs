@@ -120,7 +120,7 @@ async fn declare(
     (links, originals): &(Links, OriginalLinks),
 ) -> Result<Done<Answer>> {
     // The share lock keeps a delete or a close from passing us half-way.
-    let album = db::albums::share(tx.session(), here.album.id).await?.ok_or(HttpError::NotFound)?;
+    let album = db::albums::lock_shared(tx.session(), here.album.id).await?.ok_or(HttpError::NotFound)?;
     let now = db::now();
     let ttl = TimeDelta::from_std(app.config.uploads.url_ttl).unwrap_or(TimeDelta::MAX);
     let expires_at = DateTime::from_timestamp((now + ttl).timestamp(), 0).unwrap_or(now);
@@ -134,7 +134,7 @@ async fn declare(
     let mut dedup = if here.access.role() == AlbumRole::Drop { own } else { declared.sha256.map(|digest| digest.0) };
     for _ in 0..RACES {
         if let Some(key) = dedup
-            && let Some(mut photo) = db::photos::find_same(tx.session(), album.id, &key).await?
+            && let Some(mut photo) = db::photos::find_duplicate(tx.session(), album.id, &key).await?
         {
             let (awaits, mine) = (photo.state == PhotoState::AwaitingUpload, here.access.is_uploader(&photo));
             if awaits && mine {
@@ -161,7 +161,7 @@ async fn declare(
         let photo = new_photo(here, declared, album.review, now);
         if db::photos::insert(tx.session(), &photo, dedup.as_ref(), upload_ends).await? {
             if let Some(invite_id) = photo.uploader.invite_id
-                && !db::invites::use_one(tx.session(), invite_id).await?
+                && !db::invites::take_photo(tx.session(), invite_id).await?
             {
                 return Err(HttpError::Conflict("this invite has no photos left, or was revoked"));
             }

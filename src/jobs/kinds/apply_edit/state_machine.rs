@@ -25,7 +25,7 @@ pub(super) async fn run(app: &AppState, machine: &StateMachine, claim: &Claim) -
             Some(token) if is_decided(&edit) => {
                 machine.send_decision(&token, edit.state != EditState::Failed).await?;
                 let mut session = app.db.session().await?;
-                db::edits::forget_task_token(&mut session, id, &token).await?;
+                db::edits::clear_task_token(&mut session, id, &token).await?;
             }
             None if next_step(&edit) == StepOutcome::Ended => {}
             // Also while it waits for the host, because an execution can be stopped.

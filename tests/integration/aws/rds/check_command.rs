@@ -40,9 +40,10 @@ async fn check_advises_on_each_connection_step() {
     assert_eq!(code, 0, "{table}{complaints}");
     for (what, words) in [
         ("database.dns", "127.0.0.1"),
-        ("database.tcp", "greets as"),
-        ("database.tls", "days left"),
+        ("database.tcp", "accepts connections"),
+        ("database.ca_file", "1 certificates in"),
         ("database.token", "in eu-west-1"),
+        ("database.tls", "days left"),
         ("database.login", "user `doctor`"),
         ("database.version", "."),
         ("database.schema", "migrations"),

@@ -19,20 +19,21 @@ async fn rogue_server_receives_no_credentials() {
         (
             "good for another name",
             ours.issue(&["another.example"], Validity::Good),
-            "another.example",
             "not valid for name",
+            "must be a name",
         ),
-        ("expired", ours.issue(&["localhost", "expired.example"], Validity::Expired), "expired", "expired"),
-        ("of another CA", theirs.issue(&["localhost"], Validity::Good), "CA", "UnknownIssuer"),
+        ("expired", ours.issue(&["localhost", "expired.example"], Validity::Expired), "expired", "renew the server's"),
+        ("of another CA", theirs.issue(&["localhost"], Validity::Good), "UnknownIssuer", "contain its CA"),
     ];
     let idle = TestServer::start_with("worker.enabled = false").await;
     let key = Key::temporary(700);
     for asks in [Asks::AtOnce, Asks::Later] {
-        let mut impostors = vec![("without TLS", Impostor::without_tls(asks).await, "no TLS", "does not support TLS")];
-        for (what, certificate, words, error) in &issued {
-            impostors.push((what, Impostor::with_tls(certificate, asks).await, words, error));
+        let mut impostors =
+            vec![("without TLS", Impostor::without_tls(asks).await, "does not support TLS", "ssl_cert")];
+        for (what, certificate, error, advice) in &issued {
+            impostors.push((what, Impostor::with_tls(certificate, asks).await, error, advice));
         }
-        for (what, impostor, words, error) in impostors {
+        for (what, impostor, error, advice) in impostors {
             let port = impostor.port().to_string();
             let ca = ours.path().display().to_string();
             let common = [("HOST", "localhost"), ("PORT", &port), ("USER", "somebody"), ("TLS_CA", &ca)];
@@ -45,10 +46,11 @@ async fn rogue_server_receives_no_credentials() {
                 let mut environment = idle.environment();
                 environment.retain(|(name, _)| name != "DARKROOM_DATABASE_SOCKET" && name != "DARKROOM_DATABASE_USER");
                 environment.extend(login);
-                // The doctor stops at the certificate; what else signs in has to stop there by itself.
                 let (code, table, _) = run(darkroom(&["check"], &environment)).await;
-                let row = table.lines().find(|line| line.starts_with("database.tls")).expect("a row");
-                assert!(code == 1 && row.contains("FAILED") && row.contains(words), "{what}: {table}");
+                let mut lines = table.lines().skip_while(|line| !line.starts_with("database.tls"));
+                let (row, below) = (lines.next().expect("a row"), lines.next().expect("its advice"));
+                assert!(code == 1 && row.contains("FAILED") && row.contains(error), "{what}: {table}");
+                assert!(below.contains(advice), "{what}: {table}");
                 let (code, _, complaints) = run(darkroom(&["migrate", "--check"], &environment)).await;
                 assert!(code == 1 && complaints.contains(error), "{what}: {complaints}");
                 impostor.settled().await;
