@@ -15,24 +15,24 @@ const TELL_NO_ACCOUNT: [(&str, &str); 3] =
 
 /// Statements that are about everything, because AWS knows no narrower resource. Each says so in its template.
 const ABOUT_EVERYTHING: [(&str, &str, &str); 18] = [
-    ("functions", "AnnounceRole", "ReachTheDatabaseInItsNetwork"),
+    ("functions", "AnnounceRole", "ManageNetworkInterfaces"),
     ("functions", "AnnounceRole", "SendTraces"),
-    ("functions", "ApiRole", "ReachTheDatabaseInItsNetwork"),
+    ("functions", "ApiRole", "ManageNetworkInterfaces"),
     ("functions", "ApiRole", "SendTraces"),
-    ("functions", "DevelopRole", "ReachTheDatabaseInItsNetwork"),
+    ("functions", "DevelopRole", "ManageNetworkInterfaces"),
+    ("functions", "DevelopRole", "SendReviewDecisions"),
     ("functions", "DevelopRole", "SendTraces"),
-    ("functions", "DevelopRole", "TellWhatTheHostDecides"),
-    ("functions", "MigrateRole", "ReachTheDatabaseInItsNetwork"),
+    ("functions", "MigrateRole", "ManageNetworkInterfaces"),
     ("functions", "MigrateRole", "SendTraces"),
-    ("functions", "StepRole", "ReachTheDatabaseInItsNetwork"),
+    ("functions", "StepRole", "ManageNetworkInterfaces"),
     ("functions", "StepRole", "SendTraces"),
     ("messaging", "EditsRole", "SendTraces"),
     ("messaging", "EditsRole", "WriteLogs"),
     ("observability", "CanaryRole", "Metrics"),
     ("service", "OperatorRole", "FindInstances"),
-    ("service", "WatchPolicy", "BeEntered"),
+    ("service", "WatchPolicy", "AcceptSessions"),
     ("service", "WatchPolicy", "WriteMetrics"),
-    ("service", "WorkPolicy", "TellWhatTheHostDecides"),
+    ("service", "WorkPolicy", "SendReviewDecisions"),
 ];
 
 /// The most bytes that a function's variables have in all.
