@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     aws::{self, step_functions::StateMachine},
-    config::{Config, Limits},
+    config::{Config, Limits, Place},
     db::Db,
     health::{Components, DependencyHealth, HealthChecks},
     http::routes::objects::Receiving,
@@ -26,7 +26,7 @@ use crate::{
     sandbox::{Sandbox, SandboxConfig},
     server::Tls,
     storage::Storage,
-    telemetry::{self, LogLevel, Slow},
+    telemetry::{self, LogLevel, SlowRequests},
 };
 
 /// How many photos one decoding process works on before a fresh one takes its place.
@@ -58,7 +58,7 @@ pub struct App {
     /// Where events go.
     pub notifier: Notifier,
     /// The last requests that were slow or failed.
-    pub slow: Arc<Slow>,
+    pub slow_requests: Arc<SlowRequests>,
     /// Changes the log level; none in tests, where one process has many apps.
     pub log_level: Option<LogLevel>,
     /// What the main listener shows who it is with.
@@ -83,6 +83,21 @@ pub struct App {
     pub started: Instant,
 }
 
+/// The configuration of the AWS clients; none if no AWS service is configured, so that no credentials are looked for.
+pub(crate) async fn aws_sdk_config(config: &Config) -> Option<SdkConfig> {
+    let used = [
+        matches!(config.storage.place, Place::S3(_)),
+        config.queue.sqs.is_some(),
+        config.notifications.topic.is_some(),
+        config.read_model.table.is_some(),
+        config.workflow.state_machine.is_some(),
+    ];
+    if !used.contains(&true) {
+        return None;
+    }
+    Some(aws::sdk_config(config.aws.region.as_deref()?).await)
+}
+
 impl App {
     /// Builds the state. Nothing is connected yet but the storage folder is opened.
     ///
@@ -90,7 +105,7 @@ impl App {
     /// The storage folder or the listener's certificate can't be used.
     pub async fn build(config: Config, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
         // Boxed: the SDK's chain of credentials is a large future.
-        let sdk = Box::pin(aws::for_parts_of(&config)).await;
+        let sdk = Box::pin(aws_sdk_config(&config)).await;
         // The very program that runs, even after an update has put another in its place.
         Self::with(config, PathBuf::from("/proc/self/exe"), sdk.as_ref(), log_level)
     }
@@ -119,7 +134,7 @@ impl App {
             db,
             storage,
             sandbox,
-            slow: Arc::new(Slow::new(config.log.slow_request_threshold)),
+            slow_requests: Arc::new(SlowRequests::new(config.log.slow_request_threshold)),
             log_level,
             tls: config.http.tls.as_ref().map(Tls::open).transpose()?,
             limits: watch::Sender::new(config.limits.clone()),

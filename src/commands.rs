@@ -30,7 +30,7 @@ use crate::{
 /// [`Mistakes`] in the configuration, and secrets that can't be read.
 pub async fn configure(
     file: Option<&Path>,
-    stream: telemetry::Stream,
+    stream: telemetry::LogStream,
 ) -> anyhow::Result<(Config, telemetry::LogLevel)> {
     let config = load(file, &[]).await?;
     let level = telemetry::start_logging(&config.log, stream)?;
@@ -60,7 +60,7 @@ pub fn is_usage(error: &anyhow::Error) -> bool {
 /// # Errors
 /// An address is taken, the storage folder can't be used, or a critical task ended.
 pub async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
-    let (config, level) = configure(file, telemetry::Stream::Output).await?;
+    let (config, level) = configure(file, telemetry::LogStream::Stdout).await?;
     let mut inherited = server::inherited()?.into_iter();
     let listener = or_bind(inherited.next(), config.http.listen).await?;
     let operations = or_bind(inherited.next(), config.operations.listen).await?;
@@ -75,7 +75,7 @@ pub async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
 /// # Errors
 /// As [`serve`].
 pub async fn work(file: Option<&Path>) -> anyhow::Result<()> {
-    let (config, level) = configure(file, telemetry::Stream::Output).await?;
+    let (config, level) = configure(file, telemetry::LogStream::Stdout).await?;
     let operations = server::bind(config.operations.listen).await?;
     let app = App::build(config, Some(level)).await?;
     tracing::info!(operations = %operations.local_addr()?, version = env!("CARGO_PKG_VERSION"), "working");
@@ -109,7 +109,7 @@ async fn run_as_service(
 /// # Errors
 /// The database does not answer, or a migration fails.
 pub async fn migrate(file: Option<&Path>, check_only: bool) -> anyhow::Result<bool> {
-    let (config, _) = configure(file, telemetry::Stream::Error).await?;
+    let (config, _) = configure(file, telemetry::LogStream::Stderr).await?;
     let level = if check_only {
         let database = config.database.for_migrations();
         let db = db::Db::new(&database);

@@ -50,7 +50,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let lock = DirLock::acquire(&options.data)?;
     let identity = Identity::open(&lock.dir().join("identity"))?;
     let mut config = configure(lock.dir(), &listener, &operations, &identity).await?;
-    let level = telemetry::start_logging(&config.log, telemetry::Stream::Error)?;
+    let level = telemetry::start_logging(&config.log, telemetry::LogStream::Stderr)?;
     config.log_deprecations();
     let mut server = tokio::select! {
         server = PrivateServer::start(&lock, options.server) => server?,

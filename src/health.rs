@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    aws::{Failure, step_functions::StateMachine},
+    aws::{AwsError, step_functions::StateMachine},
     db::{self, Db, credentials::CredentialStatus},
     identity::Verifier,
     jobs::sqs::client::Sqs,
@@ -155,7 +155,7 @@ impl HealthChecks {
         let outcome = if storage.files().is_some() {
             self.check_folder(storage.clone()).await
         } else {
-            check_aws(async { storage.probe().await.map_err(|error| Failure::from(error).of(location)) }).await
+            check_aws(async { storage.probe().await.map_err(|error| AwsError::from(error).context(location)) }).await
         };
         DependencyHealth::checked(started, outcome.map(|()| location.to_owned()))
     }
@@ -210,9 +210,11 @@ async fn check_reader(db: &Db) -> Option<DependencyHealth> {
 }
 
 /// Boxes the call at once, because the futures of the AWS SDK are large.
-fn check_aws<T>(call: impl Future<Output = Result<T, Failure>>) -> impl Future<Output = Result<T, String>> {
+fn check_aws<T>(call: impl Future<Output = Result<T, AwsError>>) -> impl Future<Output = Result<T, String>> {
     let call = timeout(CHECK_TIMEOUT, Box::pin(call));
-    async { call.await.unwrap_or_else(|_| Err(Failure::no_answer(CHECK_TIMEOUT))).map_err(|failure| failure.advised()) }
+    async {
+        call.await.unwrap_or_else(|_| Err(AwsError::timeout(CHECK_TIMEOUT))).map_err(|failure| failure.with_hint())
+    }
 }
 
 async fn check_queue(queue: &Sqs) -> DependencyHealth {
@@ -260,7 +262,7 @@ fn credential_health(status: &CredentialStatus) -> DependencyHealth {
 fn topic_health(topic: &Topic) -> DependencyHealth {
     let (age, outcome) = match topic.last_publication() {
         Some((age, Ok(()))) => (age, Ok("the last publication succeeded".to_owned())),
-        Some((age, Err(failure))) => (age, Err(failure.advised())),
+        Some((age, Err(failure))) => (age, Err(failure.with_hint())),
         None => (Duration::ZERO, Ok("this process has published nothing yet".to_owned())),
     };
     DependencyHealth::known(Some(age), outcome)

@@ -31,7 +31,13 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{app::AppState, config, resilience::deadline, telemetry};
+use crate::{
+    app::{App, AppState},
+    config,
+    resilience::deadline,
+    server::Peer,
+    telemetry::{self, RequestObserver},
+};
 use error::HttpError;
 use middleware::{admission, rate_limits};
 use routes::{albums, edits, events, health, invites, objects, photos};
@@ -157,8 +163,15 @@ pub fn router(app: AppState) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(error::finish))
         .layer(cors(&app.config.http))
-        .layer(from_fn_with_state(app.slow.clone(), telemetry::observe))
+        .layer(from_fn_with_state(observer(&app), telemetry::observe))
         .with_state(shared())
+}
+
+fn observer(app: &App) -> RequestObserver {
+    RequestObserver {
+        slow_requests: app.slow_requests.clone(),
+        client_ip: |request| request.extensions().get::<Peer>().map(|peer| peer.client_ip(request.headers())),
+    }
 }
 
 /// The guests' page that invite links lead to. It needs no outside host; the invite stays behind the `#`.

@@ -1,17 +1,17 @@
-//! The functions of AWS Lambda: the same program as their `bootstrap`, on a runtime of the family `provided`.
+//! The service as functions of AWS Lambda: the same program as `bootstrap`, on a runtime of the family `provided`.
 //!
-//! The handler that a function is configured with, `_HANDLER`, says which it is:
+//! The configured handler, `_HANDLER`, selects the function:
 //!
 //! | handler | invoked by | what it does |
 //! |---|---|---|
-//! | `api` | API Gateway (REST and HTTP), a function URL | answers a request as the main listener does |
-//! | `develop` | SQS | acts on a batch of messages as a worker does; answers which have to come again |
-//! | `step` | a state machine of Step Functions | does a step of an edit; answers what comes next |
-//! | `migrate` | whoever deploys | makes the database, its users and its schema |
-//! | `announce` | a schedule | announces events, and sends jobs that are due to the queue: both outboxes |
+//! | `api` | API Gateway (REST and HTTP), a function URL | serves an HTTP request |
+//! | `develop` | SQS | handles a batch of messages as a worker does; returns those to be delivered again |
+//! | `step` | a state machine of Step Functions | runs one step of an edit; returns the next one |
+//! | `migrate` | a deployment | creates the database and its users and migrates the schema |
+//! | `announce` | a schedule | publishes events and sends due jobs to the queue |
 //!
-//! Between invocations a function is frozen, and it may be ended at any moment: what is to last is in the database, and
-//! what was measured is told before each answer. Nothing is begun that the time of an invocation does not reach for.
+//! Between invocations a function is frozen, and it may be ended at any moment: durable state is in the database, and
+//! metrics are written before each response. No work begins for which the invocation has too little time left.
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html>
 
@@ -42,16 +42,13 @@ use crate::{
     telemetry,
 };
 
-/// What is left of an invocation's time for metrics and the answer.
-const LAST_STEPS: Duration = Duration::from_millis(500);
-/// How long a process that is told to end has: Lambda kills it after 500 ms, or 300 ms with an internal extension alone.
-const LAST_CALLS: Duration = Duration::from_millis(250);
+/// Reserved at the end of an invocation for metrics and the response.
+const RESERVED_TIME: Duration = Duration::from_millis(500);
+/// For the shutdown: Lambda kills the process after 500 ms, or 300 ms with only internal extensions.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Answers invocations until the process is told to end, which Lambda does only where the function has an extension.
-///
-/// # Errors
-/// [`Mistakes`](crate::config::Mistakes), [`UnknownHandler`], and whatever else stands in the way of a start: Lambda is told, too. The
-/// runtime's API does not answer.
+/// Handles invocations until SIGTERM, which Lambda sends only to functions with an extension. A failed start is also
+/// reported to Lambda.
 pub async fn run() -> anyhow::Result<()> {
     let started = match Box::pin(start::start()).await {
         Ok(started) => started,
@@ -63,66 +60,65 @@ pub async fn run() -> anyhow::Result<()> {
     let stop = shutdown_signal()?;
     let ended = match started {
         Started::Migrate(database) => {
-            let work = |event| invoke(Function::Migrate, event, |_, _| migrate::bring_up(&database));
-            until(&stop, Runtime::new(service_fn(work)).run()).await
+            let handler = |event| invoke(Function::Migrate, event, |_, _| migrate::bring_up(&database));
+            run_until(&stop, Runtime::new(service_fn(handler)).run()).await
         }
         Started::Serve(function, app) => serve(function, &app, &stop).await,
     };
-    telemetry::spans::finish(LAST_CALLS).await;
+    telemetry::spans::shutdown(SHUTDOWN_TIMEOUT).await;
     ended
 }
 
-/// Invocations until the end.
-async fn until(
+async fn run_until(
     stop: &CancellationToken,
     invocations: impl Future<Output = Result<(), lambda_runtime::Error>>,
 ) -> anyhow::Result<()> {
     tokio::select! {
-        ended = invocations => ended.map_err(|error| anyhow::anyhow!("the runtime's API: {error}")),
+        ended = invocations => ended.map_err(|error| anyhow::anyhow!("Lambda runtime API: {error}")),
         () = stop.cancelled() => Ok(()),
     }
 }
 
-/// Invocations that need all of the service.
+/// Handles invocations that need the whole service.
 async fn serve(function: Function, app: &AppState, stop: &CancellationToken) -> anyhow::Result<()> {
     let background = spawn_maintenance(app);
     let router = http::router(app.clone());
-    let work = async |event| {
-        let outcome = invoke(function, event, |payload, context| act(function, app, &router, payload, context)).await;
+    let handler = async |event| {
+        let result = invoke(function, event, |payload, context| handle(function, app, &router, payload, context)).await;
         write_metrics(app);
-        outcome
+        result
     };
-    let ended = until(stop, Runtime::new(service_fn(work)).run()).await;
+    let ended = run_until(stop, Runtime::new(service_fn(handler)).run()).await;
     background.iter().for_each(tokio::task::JoinHandle::abort);
     app.draining.cancel();
-    if tokio::time::timeout(LAST_CALLS, app.db.close()).await.is_err() {
-        tracing::warn!("statements that were still under way are left to the database");
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, app.db.close()).await.is_err() {
+        tracing::warn!("database connections not closed in time");
     }
     ended
 }
 
-/// One invocation. An error is for Lambda: whoever invoked sees it, and may try again.
+/// Runs one invocation within its time. An error is returned to the invoker, which may retry.
 async fn invoke<F: Future<Output = anyhow::Result<Value>>>(
     function: Function,
     event: LambdaEvent<Value>,
-    work: impl FnOnce(Value, Context) -> F,
+    handler: impl FnOnce(Value, Context) -> F,
 ) -> Result<Value, Diagnostic> {
     let LambdaEvent { payload, context } = event;
     let span = info_span!("invocation", function = function.as_str(), request_id = context.request_id);
     let time = time_left(&context);
-    // Boxed: the runtime holds it beside much else.
-    let work = Box::pin(deadline::within(time, work(payload, context)));
-    let outcome = async {
-        let outcome = work.await.unwrap_or_else(|_| Err(anyhow::anyhow!("the invocation's time was over")));
-        outcome.inspect_err(|error| tracing::error!(error = format!("{error:#}"), "an invocation failed"))
+    // Boxed, because the future is large.
+    let work = Box::pin(deadline::within(time, handler(payload, context)));
+    let result = async {
+        let result = work.await.unwrap_or_else(|_| Err(anyhow::anyhow!("the invocation timed out")));
+        result.inspect_err(|error| tracing::error!(error = format!("{error:#}"), "invocation failed"))
     };
-    outcome.instrument(span).await.map_err(|error| Diagnostic {
+    result.instrument(span).await.map_err(|error| Diagnostic {
         error_type: format!("Darkroom.{}", function.as_str()),
         error_message: format!("{error:#}"),
     })
 }
 
-async fn act(
+async fn handle(
     function: Function,
     app: &AppState,
     router: &Router,
@@ -130,7 +126,7 @@ async fn act(
     context: Context,
 ) -> anyhow::Result<Value> {
     match function {
-        Function::Api => api::answer(app, router, payload, &context).await,
+        Function::Api => api::handle(app, router, payload, &context).await,
         Function::Develop => worker::process_batch(app, payload).await,
         Function::Step => step::run_step(app, payload).await,
         Function::Announce => notifications::run(app).await,
@@ -138,8 +134,8 @@ async fn act(
     }
 }
 
-/// For the work; the last steps are taken off.
+/// The time for the handler.
 fn time_left(context: &Context) -> Duration {
     let left = context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
-    left.saturating_sub(LAST_STEPS)
+    left.saturating_sub(RESERVED_TIME)
 }

@@ -151,7 +151,7 @@ fn end_of(work: impl Future<Output = anyhow::Result<bool>>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("darkroom: {}", aws::advised(&error));
+            eprintln!("darkroom: {}", aws::with_hint(&error));
             if commands::is_usage(&error) || error.is::<lambda::UnknownHandler>() {
                 ExitCode::from(EX_USAGE)
             } else {

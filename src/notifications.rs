@@ -80,7 +80,7 @@ async fn with_span(
     spans::record(trace, || Span {
         name: "publish event".to_owned(),
         kind: SpanKind::Producer,
-        took: started.elapsed(),
+        duration: started.elapsed(),
         failed: result.is_err(),
         attributes: vec![KeyValue::new("darkroom.event", event.kind.as_str())],
     });

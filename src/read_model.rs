@@ -19,7 +19,7 @@ use tokio::{sync::watch, time::timeout};
 pub use dynamodb::Overwrite;
 
 use crate::{
-    aws::Failure,
+    aws::AwsError,
     config,
     db::photos::Page,
     domain::{Album, AlbumId, Guest, InviteRole, InviteToken, Photo},
@@ -106,7 +106,7 @@ impl ReadModel {
     }
 
     /// Checks that the table answers.
-    pub async fn check(&self) -> Result<(), Failure> {
+    pub async fn check(&self) -> Result<(), AwsError> {
         self.table.check().await
     }
 
@@ -141,7 +141,7 @@ impl ReadModel {
     }
 
     /// `None` when the table does not answer, and for [`PAUSE`] afterwards.
-    async fn read<T>(&self, request: impl Future<Output = Result<T, Failure>>) -> Option<T> {
+    async fn read<T>(&self, request: impl Future<Output = Result<T, AwsError>>) -> Option<T> {
         if self.is_behind().await || !self.breaker.may_be_asked() {
             count("fallback");
             return None;
@@ -155,7 +155,7 @@ impl ReadModel {
             }
             Err(error) => {
                 if self.breaker.failed() {
-                    let advice = error.advice();
+                    let advice = error.hint();
                     tracing::warn!(%error, advice, "read model failed; reading from the database");
                 }
                 count("fallback");
@@ -165,7 +165,7 @@ impl ReadModel {
     }
 
     /// Writes items, each unless there is a newer one. After an error some may have been written.
-    pub async fn write(&self, items: &[Item], overwrite: Overwrite) -> Result<(), Failure> {
+    pub async fn write(&self, items: &[Item], overwrite: Overwrite) -> Result<(), AwsError> {
         let writes: Vec<_> = items.iter().map(|item| self.table.put(item, overwrite)).collect();
         count_failure(stream::iter(writes).buffer_unordered(CONCURRENT_WRITES).try_for_each(|_| async { Ok(()) }).await)
     }
@@ -183,7 +183,7 @@ impl ReadModel {
     }
 
     /// Marks an album as deleted and removes its photos.
-    pub async fn remove_album(&self, id: AlbumId) -> Result<(), Failure> {
+    pub async fn remove_album(&self, id: AlbumId) -> Result<(), AwsError> {
         self.write(&[Item::deleted(id, Utc::now())], Overwrite::Older).await?;
         let mut after = None;
         loop {
@@ -198,17 +198,17 @@ impl ReadModel {
     }
 
     /// Removes items with any number: their rows are gone for good.
-    pub async fn remove(&self, keys: &[Key]) -> Result<(), Failure> {
+    pub async fn remove(&self, keys: &[Key]) -> Result<(), AwsError> {
         count_failure(self.table.delete(keys).await)
     }
 
     /// A page of the keys of an album's items, and the key after which the next page begins.
-    pub async fn album_keys(&self, id: AlbumId, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), Failure> {
+    pub async fn album_keys(&self, id: AlbumId, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), AwsError> {
         self.table.keys(&items::partition(id), after).await
     }
 
     /// A page of the keys of all items, and the key after which the next page begins.
-    pub async fn all_keys(&self, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), Failure> {
+    pub async fn all_keys(&self, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), AwsError> {
         self.table.all_keys(after).await
     }
 }
@@ -217,7 +217,7 @@ fn count(outcome: &'static str) {
     metrics::READ_MODEL_READS.with(&[("outcome", outcome)]).increment(1);
 }
 
-fn count_failure<T>(result: Result<T, Failure>) -> Result<T, Failure> {
+fn count_failure<T>(result: Result<T, AwsError>) -> Result<T, AwsError> {
     if result.is_err() {
         metrics::READ_MODEL_WRITE_FAILURES.increment(1);
     }

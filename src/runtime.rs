@@ -47,7 +47,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     if let Some(collector) = &app.config.telemetry.otlp {
-        telemetry::spans::start(collector)?;
+        telemetry::spans::start_export(collector)?;
     }
     raise_descriptor_limit();
     let shutdown_delay = if listener.is_some() { app.config.http.shutdown_delay } else { Duration::ZERO };
@@ -71,7 +71,7 @@ pub async fn run(
     if timeout(STEP_TIMEOUT, app.db.close()).await.is_err() {
         tracing::warn!("statements are still running: their connections are abandoned");
     }
-    telemetry::spans::finish(STEP_TIMEOUT).await;
+    telemetry::spans::shutdown(STEP_TIMEOUT).await;
     write_metrics(&app);
     tracing::info!("stopped");
     result

@@ -21,60 +21,53 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-pub use request::{Outcome, RequestId, observe};
+pub use request::{RequestId, RequestObserver, RequestOutcome, observe};
 pub use scope::Scope;
-pub use slow::{Slow, SlowRequest};
+pub use slow::{SlowRequest, SlowRequests};
 pub use trace::Trace;
 
 use crate::config::{Log, LogFormat};
 
-/// Changes the log level while the process runs.
+/// Changes the log filter at run time.
 #[derive(Clone)]
 pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
 
 impl LogLevel {
-    /// The filter in force.
-    #[must_use]
+    /// The current filter.
     pub fn get(&self) -> String {
         self.0.with_current(ToString::to_string).unwrap_or_default()
     }
 
-    /// Puts another filter in force.
-    ///
-    /// # Errors
-    /// The text is no filter.
+    /// Replaces the filter; fails if the text is not a valid one.
     pub fn set(&self, filter: &str) -> anyhow::Result<()> {
         Ok(self.0.reload(Log::filter(filter)?)?)
     }
 }
 
-/// At these levels the AWS SDK tells whole requests: session tokens of presigned ones, and what the metadata service said; and
-/// Lambda's runtime whole events, with what their headers hold.
-fn is_indiscreet(metadata: &Metadata<'_>) -> bool {
+/// Below `INFO` the AWS SDK logs whole requests with session tokens and answers of the metadata service, and Lambda's
+/// runtime whole events with their headers.
+fn may_log_secrets(metadata: &Metadata<'_>) -> bool {
     *metadata.level() > Level::INFO
-        && ["aws_", "lambda_runtime"].iter().any(|source| metadata.target().starts_with(source))
+        && ["aws_", "lambda_runtime"].iter().any(|prefix| metadata.target().starts_with(prefix))
 }
 
-/// Where log lines go.
+/// Where log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output, which journald and containers collect: of commands that serve.
-    Output,
-    /// The same, with all that a line stands within, an invocation's id first: of functions of AWS Lambda.
-    Function,
-    /// Standard error: of commands whose answer is on standard output.
-    Error,
+pub enum LogStream {
+    /// Standard output, collected by journald or a container runtime: for commands that serve.
+    Stdout,
+    /// Standard output with all enclosing spans, the invocation's first: for Lambda functions.
+    Lambda,
+    /// Standard error: for commands that print a result to standard output.
+    Stderr,
 }
 
-/// Starts logging.
-///
-/// # Errors
-/// The filter of the configuration is no filter, or logging has been started already.
-pub fn start_logging(config: &Log, stream: Stream) -> anyhow::Result<LogLevel> {
+/// Starts logging, once for the process.
+pub fn start_logging(config: &Log, stream: LogStream) -> anyhow::Result<LogLevel> {
     let (filter, handle) = reload::Layer::new(Log::filter(&config.level)?);
     let (terminal, writer) = match stream {
-        Stream::Output | Stream::Function => (std::io::stdout().is_terminal(), BoxMakeWriter::new(std::io::stdout)),
-        Stream::Error => (std::io::stderr().is_terminal(), BoxMakeWriter::new(std::io::stderr)),
+        LogStream::Stdout | LogStream::Lambda => (std::io::stdout().is_terminal(), BoxMakeWriter::new(std::io::stdout)),
+        LogStream::Stderr => (std::io::stderr().is_terminal(), BoxMakeWriter::new(std::io::stderr)),
     };
     let json = match config.format {
         LogFormat::Auto => !terminal,
@@ -82,10 +75,10 @@ pub fn start_logging(config: &Log, stream: Stream) -> anyhow::Result<LogLevel> {
         LogFormat::Text => false,
     };
     let lines = fmt::layer().with_writer(writer);
-    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !is_indiscreet(metadata)));
+    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !may_log_secrets(metadata)));
     if json {
         registry
-            .with(lines.json().flatten_event(true).with_current_span(true).with_span_list(stream == Stream::Function))
+            .with(lines.json().flatten_event(true).with_current_span(true).with_span_list(stream == LogStream::Lambda))
             .try_init()?;
     } else {
         registry.with(lines.with_ansi(terminal).with_target(false)).try_init()?;

@@ -253,11 +253,11 @@ async fn signing(
     let (mut signing, mut request, mut urls) = (Times::default(), Times::default(), 0);
     for turn in 0..300 {
         let started = Instant::now();
-        let links = app.storage.links(darkroom::db::now()).await?;
+        let links = app.storage.rendition_urls(darkroom::db::now()).await?;
         let signed: Vec<String> = photos
             .iter()
             .flat_map(|photo| photo.renditions.iter().map(move |rendition| (photo.id, rendition)))
-            .map(|(id, rendition)| links.rendition(id, &rendition.file_name()))
+            .map(|(id, rendition)| links.url(id, &rendition.file_name()))
             .collect();
         signing.add(started.elapsed());
         urls = std::hint::black_box(signed).len();

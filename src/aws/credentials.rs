@@ -1,4 +1,4 @@
-//! Credentials as values, for what the SDK's clients do not sign themselves: URLs, and logins to a database.
+//! Credentials as values, for what the SDK's clients do not sign: presigned URLs and database logins.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -6,128 +6,119 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use aws_sdk_sts::config::{Credentials, ProvideCredentials, SharedCredentialsProvider};
+use aws_credential_types::{
+    Credentials,
+    provider::{ProvideCredentials, SharedCredentialsProvider},
+};
 
-use super::explained;
+use super::error_chain;
 
-/// The longest a provider may take, of the chain's several.
-const PROVIDING: Duration = Duration::from_secs(4);
-/// Credentials are asked for anew when they end within this: those of an instance are renewed earlier than that, see
-/// "Retrieve security credentials from instance metadata" of the IAM user guide, which promises five minutes.
-const RENEW: Duration = Duration::from_mins(15);
-/// A provider that still gives the old ones is asked again after this.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
-/// A provider that gave none is asked again after this.
-const FAIL_AGAIN: Duration = Duration::from_secs(2);
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Credentials are renewed when they expire within this time. "Retrieve security credentials from instance metadata" of
+/// the EC2 user guide promises new ones at least five minutes before the old ones expire.
+const RENEW_BEFORE: Duration = Duration::from_mins(15);
+/// The pause after the provider returned the old credentials.
+const RENEW_INTERVAL: Duration = Duration::from_secs(30);
+/// The pause after the provider failed.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Asks the chain of providers.
-///
-/// # Errors
-/// There are none, none in time, or they have expired.
-pub async fn ask(sdk: &SdkConfig) -> Result<Credentials, String> {
-    provided(&sdk.credentials_provider().ok_or("no credentials provider is configured")?).await
+/// Fetches unexpired credentials from the provider chain.
+pub async fn fetch(sdk: &SdkConfig) -> Result<Credentials, String> {
+    provide(&sdk.credentials_provider().ok_or("no credentials provider is configured")?).await
 }
 
-async fn provided(provider: &SharedCredentialsProvider) -> Result<Credentials, String> {
-    let asked = tokio::time::timeout(PROVIDING, provider.provide_credentials()).await;
-    let asked = asked.map_err(|_| format!("no AWS credentials within {PROVIDING:?}"))?;
-    let credentials = asked.map_err(|error| explained(&error))?;
+async fn provide(provider: &SharedCredentialsProvider) -> Result<Credentials, String> {
+    let result = tokio::time::timeout(PROVIDER_TIMEOUT, provider.provide_credentials()).await;
+    let result = result.map_err(|_| format!("no AWS credentials within {PROVIDER_TIMEOUT:?}"))?;
+    let credentials = result.map_err(|error| error_chain(&error))?;
     if credentials.expiry().is_some_and(|end| end <= SystemTime::now()) {
         return Err(format!("the AWS credentials {} have expired", credentials.access_key_id()));
     }
     Ok(credentials)
 }
 
-/// Credentials that are kept while they are good: a provider may take seconds.
+/// Caches credentials until they expire, because a provider may take seconds.
 #[derive(Debug)]
-pub struct Keys {
+pub struct CredentialCache {
     provider: SharedCredentialsProvider,
-    held: Mutex<Held>,
-    /// Who asks the provider holds this; the others are content with what there is.
-    asking: tokio::sync::Mutex<()>,
+    cached: Mutex<Cached>,
+    /// Held while the provider is called; other callers use the cached credentials meanwhile.
+    renewing: tokio::sync::Mutex<()>,
 }
 
-/// What there is.
 #[derive(Debug, Default)]
-struct Held {
+struct Cached {
     credentials: Option<Credentials>,
-    asked: Option<Instant>,
-    /// What the provider said when it gave none.
-    failed: Option<String>,
+    renewed: Option<Instant>,
+    /// The provider's last error.
+    error: Option<String>,
 }
 
-impl Held {
-    fn good_after(&self, time: SystemTime) -> Option<Credentials> {
-        let ends_after = |credentials: &&Credentials| credentials.expiry().is_none_or(|end| end > time);
-        self.credentials.as_ref().filter(ends_after).cloned()
+impl Cached {
+    fn valid_after(&self, time: SystemTime) -> Option<Credentials> {
+        let valid = |credentials: &&Credentials| credentials.expiry().is_none_or(|end| end > time);
+        self.credentials.as_ref().filter(valid).cloned()
     }
 
-    fn asked_within(&self, time: Duration) -> bool {
-        self.asked.is_some_and(|at| at.elapsed() < time)
+    fn renewed_within(&self, time: Duration) -> bool {
+        self.renewed.is_some_and(|at| at.elapsed() < time)
     }
 }
 
-impl Keys {
-    /// Those of the configuration's provider; none are fetched yet.
-    ///
-    /// # Errors
-    /// It has none.
-    pub fn of(sdk: &SdkConfig) -> Result<Self, String> {
+impl CredentialCache {
+    /// An empty cache; fails without a credentials provider.
+    pub fn new(sdk: &SdkConfig) -> Result<Self, String> {
         let provider = sdk.credentials_provider().ok_or("no credentials provider is configured")?;
-        Ok(Self::new(provider))
+        Ok(Self::with_provider(provider))
     }
 
-    fn new(provider: SharedCredentialsProvider) -> Self {
-        Self { provider, held: Mutex::default(), asking: tokio::sync::Mutex::default() }
+    fn with_provider(provider: SharedCredentialsProvider) -> Self {
+        Self { provider, cached: Mutex::default(), renewing: tokio::sync::Mutex::default() }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cached(&self) -> MutexGuard<'_, Cached> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What needs no question to the provider.
-    fn settled(&self) -> Option<Result<Credentials, String>> {
-        let (held, now) = (self.held(), SystemTime::now());
-        if let Some(credentials) = held.good_after(now + RENEW) {
+    /// The answer, if the provider need not be called.
+    fn lookup(&self) -> Option<Result<Credentials, String>> {
+        let (cached, now) = (self.cached(), SystemTime::now());
+        if let Some(credentials) = cached.valid_after(now + RENEW_BEFORE) {
             return Some(Ok(credentials));
         }
-        match held.good_after(now) {
-            Some(credentials) if held.asked_within(ASK_AGAIN) => Some(Ok(credentials)),
-            None if held.asked_within(FAIL_AGAIN) => held.failed.clone().map(Err),
+        match cached.valid_after(now) {
+            Some(credentials) if cached.renewed_within(RENEW_INTERVAL) => Some(Ok(credentials)),
+            None if cached.renewed_within(RETRY_INTERVAL) => cached.error.clone().map(Err),
             _ => None,
         }
     }
 
-    /// Credentials that are good now, and unless the provider has no others for a while to come.
-    ///
-    /// # Errors
-    /// As [`ask`], and those that are held have ended too.
-    pub async fn current(&self) -> Result<Credentials, String> {
-        if let Some(settled) = self.settled() {
-            return settled;
+    /// Unexpired credentials, renewed ahead of their expiry if the provider has new ones.
+    pub async fn get(&self) -> Result<Credentials, String> {
+        if let Some(answer) = self.lookup() {
+            return answer;
         }
-        // While one asks for others, those that are held do for the rest.
-        let good = self.held().good_after(SystemTime::now());
-        let _asking = match (self.asking.try_lock(), good) {
-            (Ok(asking), _) => asking,
+        let valid = self.cached().valid_after(SystemTime::now());
+        let _renewing = match (self.renewing.try_lock(), valid) {
+            (Ok(renewing), _) => renewing,
             (Err(_), Some(credentials)) => return Ok(credentials),
-            (Err(_), None) => self.asking.lock().await,
+            (Err(_), None) => self.renewing.lock().await,
         };
-        if let Some(settled) = self.settled() {
-            return settled;
+        if let Some(answer) = self.lookup() {
+            return answer;
         }
-        let provided = provided(&self.provider).await;
-        let mut held = self.held();
-        held.asked = Some(Instant::now());
+        let provided = provide(&self.provider).await;
+        let mut cached = self.cached();
+        cached.renewed = Some(Instant::now());
         match provided {
-            Ok(fresh) => {
-                (held.credentials, held.failed) = (Some(fresh.clone()), None);
-                Ok(fresh)
+            Ok(credentials) => {
+                (cached.credentials, cached.error) = (Some(credentials.clone()), None);
+                Ok(credentials)
             }
             Err(error) => {
-                held.failed = Some(error.clone());
-                let credentials = held.good_after(SystemTime::now()).ok_or_else(|| error.clone())?;
-                tracing::warn!(error, "AWS credentials can't be renewed; those that are held are still good");
+                cached.error = Some(error.clone());
+                let credentials = cached.valid_after(SystemTime::now()).ok_or_else(|| error.clone())?;
+                tracing::warn!(error, "AWS credentials can't be renewed; the cached ones are still valid");
                 Ok(credentials)
             }
         }
@@ -145,11 +136,11 @@ mod tests {
 
     use super::*;
 
-    /// Gives credentials that live for so long, each with a number; from the second time on it fails.
+    /// Provides credentials with this lifetime once, then fails; counts calls.
     #[derive(Debug, Clone)]
-    struct Failing(Duration, Arc<AtomicU32>);
+    struct FailingProvider(Duration, Arc<AtomicU32>);
 
-    impl ProvideCredentials for Failing {
+    impl ProvideCredentials for FailingProvider {
         fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
         where
             Self: 'a,
@@ -164,33 +155,33 @@ mod tests {
         }
     }
 
-    async fn ask_twice(life: Duration) -> (u32, Result<Credentials, String>) {
-        let provider = Failing(life, Arc::default());
-        let keys = Keys::new(SharedCredentialsProvider::new(provider.clone()));
-        keys.current().await.unwrap();
-        let long_ago = Instant::now().checked_sub(ASK_AGAIN).unwrap();
-        keys.held().asked = Some(long_ago);
-        let second = keys.current().await;
+    /// Calls the cache twice, the second time after the renewal interval: calls of the provider and the second answer.
+    async fn get_twice(lifetime: Duration) -> (u32, Result<Credentials, String>) {
+        let provider = FailingProvider(lifetime, Arc::default());
+        let cache = CredentialCache::with_provider(SharedCredentialsProvider::new(provider.clone()));
+        cache.get().await.unwrap();
+        cache.cached().renewed = Some(Instant::now().checked_sub(RENEW_INTERVAL).unwrap());
+        let second = cache.get().await;
         (provider.1.load(Ordering::Relaxed), second)
     }
 
     #[tokio::test]
-    async fn caches_credentials_and_renews_early() {
-        let (asked, second) = ask_twice(RENEW * 2).await;
-        assert_eq!(asked, 1);
+    async fn renews_credentials_before_expiry() {
+        let (calls, second) = get_twice(RENEW_BEFORE * 2).await;
+        assert_eq!(calls, 1);
         assert!(second.is_ok());
-        // Near their end, with a provider that is down: those that are held go on.
-        let (asked, second) = ask_twice(RENEW / 2).await;
-        assert_eq!(asked, 2);
+        // Close to expiry, with a failing provider: the cached ones are returned.
+        let (calls, second) = get_twice(RENEW_BEFORE / 2).await;
+        assert_eq!(calls, 2);
         assert!(second.is_ok());
     }
 
     #[tokio::test]
-    async fn does_not_hammer_failing_provider() {
-        let provider = Failing(Duration::ZERO, Arc::new(AtomicU32::new(1)));
-        let keys = Keys::new(SharedCredentialsProvider::new(provider.clone()));
+    async fn failing_provider_is_not_called_at_once() {
+        let provider = FailingProvider(Duration::ZERO, Arc::new(AtomicU32::new(1)));
+        let cache = CredentialCache::with_provider(SharedCredentialsProvider::new(provider.clone()));
         for _ in 0..5 {
-            assert!(keys.current().await.unwrap_err().contains("the provider is down"));
+            assert!(cache.get().await.unwrap_err().contains("the provider is down"));
         }
         assert_eq!(provider.1.load(Ordering::Relaxed), 2);
     }

@@ -1,12 +1,12 @@
-//! The AWS region in a name that AWS has given.
+//! The region in AWS host names and ARNs.
 
 /// The region in the host name of an RDS instance, an Aurora cluster or reader endpoint, or an RDS Proxy.
 ///
 /// `db.abc123.eu-west-1.rds.amazonaws.com`, with `cluster-`, `cluster-ro-`, `cluster-custom-` or `proxy-` before the
-/// third label from the region, and in China `db.abc123.rds.cn-north-1.amazonaws.com.cn` or with both words swapped.
+/// third label from the region, and in China `db.abc123.rds.cn-north-1.amazonaws.com.cn`, or with `rds` and the region
+/// swapped.
 /// See "Finding the connection information for a DB instance" and "Amazon RDS endpoints" of the RDS user guide.
-#[must_use]
-pub fn of_host(host: &str) -> Option<String> {
+pub fn from_rds_host(host: &str) -> Option<String> {
     const SUFFIXES: [&str; 4] = [".amazonaws.com", ".amazonaws.com.cn", ".c2s.ic.gov", ".sc2s.sgov.gov"];
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     let front = SUFFIXES.iter().find_map(|suffix| host.strip_suffix(suffix))?;
@@ -16,21 +16,20 @@ pub fn of_host(host: &str) -> Option<String> {
         (region, "rds") if region.starts_with("cn-") => region,
         _ => return None,
     };
-    // What is left is the database's own name and the account's.
-    (looks_like_one(region) && labels.filter(|label| !label.is_empty()).count() >= 2).then(|| region.to_owned())
+    // The remaining labels name the database and the account.
+    (is_region(region) && labels.filter(|label| !label.is_empty()).count() >= 2).then(|| region.to_owned())
 }
 
 /// The region in an ARN, `arn:aws:secretsmanager:eu-west-1:123456789012:secret:name`.
 /// See "Amazon Resource Names" of the IAM user guide.
-#[must_use]
-pub fn of_arn(arn: &str) -> Option<String> {
+pub fn from_arn(arn: &str) -> Option<String> {
     let mut parts = arn.split(':');
     let region = (parts.next() == Some("arn")).then(|| parts.nth(2)).flatten()?;
-    looks_like_one(region).then(|| region.to_owned())
+    is_region(region).then(|| region.to_owned())
 }
 
-/// `eu-west-1`, `us-gov-west-1`: words with dashes, and a number at the end.
-fn looks_like_one(text: &str) -> bool {
+/// Words and a number, joined by dashes: `eu-west-1`, `us-gov-west-1`.
+fn is_region(text: &str) -> bool {
     let Some((words, number)) = text.rsplit_once('-') else { return false };
     let word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
     words.contains('-') && words.split('-').all(word) && number.parse::<u8>().is_ok()
@@ -41,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parses_region_of_rds_host() {
+    fn finds_region_in_rds_host() {
         for (host, region) in [
             ("photos.c9akciq32.eu-west-1.rds.amazonaws.com", Some("eu-west-1")),
             ("PHOTOS.C9AKCIQ32.EU-WEST-1.RDS.AMAZONAWS.COM.", Some("eu-west-1")),
@@ -63,16 +62,16 @@ mod tests {
             ("10.0.0.7", None),
             ("", None),
         ] {
-            assert_eq!(of_host(host).as_deref(), region, "{host}");
+            assert_eq!(from_rds_host(host).as_deref(), region, "{host}");
         }
     }
 
     #[test]
-    fn the_region_is_read_from_arns() {
-        assert_eq!(of_arn("arn:aws:secretsmanager:eu-west-1:123456789012:secret:db-AbCdEf").unwrap(), "eu-west-1");
-        assert_eq!(of_arn("arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:db").unwrap(), "cn-north-1");
+    fn finds_region_in_arn() {
+        assert_eq!(from_arn("arn:aws:secretsmanager:eu-west-1:123456789012:secret:db-AbCdEf").unwrap(), "eu-west-1");
+        assert_eq!(from_arn("arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:db").unwrap(), "cn-north-1");
         for text in ["darkroom/db", "arn:aws:iam::123456789012:role/x", "arn:", "a:b:c:eu-west-1"] {
-            assert_eq!(of_arn(text), None, "{text}");
+            assert_eq!(from_arn(text), None, "{text}");
         }
     }
 }

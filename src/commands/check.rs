@@ -5,7 +5,7 @@ mod dependencies;
 
 use std::{fmt::Display, path::Path, time::Instant};
 
-use crate::{aws, identity::Verifier, server::Tls, telemetry::Stream};
+use crate::{app, identity::Verifier, server::Tls, telemetry::LogStream};
 
 /// The table, printed as it grows.
 struct Table {
@@ -71,10 +71,10 @@ impl Table {
 /// # Errors
 /// Mistakes in the configuration.
 pub async fn check(file: Option<&Path>) -> anyhow::Result<bool> {
-    let (config, _) = super::configure(file, Stream::Error).await?;
+    let (config, _) = super::configure(file, LogStream::Stderr).await?;
     let mut table = Table::begin();
     table.row("config", Instant::now(), Ok(format!("{} settings", config.effective.len())));
-    let sdk = Box::pin(aws::for_parts_of(&config)).await;
+    let sdk = Box::pin(app::aws_sdk_config(&config)).await;
     database::check(&config.database, &mut table).await;
     dependencies::check(&config, sdk.as_ref(), &mut table).await;
     if let Some(files) = &config.http.tls {

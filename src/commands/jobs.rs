@@ -7,7 +7,7 @@ use clap::Subcommand;
 use uuid::Uuid;
 
 use crate::{
-    aws,
+    app,
     config::Config,
     db::{self, Db},
     jobs::{
@@ -15,7 +15,7 @@ use crate::{
         sqs::client::{Message, Sqs},
         sqs::message::{self, Content},
     },
-    telemetry::Stream,
+    telemetry::LogStream,
 };
 
 /// The most jobs and the most messages that are listed.
@@ -45,9 +45,9 @@ pub enum JobsCommand {
 
 /// Runs a `darkroom jobs` command. Returns false when no job has the given id.
 pub async fn jobs(file: Option<&Path>, command: JobsCommand) -> anyhow::Result<bool> {
-    let (config, _) = super::configure(file, Stream::Error).await?;
+    let (config, _) = super::configure(file, LogStream::Stderr).await?;
     let db = Db::new(&config.database).with_read_model(config.read_model.table.is_some());
-    let sdk = Box::pin(aws::for_parts_of(&config)).await;
+    let sdk = Box::pin(app::aws_sdk_config(&config)).await;
     let sqs = config.queue.sqs.as_ref().zip(sdk).map(|(sqs, sdk)| Sqs::new(sqs, &sdk));
     let outcome = match command {
         JobsCommand::List { dead } => list(&db, &config, sqs.as_ref(), dead).await.map(|()| true),

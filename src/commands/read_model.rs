@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::{aws, config::Mistakes, db, jobs::kinds::sync_read_model, read_model::ReadModel, telemetry::Stream};
+use crate::{app, config::Mistakes, db, jobs::kinds::sync_read_model, read_model::ReadModel, telemetry::LogStream};
 
 /// How many albums are looked up at a time.
 const BATCH: u32 = 100;
@@ -14,8 +14,8 @@ const BATCH: u32 = 100;
 /// # Errors
 /// Mistakes in the configuration, a read model that is off among them; the database's or the table's.
 pub async fn project(file: Option<&Path>, anew: bool) -> anyhow::Result<()> {
-    let (config, _) = super::configure(file, Stream::Error).await?;
-    let sdk = Box::pin(aws::for_parts_of(&config)).await;
+    let (config, _) = super::configure(file, LogStream::Stderr).await?;
+    let sdk = Box::pin(app::aws_sdk_config(&config)).await;
     let model = ReadModel::new(&config.read_model, sdk.as_ref())?;
     let model = model.ok_or_else(|| Mistakes::one("read_model.kind is \"none\": there is nothing to project into"))?;
     let db = db::Db::new(&config.database);

@@ -272,7 +272,7 @@ impl Terms {
 
     /// Never a default: a token for another region is refused without a word why.
     fn region(&self, s: &mut Source, from: &str) -> String {
-        let region = self.region.clone().or_else(|| region::of_host(from).or_else(|| region::of_arn(from)));
+        let region = self.region.clone().or_else(|| region::from_rds_host(from).or_else(|| region::from_arn(from)));
         s.check(region.is_some(), "database.region", format!("must be given: `{from}` does not name the AWS region"));
         region.unwrap_or_default()
     }
@@ -325,7 +325,7 @@ impl Keys {
 impl Secret {
     fn read(s: &mut Source, id: String, terms: &Terms, place: &Place) -> Self {
         let from = match place {
-            Place::Tcp(host, _) if region::of_arn(&id).is_none() => host,
+            Place::Tcp(host, _) if region::from_arn(&id).is_none() => host,
             _ => &id,
         };
         let region = terms.region(s, from);

@@ -322,7 +322,7 @@ impl Source {
             None => {}
         }
         let set = self.raw("aws.region").and_then(|(_, raw)| parse_value(raw).ok());
-        let region = region::of_arn(&id).or(set).or_else(|| self.region());
+        let region = region::from_arn(&id).or(set).or_else(|| self.region());
         let region =
             region.ok_or_else(|| format!("{name}: must be an ARN where aws.region (or AWS_REGION) is not given"))?;
         self.named.push(Named { key: key.to_owned(), id, region });

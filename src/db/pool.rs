@@ -119,7 +119,7 @@ impl Pool {
         let waited = started.elapsed();
         self.metrics.acquire.record(waited);
         self.shortest_wait.fetch_min(u64::try_from(waited.as_micros()).unwrap_or(NO_WAIT), Ordering::Relaxed);
-        scope::waited_for_database(waited);
+        scope::add_database_wait(waited);
         let mut object = result?;
         object.state.acquired();
         Ok(PooledConnection { object: Some(object), acquired_at: Instant::now(), usage: self.metrics.usage.clone() })

@@ -45,7 +45,7 @@ pub fn router(app: AppState) -> Router {
         .fallback(|| async { HttpError::NotFound })
         .method_not_allowed_fallback(|| async { HttpError::MethodNotAllowed })
         .layer(from_fn(error::finish))
-        .layer(from_fn_with_state(app.slow.clone(), telemetry::observe))
+        .layer(from_fn_with_state(super::observer(&app), telemetry::observe))
         .with_state(app)
 }
 
@@ -78,7 +78,7 @@ struct SlowBody {
 
 /// The last requests that were slow or failed, newest first.
 async fn slow(State(app): State<AppState>) -> Reply<SlowBody> {
-    Reply(SlowBody { items: app.slow.last() })
+    Reply(SlowBody { items: app.slow_requests.list() })
 }
 
 #[derive(Serialize)]

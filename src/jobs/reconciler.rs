@@ -65,7 +65,9 @@ pub(crate) async fn run_periodically(app: AppState) {
                     tracing::info!(?report, "reconciled");
                 }
             }
-            Err(error) => tracing::warn!(error = aws::advised(&error), "reconciliation failed; the next run continues"),
+            Err(error) => {
+                tracing::warn!(error = aws::with_hint(&error), "reconciliation failed; the next run continues");
+            }
         }
     }
 }
@@ -80,7 +82,7 @@ pub async fn run(app: &App, full_scan: bool) -> anyhow::Result<Report> {
     while db::idempotency::delete_before(&mut session, db::now() - IDEMPOTENCY_RETENTION, BATCH).await? > 0 {}
     drop(session);
     if full_scan {
-        report.removed += app.storage.remove_partials(orphan_cutoff(app)).await? as u64;
+        report.removed += app.storage.remove_incomplete_uploads(orphan_cutoff(app)).await? as u64;
         remove_orphans(app, &mut report).await?;
         restore_lost_renditions(app, &mut report).await?;
     }
@@ -157,7 +159,7 @@ enum UploadOutcome {
 /// Accepts an overdue or expired upload that is there in full, and expires an overdue one that is not. Returns whether
 /// the objects in storage are to be kept.
 async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::Result<bool> {
-    let found = app.storage.measure_original(id).await?;
+    let found = app.storage.stat_original(id).await?;
     let outcome = app
         .db
         .transaction(|mut tx| async move {
@@ -255,7 +257,7 @@ async fn restore_lost_renditions(app: &App, report: &mut Report) -> anyhow::Resu
         drop(session);
         let Some((last, _)) = photos.last() else { return Ok(()) };
         after = *last;
-        let incomplete = files.incomplete(photos).await?;
+        let incomplete = files.photos_missing_renditions(photos).await?;
         for id in incomplete {
             tracing::warn!(photo = %id, "renditions are missing from storage and will be rendered again");
             app.db.enqueue(RENDER_PHOTO, id.as_uuid()).await?;

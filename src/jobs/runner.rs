@@ -108,7 +108,7 @@ pub(crate) async fn run_claimed(app: &AppState, claim: &Claim) -> JobOutcome {
     spans::record(&trace, || Span {
         name: format!("job {kind}"),
         kind: SpanKind::Consumer,
-        took: started.elapsed(),
+        duration: started.elapsed(),
         failed: matches!(outcome, JobOutcome::Failed(_)),
         attributes: vec![
             KeyValue::new("darkroom.outcome", label),
@@ -196,8 +196,8 @@ async fn release(app: &App, job: Option<&Descriptor>, claim: &Claim, counts: boo
 /// Records a failed attempt. If that fails too, the job is due when its lease expires.
 async fn record_failure(app: &App, job: Option<&Descriptor>, claim: &Claim, error: &anyhow::Error) -> NextAttempt {
     // An attempt that met an outage does not count, however long the outage lasts.
-    let counts = !aws::is_away(error);
-    let error = aws::advised(error);
+    let counts = !aws::is_aws_error(error);
+    let error = aws::with_hint(error);
     let retry = job.map_or(Retry::Limited, |job| job.retry);
     let next = retry.next_attempt(claim.attempt, counts, &app.config.worker);
     let recorded = async {

@@ -1,11 +1,11 @@
-//! The function `api`: the router behind API Gateway or a function URL.
+//! The function `api`: the HTTP API behind API Gateway or a function URL.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use axum::{
     Router,
-    body::{Body, Bytes},
+    body::Body,
     http::{HeaderValue, Request, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -14,69 +14,59 @@ use lambda_runtime::Context;
 use serde_json::{Map, Value, json};
 use tower::ServiceExt;
 
-use super::event::{Asked, Payload};
+use super::event::{GatewayRequest, PayloadFormat};
 use crate::{app::App, server::Peer};
 
-/// Answers a request that comes as an event, in the event's own format.
-pub(crate) async fn answer(app: &App, router: &Router, event: Value, context: &Context) -> anyhow::Result<Value> {
-    let asked = Asked::read(event, app.config.http.public_url.path())?;
-    let payload = asked.payload;
-    let request = request(app, asked, context)?;
+/// Serves the request in an event; returns the response in the format of the event.
+pub(crate) async fn handle(app: &App, router: &Router, event: Value, context: &Context) -> anyhow::Result<Value> {
+    let request = GatewayRequest::from_event(event, app.config.http.public_url.path())?;
+    let format = request.format;
+    let request = to_http(app, request, context)?;
     let response = router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
-    write(payload, response).await
+    to_payload(format, response).await
 }
 
-fn request(app: &App, asked: Asked, context: &Context) -> anyhow::Result<Request<Body>> {
-    let mut request = Request::builder().method(asked.method).uri(asked.target).body(Body::from(asked.body))?;
+fn to_http(app: &App, from: GatewayRequest, context: &Context) -> anyhow::Result<Request<Body>> {
+    let mut request = Request::builder().method(from.method).uri(from.uri).body(Body::from(from.body))?;
     let headers = request.headers_mut();
-    *headers = asked.headers;
-    // What the log knows a request by: the gateway's id, and the invocation's where the client gave none.
-    let text = |value: Option<&str>| value.and_then(|value| HeaderValue::from_str(value).ok());
-    if let Some(id) = text(asked.gateway_id.as_deref()) {
+    *headers = from.headers;
+    // The ids in the log: the gateway's, X-Ray's, and the invocation's if the client gave none.
+    let value = |text: Option<&str>| text.and_then(|text| HeaderValue::from_str(text).ok());
+    if let Some(id) = value(from.gateway_id.as_deref()) {
         headers.insert("x-amzn-requestid", id);
     }
-    if let Some(trace) = text(context.xray_trace_id.as_deref()) {
+    if let Some(trace) = value(context.xray_trace_id.as_deref()) {
         headers.insert("x-amzn-trace-id", trace);
     }
-    if let Some(id) = text(Some(&context.request_id)) {
+    if let Some(id) = value(Some(&context.request_id)) {
         headers.entry("x-request-id").or_insert(id);
     }
-    if let Some(source) = asked.source {
-        request.extensions_mut().insert(peer(app, source));
+    if let Some(ip) = from.source_ip {
+        // The gateway's client takes the place of a connection's peer.
+        request.extensions_mut().insert(Peer::new(SocketAddr::new(ip, 0), &app.config.http.front));
     }
     Ok(request)
 }
 
-/// Who called the gateway stands where a connection's other side stands elsewhere.
-fn peer(app: &App, source: IpAddr) -> Peer {
-    Peer::new(SocketAddr::new(source, 0), &app.config.http.front)
-}
-
-/// Text as it is, all else in base64.
-async fn write(payload: Payload, response: Response<Body>) -> anyhow::Result<Value> {
+async fn to_payload(format: PayloadFormat, response: Response<Body>) -> anyhow::Result<Value> {
     let (parts, body) = response.into_parts();
-    let body = body.collect().await.context("the answer breaks off")?.to_bytes();
-    let (body, encoded) = encode(&body);
+    let body = body.collect().await.context("the response body failed")?.to_bytes();
+    let (body, is_base64) = match std::str::from_utf8(&body) {
+        Ok(text) => (text.to_owned(), false),
+        Err(_) => (STANDARD.encode(&body), true),
+    };
     let mut headers = Map::new();
     for name in parts.headers.keys() {
         let values = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        let value = match payload {
-            Payload::Rest => values.collect(),
-            // https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
-            Payload::Http => Value::from(values.collect::<Vec<_>>().join(", ")),
+        let value = match format {
+            PayloadFormat::V1 => values.collect(),
+            PayloadFormat::V2 => Value::from(values.collect::<Vec<_>>().join(", ")),
         };
         headers.insert(name.to_string(), value);
     }
-    let name = match payload {
-        Payload::Rest => "multiValueHeaders",
-        Payload::Http => "headers",
+    let field = match format {
+        PayloadFormat::V1 => "multiValueHeaders",
+        PayloadFormat::V2 => "headers",
     };
-    Ok(json!({ "statusCode": parts.status.as_u16(), name: headers, "body": body, "isBase64Encoded": encoded }))
-}
-
-fn encode(body: &Bytes) -> (String, bool) {
-    match std::str::from_utf8(body) {
-        Ok(text) => (text.to_owned(), false),
-        Err(_) => (STANDARD.encode(body), true),
-    }
+    Ok(json!({ "statusCode": parts.status.as_u16(), field: headers, "body": body, "isBase64Encoded": is_base64 }))
 }

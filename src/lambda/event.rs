@@ -1,10 +1,13 @@
-//! Requests as API Gateway and function URLs tell of them.
+//! HTTP requests in the events of API Gateway and function URLs:
 //!
 //! - REST APIs, payload format 1.0:
 //!   <https://docs.aws.amazon.com/apigateway/latest/developerguide/set-up-lambda-proxy-integrations.html>
 //! - HTTP APIs and function URLs, payload format 2.0:
 //!   <https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html>,
 //!   <https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html>
+//!
+//! `lambda_http` 1.3 is not used: it keeps one value of a repeated header in format 1.0 requests and in format 2.0
+//! responses, and panics on a path or `Host` header that makes no URL.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -15,37 +18,33 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::{Position, Url, form_urlencoded};
 
-/// The format of an event, which its answer has too.
+/// The format of an event and its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Payload {
-    /// Of REST APIs, 1.0: headers with lists of values.
-    Rest,
-    /// Of HTTP APIs and function URLs, 2.0: headers with commas.
-    Http,
+pub(crate) enum PayloadFormat {
+    /// 1.0, of REST APIs: headers with lists of values.
+    V1,
+    /// 2.0, of HTTP APIs and function URLs: header values joined by commas.
+    V2,
 }
 
-/// What was asked.
+/// The request in an event.
 #[derive(Debug)]
-pub(crate) struct Asked {
-    /// The event's format.
-    pub payload: Payload,
-    /// The method.
+pub(crate) struct GatewayRequest {
+    pub format: PayloadFormat,
     pub method: Method,
-    /// Path and query, as the router knows them.
-    pub target: Uri,
-    /// The headers.
+    /// Path and query as in the router.
+    pub uri: Uri,
     pub headers: HeaderMap,
-    /// The body.
     pub body: Vec<u8>,
-    /// Who called the gateway; none in what its console sends as a test.
-    pub source: Option<IpAddr>,
-    /// The gateway's own id of the request.
+    /// The client's address; absent in test events of the console.
+    pub source_ip: Option<IpAddr>,
+    /// The gateway's own request id.
     pub gateway_id: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Rest {
+struct RestEvent {
     http_method: String,
     path: String,
     headers: Option<BTreeMap<String, String>>,
@@ -73,7 +72,7 @@ struct Identity {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Http {
+struct HttpEvent {
     raw_path: String,
     raw_query_string: String,
     #[serde(default)]
@@ -87,74 +86,69 @@ struct Http {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct HttpContext {
-    http: HttpCall,
+    http: HttpRequest,
     stage: String,
     request_id: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct HttpCall {
+struct HttpRequest {
     method: String,
     source_ip: Option<String>,
 }
 
-impl Asked {
-    /// Reads an event of either format. `base` is the path that all clients' paths begin with, such as what a custom domain
-    /// maps to the API; the router knows nothing of it. Format 2.0 has taken it off already.
-    ///
-    /// # Errors
-    /// It is no request.
-    pub(crate) fn read(event: Value, base: &str) -> anyhow::Result<Self> {
+impl GatewayRequest {
+    /// Parses an event of either format. `base` is the path prefix of all client URLs, such as the base path mapping of
+    /// a custom domain, which the router does not know; in format 2.0 it is removed already.
+    pub(crate) fn from_event(event: Value, base: &str) -> anyhow::Result<Self> {
         match (event["version"].as_str(), event["httpMethod"].is_string()) {
-            (Some("2.0"), _) => {
-                Self::of_http(serde_json::from_value(event).context("a request in payload format 2.0")?)
-            }
-            (_, true) => Self::of_rest(serde_json::from_value(event).context("a request in payload format 1.0")?, base),
-            _ => bail!("the event is no request of API Gateway or a function URL"),
+            (Some("2.0"), _) => Self::from_http(serde_json::from_value(event).context("payload format 2.0")?),
+            (_, true) => Self::from_rest(serde_json::from_value(event).context("payload format 1.0")?, base),
+            _ => bail!("the event is not a request of API Gateway or a function URL"),
         }
     }
 
-    fn of_rest(event: Rest, base: &str) -> anyhow::Result<Self> {
-        let lists = |lists: Option<BTreeMap<String, Vec<String>>>, single: Option<BTreeMap<String, String>>| {
-            // The lists have all that the others have.
+    fn from_rest(event: RestEvent, base: &str) -> anyhow::Result<Self> {
+        let pairs = |lists: Option<BTreeMap<String, Vec<String>>>, single: Option<BTreeMap<String, String>>| {
+            // The lists contain all single values.
             let single = || single.unwrap_or_default().into_iter().map(|(name, value)| (name, vec![value])).collect();
             let lists: BTreeMap<String, Vec<String>> = lists.unwrap_or_else(single);
             lists.into_iter().flat_map(|(name, values)| values.into_iter().map(move |value| (name.clone(), value)))
         };
-        // Parameters come decoded.
+        // Parameters are decoded in the event.
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.extend_pairs(lists(event.multi_value_query_string_parameters, event.query_string_parameters));
+        query.extend_pairs(pairs(event.multi_value_query_string_parameters, event.query_string_parameters));
         Ok(Self {
-            payload: Payload::Rest,
+            format: PayloadFormat::V1,
             method: event.http_method.parse()?,
-            // The stage is not part of it.
-            target: target(below(&event.path, base), &query.finish())?,
-            headers: headers(lists(event.multi_value_headers, event.headers)),
-            body: body(event.body, event.is_base64_encoded)?,
-            source: event.request_context.identity.and_then(|identity| identity.source_ip?.parse().ok()),
+            // Without the stage.
+            uri: build_uri(strip_base(&event.path, base), &query.finish())?,
+            headers: build_headers(pairs(event.multi_value_headers, event.headers)),
+            body: decode_body(event.body, event.is_base64_encoded)?,
+            source_ip: event.request_context.identity.and_then(|identity| identity.source_ip?.parse().ok()),
             gateway_id: event.request_context.request_id,
         })
     }
 
-    fn of_http(event: Http) -> anyhow::Result<Self> {
+    fn from_http(event: HttpEvent) -> anyhow::Result<Self> {
         let context = event.request_context;
-        // Under a custom domain, too, paths begin with the stage: it comes in the place of what the domain maps to the API.
-        let stage = if context.stage == "$default" { String::new() } else { format!("/{}", context.stage) };
+        // Under a custom domain, too, the path begins with the stage, which replaces the base path mapping.
+        let base = if context.stage == "$default" { String::new() } else { format!("/{}", context.stage) };
         Ok(Self {
-            payload: Payload::Http,
+            format: PayloadFormat::V2,
             method: context.http.method.parse()?,
-            target: target(below(&event.raw_path, &stage), &event.raw_query_string)?,
-            headers: headers(event.headers),
-            body: body(event.body, event.is_base64_encoded)?,
-            source: context.http.source_ip.and_then(|ip| ip.parse().ok()),
+            uri: build_uri(strip_base(&event.raw_path, &base), &event.raw_query_string)?,
+            headers: build_headers(event.headers),
+            body: decode_body(event.body, event.is_base64_encoded)?,
+            source_ip: context.http.source_ip.and_then(|ip| ip.parse().ok()),
             gateway_id: context.request_id,
         })
     }
 }
 
-/// A path without what it begins with, if it does so with whole segments.
-fn below<'a>(path: &'a str, base: &str) -> &'a str {
+/// Removes a prefix of whole path segments.
+fn strip_base<'a>(path: &'a str, base: &str) -> &'a str {
     match path.strip_prefix(base.trim_end_matches('/')) {
         Some("") => "/",
         Some(rest) if rest.starts_with('/') => rest,
@@ -162,16 +156,16 @@ fn below<'a>(path: &'a str, base: &str) -> &'a str {
     }
 }
 
-/// What a URL may not hold is encoded.
-fn target(path: &str, query: &str) -> anyhow::Result<Uri> {
-    let mut url = Url::parse("http://localhost").expect("a constant");
+/// Percent-encodes what a URL must not contain.
+fn build_uri(path: &str, query: &str) -> anyhow::Result<Uri> {
+    let mut url = Url::parse("http://localhost").expect("a valid URL");
     url.set_path(path);
     url.set_query(Some(query).filter(|query| !query.is_empty()));
     Ok(url[Position::BeforePath..Position::AfterQuery].parse()?)
 }
 
-/// What can't be a header has not come by HTTP, and is left out.
-fn headers(pairs: impl IntoIterator<Item = (String, String)>) -> HeaderMap {
+/// Drops invalid headers, which did not arrive by HTTP.
+fn build_headers(pairs: impl IntoIterator<Item = (String, String)>) -> HeaderMap {
     let header =
         |(name, value): (String, String)| Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?));
     let mut headers = HeaderMap::new();
@@ -181,9 +175,9 @@ fn headers(pairs: impl IntoIterator<Item = (String, String)>) -> HeaderMap {
     headers
 }
 
-fn body(body: Option<String>, encoded: bool) -> anyhow::Result<Vec<u8>> {
+fn decode_body(body: Option<String>, is_base64: bool) -> anyhow::Result<Vec<u8>> {
     match body {
-        Some(text) if encoded => STANDARD.decode(text).context("the body is not base64"),
+        Some(text) if is_base64 => STANDARD.decode(text).context("the body is not base64"),
         text => Ok(text.unwrap_or_default().into_bytes()),
     }
 }
@@ -198,7 +192,7 @@ mod tests {
         let context = json!({ "http": { "method": "GET" }, "stage": stage, "domainName": domain });
         let event =
             json!({ "version": "2.0", "rawPath": path, "rawQueryString": "a=%20&b", "requestContext": context });
-        Asked::read(event, base).unwrap().target.to_string()
+        GatewayRequest::from_event(event, base).unwrap().uri.to_string()
     }
 
     fn rest(path: &str, base: &str) -> String {
@@ -209,19 +203,19 @@ mod tests {
             "multiValueQueryStringParameters": { "a": ["&=?"], "b": ["1", "2"] },
             "requestContext": { "stage": "prod" },
         });
-        Asked::read(event, base).unwrap().target.to_string()
+        GatewayRequest::from_event(event, base).unwrap().uri.to_string()
     }
 
     #[test]
-    fn stage_and_base_path_are_taken_off() {
-        let own = "abc.execute-api.eu-west-1.amazonaws.com";
+    fn strips_stage_and_base_path() {
+        let gateway = "abc.execute-api.eu-west-1.amazonaws.com";
         for (path, stage, domain, base, expected) in [
-            ("/v1/albums", "$default", own, "/", "/v1/albums"),
-            ("/prod/v1/albums", "prod", own, "/", "/v1/albums"),
-            ("/prod/v1/albums", "prod", own, "/prod", "/v1/albums"),
-            ("/prod", "prod", own, "/", "/"),
-            ("/v1/v1/albums", "v1", own, "/", "/v1/albums"),
-            ("/production/v1", "prod", own, "/", "/production/v1"),
+            ("/v1/albums", "$default", gateway, "/", "/v1/albums"),
+            ("/prod/v1/albums", "prod", gateway, "/", "/v1/albums"),
+            ("/prod/v1/albums", "prod", gateway, "/prod", "/v1/albums"),
+            ("/prod", "prod", gateway, "/", "/"),
+            ("/v1/v1/albums", "v1", gateway, "/", "/v1/albums"),
+            ("/production/v1", "prod", gateway, "/", "/production/v1"),
             ("/prod/v1/albums", "prod", "api.example.com", "/photos", "/v1/albums"),
             ("/v1/v1/albums", "v1", "api.example.com", "/v1", "/v1/albums"),
             ("/v1/albums", "$default", "api.example.com", "/photos", "/v1/albums"),
@@ -236,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_told() {
+    fn rejects_other_events() {
         for event in [
             json!({}),
             json!([]),
@@ -247,17 +241,17 @@ mod tests {
             json!({ "httpMethod": "G T", "path": "/", "requestContext": {} }),
             json!({ "httpMethod": "GET", "path": "/", "requestContext": {}, "body": "%", "isBase64Encoded": true }),
         ] {
-            assert!(Asked::read(event.clone(), "/").is_err(), "{event}");
+            assert!(GatewayRequest::from_event(event.clone(), "/").is_err(), "{event}");
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn no_path_or_query_is_too_much(path in "\\PC{0,40}", query in "\\PC{0,40}", base in "/?[a-z/]{0,6}") {
+        fn accepts_any_path_and_query(path in "\\PC{0,40}", query in "\\PC{0,40}", base in "/?[a-z/]{0,6}") {
             let call = json!({ "http": { "method": "GET" }, "stage": "s", "domainName": "x.execute-api.y" });
             let event = json!({ "version": "2.0", "rawPath": path, "rawQueryString": query, "requestContext": call });
-            let target = Asked::read(event, &base).unwrap().target;
-            proptest::prop_assert!(target.path().starts_with('/'));
+            let uri = GatewayRequest::from_event(event, &base).unwrap().uri;
+            proptest::prop_assert!(uri.path().starts_with('/'));
         }
     }
 }

@@ -1,13 +1,14 @@
-//! The function `migrate`: the database, its users and the schema, once for each release, before anything of it serves.
+//! The function `migrate`: creates the database and its users and migrates the schema, once per release, before other
+//! functions of the release are invoked.
 //!
-//! Any event will do. It runs under a role of its own: it alone may read the master user's secret and sign in as who
-//! changes tables.
+//! The event is ignored. The function has a role of its own, which alone may read the master user's secret and sign in
+//! as the user that changes tables.
 
 use serde_json::{Value, json};
 
 use crate::{commands, config::Database};
 
-/// Does what `darkroom migrate` does; answers how many migrations the schema has now.
+/// As `darkroom migrate`; returns the number of applied and pending migrations.
 pub(crate) async fn bring_up(database: &Database) -> anyhow::Result<Value> {
     let level = commands::bring_up(database).await?;
     Ok(json!({ "applied": level.applied, "pending": level.pending.len() }))

@@ -12,7 +12,7 @@ use aws_sdk_sns::{Client, error::BuildError, types::MessageAttributeValue};
 
 use super::cloudevent::CloudEvent;
 use crate::{
-    aws::Failure,
+    aws::AwsError,
     config,
     domain::{AlbumId, Event},
     telemetry::Trace,
@@ -23,7 +23,7 @@ pub struct Topic {
     is_fifo: bool,
     client: Client,
     /// The time and the result of the last publication.
-    last_publication: Mutex<Option<(Instant, Result<(), Failure>)>>,
+    last_publication: Mutex<Option<(Instant, Result<(), AwsError>)>>,
 }
 
 impl Topic {
@@ -39,14 +39,14 @@ impl Topic {
 
     /// The age and the result of the last publication by this process.
     #[must_use]
-    pub fn last_publication(&self) -> Option<(Duration, Result<(), Failure>)> {
+    pub fn last_publication(&self) -> Option<(Duration, Result<(), AwsError>)> {
         let last = self.last_publication.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().map(|(at, outcome)| (at.elapsed(), outcome.clone()))
     }
 
     /// Fails when the topic does not exist or is not accessible. Needs `sns:GetTopicAttributes`, which publishing does
     /// not.
-    pub async fn check(&self) -> Result<(), Failure> {
+    pub async fn check(&self) -> Result<(), AwsError> {
         self.client.get_topic_attributes().topic_arn(&self.arn).send().await?;
         Ok(())
     }
@@ -71,7 +71,7 @@ impl Topic {
         if self.is_fifo {
             request = request.message_group_id(album_id.to_string()).message_deduplication_id(&document.id);
         }
-        let outcome = request.send().await.map(|_| ()).map_err(|error| Failure::from(error).of(&self.arn));
+        let outcome = request.send().await.map(|_| ()).map_err(|error| AwsError::from(error).context(&self.arn));
         *self.last_publication.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), outcome.clone()));
         Ok(outcome?)
     }

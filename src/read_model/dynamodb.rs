@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::{
 use chrono::DateTime;
 
 use super::items::{Item, Key};
-use crate::aws::Failure;
+use crate::aws::AwsError;
 
 /// A read that takes longer fails, and MySQL is used.
 const READ_ATTEMPT: Duration = Duration::from_millis(300);
@@ -57,7 +57,7 @@ impl Table {
     }
 
     /// The item of a key.
-    pub(crate) async fn get(&self, key: &Key) -> Result<Option<Item>, Failure> {
+    pub(crate) async fn get(&self, key: &Key) -> Result<Option<Item>, AwsError> {
         let call = self.reader.get_item().table_name(&self.name).set_key(Some(attributes_of_key(key)));
         // Boxed, as in all calls of requests: the futures of the SDK are large.
         Ok(Box::pin(call.consistent_read(true).send()).await?.item.as_ref().and_then(read))
@@ -71,7 +71,7 @@ impl Table {
         (low, high): &(String, String),
         oldest_first: bool,
         limit: usize,
-    ) -> Result<Option<Vec<Item>>, Failure> {
+    ) -> Result<Option<Vec<Item>>, AwsError> {
         let (mut items, mut from) = (Vec::new(), None);
         for query in 0..MAX_QUERIES {
             // AWS charges for each item that is read; usually there are no tombstones.
@@ -101,13 +101,13 @@ impl Table {
 
     /// Checks the table with a query for which pages need the same permission. It has longer timeouts: it may be the
     /// first call, which connects and fetches credentials.
-    pub(crate) async fn check(&self) -> Result<(), Failure> {
+    pub(crate) async fn check(&self) -> Result<(), AwsError> {
         self.keys("none", None).await?;
         Ok(())
     }
 
     /// Writes an item unless there is a newer one; whether it was written.
-    pub(crate) async fn put(&self, item: &Item, overwrite: Overwrite) -> Result<bool, Failure> {
+    pub(crate) async fn put(&self, item: &Item, overwrite: Overwrite) -> Result<bool, AwsError> {
         let condition = match overwrite {
             Overwrite::Older => "attribute_not_exists(seq) OR seq < :seq",
             Overwrite::OlderOrSame => "attribute_not_exists(seq) OR seq <= :seq",
@@ -130,7 +130,7 @@ impl Table {
     }
 
     /// A page of the keys of a partition, tombstones included.
-    pub(crate) async fn keys(&self, partition: &str, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), Failure> {
+    pub(crate) async fn keys(&self, partition: &str, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), AwsError> {
         let answer = self
             .writer
             .query()
@@ -146,7 +146,7 @@ impl Table {
     }
 
     /// A page of the keys of the whole table.
-    pub(crate) async fn all_keys(&self, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), Failure> {
+    pub(crate) async fn all_keys(&self, after: Option<&Key>) -> Result<(Vec<Key>, Option<Key>), AwsError> {
         let answer = self
             .writer
             .scan()
@@ -160,7 +160,7 @@ impl Table {
     }
 
     /// Deletes items with any number.
-    pub(crate) async fn delete(&self, keys: &[Key]) -> Result<(), Failure> {
+    pub(crate) async fn delete(&self, keys: &[Key]) -> Result<(), AwsError> {
         for some in keys.chunks(BATCH) {
             let requests: Result<Vec<_>, _> = some
                 .iter()
@@ -169,10 +169,11 @@ impl Table {
                     Ok(WriteRequest::builder().delete_request(request).build())
                 })
                 .collect();
-            let requests = requests.map_err(|error: aws_sdk_dynamodb::error::BuildError| Failure::ours(&error))?;
+            let requests =
+                requests.map_err(|error: aws_sdk_dynamodb::error::BuildError| AwsError::invalid_request(&error))?;
             let answer = self.writer.batch_write_item().request_items(&self.name, requests).send().await?;
             if answer.unprocessed_items().is_some_and(|left| !left.is_empty()) {
-                return Err(Failure::throttled("some items were not deleted"));
+                return Err(AwsError::throttled("some items were not deleted"));
             }
         }
         Ok(())

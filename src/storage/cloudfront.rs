@@ -1,8 +1,8 @@
 //! Signed URLs of CloudFront with a custom policy, see
 //! <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/private-content-creating-signed-url-custom-policy.html>.
 //!
-//! One policy opens all renditions of one photo, so one signature does for all its URLs. Signatures are the same on every
-//! instance and each time (RSA PKCS #1 v1.5, and ECDSA after RFC 6979), so that the URLs are.
+//! One policy covers all renditions of a photo, so all its URLs share a signature. Signatures are deterministic (RSA
+//! PKCS #1 v1.5, and ECDSA as in RFC 6979), so that all instances return the same URLs.
 
 use std::{
     collections::HashMap,
@@ -23,16 +23,17 @@ use secrecy::ExposeSecret;
 
 use crate::config;
 
-/// How many signatures are kept: an RSA one takes the better part of a millisecond.
-const KEPT: usize = 20_000;
+/// Maximum number of cached signatures; an RSA signature takes nearly a millisecond.
+const MAX_CACHED: usize = 20_000;
 
-/// Signs for one distribution.
+/// Signs URLs of one distribution.
 pub(crate) struct CloudFront {
-    /// The distribution's address, without a `/` at its end.
+    /// The distribution's URL, without a trailing `/`.
     base: String,
     key_id: String,
     key: Key,
-    kept: Mutex<HashMap<(String, i64), String>>,
+    /// Signed queries by folder and expiry.
+    cache: Mutex<HashMap<(String, i64), String>>,
 }
 
 enum Key {
@@ -41,30 +42,27 @@ enum Key {
 }
 
 impl CloudFront {
-    /// Reads the private key.
-    ///
-    /// # Errors
-    /// It is no RSA key of 2048 bits and no ECDSA key on P-256, in PEM: CloudFront takes no others.
+    /// Reads the private key. CloudFront supports RSA keys of 2048 bits and ECDSA keys on P-256.
     pub fn new(config: &config::CloudFront) -> anyhow::Result<Self> {
         Ok(Self {
             base: config.url.as_str().trim_end_matches('/').to_owned(),
             key_id: config.key_id.clone(),
             key: Key::read(config.key.expose_secret()).context("storage.cloudfront_key")?,
-            kept: Mutex::default(),
+            cache: Mutex::default(),
         })
     }
 
-    /// The URL of `folder/name`, good until then; all of the folder has the same signature.
+    /// The URL of `folder/name`, valid until `until`.
     pub fn sign(&self, folder: &str, name: &str, until: DateTime<Utc>) -> String {
-        let at = (folder.to_owned(), until.timestamp());
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(&at).cloned();
-        let query = kept.unwrap_or_else(|| {
+        let cache_key = (folder.to_owned(), until.timestamp());
+        let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&cache_key).cloned();
+        let query = cached.unwrap_or_else(|| {
             let query = self.query(folder, until);
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() >= KEPT {
-                kept.clear();
+            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            if cache.len() >= MAX_CACHED {
+                cache.clear();
             }
-            kept.insert(at, query.clone());
+            cache.insert(cache_key, query.clone());
             query
         });
         format!("{}/{folder}/{name}?{query}", self.base)
@@ -72,13 +70,13 @@ impl CloudFront {
 
     fn query(&self, folder: &str, until: DateTime<Utc>) -> String {
         let resource = format!("{}/{folder}/*", self.base);
-        // By hand, because what is signed must not have a space in it.
+        // Not by serde_json: the policy must not contain a space.
         let policy = format!(
             r#"{{"Statement":[{{"Resource":"{resource}","Condition":{{"DateLessThan":{{"AWS:EpochTime":{}}}}}}}]}}"#,
             until.timestamp()
         );
         let signature = self.key.sign(policy.as_bytes());
-        // Without the last parameter CloudFront takes the hash for SHA-1.
+        // Without `Hash-Algorithm`, CloudFront assumes SHA-1.
         format!(
             "Policy={}&Signature={}&Key-Pair-Id={}&Hash-Algorithm=SHA256",
             url_safe(policy.as_bytes()),
@@ -90,8 +88,8 @@ impl CloudFront {
 
 impl Key {
     fn read(pem: &str) -> anyhow::Result<Self> {
-        const WRONG: &str = "must be a private key in PEM: RSA of 2048 bits, or ECDSA on P-256";
-        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).ok().context(WRONG)?;
+        const INVALID: &str = "must be a private key in PEM: RSA of 2048 bits, or ECDSA on P-256";
+        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).ok().context(INVALID)?;
         let ecdsa = match &key {
             PrivateKeyDer::Sec1(der) => SecretKey::from_sec1_der(der.secret_sec1_der()).ok(),
             PrivateKeyDer::Pkcs8(der) => SecretKey::from_pkcs8_der(der.secret_pkcs8_der()).ok(),
@@ -105,7 +103,7 @@ impl Key {
             PrivateKeyDer::Pkcs8(der) => rsa::KeyPair::from_pkcs8(der.secret_pkcs8_der()).ok(),
             _ => None,
         };
-        let rsa = rsa.filter(|key| key.public_modulus_len() == 256).context(WRONG)?;
+        let rsa = rsa.filter(|key| key.public_modulus_len() == 256).context(INVALID)?;
         Ok(Self::Rsa(rsa))
     }
 
@@ -114,7 +112,7 @@ impl Key {
             Self::Rsa(key) => {
                 let mut signature = vec![0; key.public_modulus_len()];
                 key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
-                    .expect("the key is whole and the signature has its length");
+                    .expect("a valid key and a buffer of the signature's length");
                 signature
             }
             Self::Ecdsa(key) => {
@@ -125,7 +123,7 @@ impl Key {
     }
 }
 
-/// Base64 in CloudFront's own alphabet for URLs.
+/// Base64 in CloudFront's alphabet for URLs.
 fn url_safe(bytes: &[u8]) -> String {
     STANDARD.encode(bytes).replace('+', "-").replace('=', "_").replace('/', "~")
 }
@@ -152,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn one_signature_covers_all_renditions() {
+    fn renditions_of_a_photo_share_a_signature() {
         let until = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         let algorithms: [(&rcgen::SignatureAlgorithm, &'static dyn VerificationAlgorithm); 2] = [
             (&rcgen::PKCS_RSA_SHA256, &RSA_PKCS1_2048_8192_SHA256),
@@ -162,7 +160,7 @@ mod tests {
             let key = rcgen::KeyPair::generate_for(kind).unwrap();
             let (one, other) = (signer(&key), signer(&key));
             let url: url::Url = one.sign("renditions/ab/PHOTO", "thumb.jpg", until).parse().unwrap();
-            // Another instance gives the very same, and so does a second call.
+            // Another instance and a second call return the same URL.
             assert_eq!(url.as_str(), other.sign("renditions/ab/PHOTO", "thumb.jpg", until));
             assert_eq!(url.as_str(), one.sign("renditions/ab/PHOTO", "thumb.jpg", until));
             assert_eq!(url.path(), "/renditions/ab/PHOTO/thumb.jpg");
@@ -180,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn other_keys_are_refused() {
+    fn rejects_other_keys() {
         let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem();
         for pem in ["", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", &p384] {
             assert!(Key::read(pem).is_err(), "{pem}");

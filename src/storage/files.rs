@@ -1,4 +1,4 @@
-//! Files and folders.
+//! Storage in a folder.
 
 use std::{
     fs::File,
@@ -12,59 +12,49 @@ use aws_lc_rs::digest;
 use tokio::{fs, io::AsyncWriteExt};
 use uuid::Uuid;
 
-use super::{ORIGINALS, RENDITIONS, measured, moved, original_key, renditions_key};
+use super::{ORIGINALS, RENDITIONS, count_bytes, observe, original_key, renditions_key};
 use crate::domain::{PhotoId, Rendition, Sha256};
 
 const INCOMING: &str = "incoming";
 
-/// What one upload may hold in memory on its way to the disk, in bytes.
+/// Memory for one upload, in bytes.
 const UPLOAD_BUFFER: usize = 64 * 1024;
 
-/// The folder. Cheap to clone.
+/// The folder; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Files {
     root: Arc<Path>,
 }
 
 impl Files {
-    /// Opens a folder, makes what is missing in it and tries to write.
-    ///
-    /// # Errors
-    /// Not a folder, or not writable; the error names it.
+    /// Opens a folder, creates missing subfolders and checks that it is writable.
     pub fn open(root: &Path) -> io::Result<Self> {
-        let explain =
+        let context =
             |error: io::Error| io::Error::new(error.kind(), format!("storage folder {}: {error}", root.display()));
         for area in [ORIGINALS, RENDITIONS, INCOMING] {
-            std::fs::create_dir_all(root.join(area)).map_err(explain)?;
+            std::fs::create_dir_all(root.join(area)).map_err(context)?;
         }
         let files = Self { root: root.into() };
-        files.probe().map_err(explain)?;
+        files.probe().map_err(context)?;
         Ok(files)
     }
 
     /// Writes and removes a small file.
-    ///
-    /// # Errors
-    /// What the file system says.
     pub fn probe(&self) -> io::Result<()> {
         let path = self.root.join(INCOMING).join(format!("probe-{}", Uuid::now_v7()));
-        let outcome = std::fs::write(&path, b"darkroom");
-        let removed = std::fs::remove_file(&path);
-        outcome.and(removed)
+        let written = std::fs::write(&path, b"darkroom");
+        written.and(std::fs::remove_file(&path))
     }
 
-    /// Begins to take an upload.
-    ///
-    /// # Errors
-    /// The file can't be made.
-    pub async fn incoming(&self) -> io::Result<Incoming> {
+    /// Begins an upload.
+    pub async fn begin_upload(&self) -> io::Result<UploadWriter> {
         let path = self.root.join(INCOMING).join(Uuid::now_v7().to_string());
-        // Made together with what removes it: whoever gives up while it is being made leaves nothing.
-        let make = move || File::create_new(&path).map(|file| (file, Partial(Some(path))));
-        let (file, partial) = tokio::task::spawn_blocking(make).await??;
+        // The guard is created with the file, so that a caller that is cancelled meanwhile leaves no file.
+        let create = move || File::create_new(&path).map(|file| (file, TempFile(Some(path))));
+        let (file, temp) = tokio::task::spawn_blocking(create).await??;
         let mut file = fs::File::from_std(file);
         file.set_max_buf_size(UPLOAD_BUFFER);
-        Ok(Incoming { file, partial, bytes: 0, digest: digest::Context::new(&digest::SHA256) })
+        Ok(UploadWriter { file, temp, bytes: 0, digest: digest::Context::new(&digest::SHA256) })
     }
 
     /// Opens an original for reading.
@@ -73,14 +63,14 @@ impl Files {
         tokio::task::spawn_blocking(move || File::open(path)).await?
     }
 
-    /// Size and digest of an original, or none when it is not there.
-    pub(crate) async fn measure_original(&self, id: PhotoId) -> io::Result<Option<(u64, Sha256)>> {
+    /// Size and digest of an original; none if it does not exist.
+    pub(crate) async fn stat_original(&self, id: PhotoId) -> io::Result<Option<(u64, Sha256)>> {
         let path = self.original_path(id);
         let read = move || match File::open(path) {
             Ok(mut file) => {
-                let mut hash = Hash(digest::Context::new(&digest::SHA256));
-                let bytes = io::copy(&mut file, &mut hash)?;
-                Ok(Some((bytes, finish(hash.0))))
+                let mut hasher = Hasher(digest::Context::new(&digest::SHA256));
+                let bytes = io::copy(&mut file, &mut hasher)?;
+                Ok(Some((bytes, sha256(hasher.0))))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -88,80 +78,76 @@ impl Files {
         tokio::task::spawn_blocking(read).await?
     }
 
-    /// Where an original is, or will be.
-    #[must_use]
+    /// The path of an original, whether it exists or not.
     pub fn original_path(&self, id: PhotoId) -> PathBuf {
         self.root.join(original_key(id))
     }
 
-    /// Where a rendition is, or will be.
-    #[must_use]
+    /// The path of a rendition, whether it exists or not.
     pub fn rendition_path(&self, id: PhotoId, file_name: &str) -> PathBuf {
-        self.renditions_of(id).join(file_name)
+        self.renditions_folder(id).join(file_name)
     }
 
-    /// Writes renditions: each appears whole or not at all. The disk may be full.
+    /// Writes renditions; each appears whole or not at all.
     pub(crate) async fn put_renditions(&self, id: PhotoId, renditions: Vec<(String, Vec<u8>)>) -> io::Result<()> {
-        let (folder, incoming) = (self.renditions_of(id), self.root.join(INCOMING));
+        let (folder, incoming) = (self.renditions_folder(id), self.root.join(INCOMING));
         let write = move || {
             for (file_name, bytes) in renditions {
                 let target = folder.join(file_name);
                 std::fs::create_dir_all(target.parent().expect("a rendition has a folder"))?;
-                let partial = Partial(Some(incoming.join(Uuid::now_v7().to_string())));
-                std::fs::write(partial.path(), bytes)?;
-                partial.rename(&target)?;
+                let temp = TempFile(Some(incoming.join(Uuid::now_v7().to_string())));
+                std::fs::write(temp.path(), bytes)?;
+                temp.rename(&target)?;
             }
             Ok(())
         };
         tokio::task::spawn_blocking(write).await?
     }
 
-    /// Those of some photos of which not all renditions are there in their full size.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub async fn incomplete(&self, photos: Vec<(PhotoId, Vec<Rendition>)>) -> io::Result<Vec<PhotoId>> {
+    /// Those of `photos` with a rendition that is missing or has another size.
+    pub async fn photos_missing_renditions(&self, photos: Vec<(PhotoId, Vec<Rendition>)>) -> io::Result<Vec<PhotoId>> {
         let files = self.clone();
-        let is_there = move |id, rendition: &Rendition| {
+        let exists = move |id, rendition: &Rendition| {
             let path = files.rendition_path(id, &rendition.file_name());
             std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == rendition.bytes)
         };
-        let look = move || {
-            let lacks = |(id, renditions): &(PhotoId, Vec<Rendition>)| !renditions.iter().all(|it| is_there(*id, it));
-            photos.into_iter().filter(lacks).map(|(id, _)| id).collect()
+        let find = move || {
+            let incomplete =
+                |(id, renditions): &(PhotoId, Vec<Rendition>)| !renditions.iter().all(|it| exists(*id, it));
+            photos.into_iter().filter(incomplete).map(|(id, _)| id).collect()
         };
-        Ok(tokio::task::spawn_blocking(look).await?)
+        Ok(tokio::task::spawn_blocking(find).await?)
     }
 
-    /// Removes all objects of a photo; that they are gone already is fine.
+    /// Removes all objects of a photo, if there are any.
     pub(crate) async fn remove(&self, id: PhotoId) -> io::Result<()> {
-        let there = |outcome: io::Result<()>| match outcome {
+        let ignore_missing = |result: io::Result<()>| match result {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other,
         };
-        there(fs::remove_dir_all(self.renditions_of(id)).await)?;
-        there(fs::remove_file(self.original_path(id)).await)
+        ignore_missing(fs::remove_dir_all(self.renditions_folder(id)).await)?;
+        ignore_missing(fs::remove_file(self.original_path(id)).await)
     }
 
-    /// The photos that have objects older than `cutoff` in one of the 256 shards.
+    /// The photos with objects older than `cutoff` in one of the 256 shards.
     pub(crate) async fn photos_in_shard(&self, shard: u8, cutoff: SystemTime) -> io::Result<Vec<PhotoId>> {
         let files = self.clone();
         tokio::task::spawn_blocking(move || files.list_shard(shard, cutoff)).await?
     }
 
     fn list_shard(&self, shard: u8, cutoff: SystemTime) -> io::Result<Vec<PhotoId>> {
-        let mut found = Vec::new();
+        let mut ids = Vec::new();
         for area in [ORIGINALS, RENDITIONS] {
             let folder = self.root.join(area).join(format!("{shard:02x}"));
-            found.extend(older(&folder, cutoff)?.into_iter().filter_map(|name| name.parse::<PhotoId>().ok()));
+            ids.extend(names_before(&folder, cutoff)?.into_iter().filter_map(|name| name.parse::<PhotoId>().ok()));
         }
-        found.sort_unstable();
-        found.dedup();
-        Ok(found)
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
     }
 
-    /// Removes what uploads that were cut off left behind before `cutoff`; answers how many files.
-    pub(crate) async fn remove_partials(&self, cutoff: SystemTime) -> io::Result<usize> {
+    /// Removes files of incomplete uploads that were modified before `cutoff`; returns how many.
+    pub(crate) async fn remove_incomplete_uploads(&self, cutoff: SystemTime) -> io::Result<usize> {
         let files = self.clone();
         tokio::task::spawn_blocking(move || files.remove_incoming(cutoff)).await?
     }
@@ -169,10 +155,10 @@ impl Files {
     fn remove_incoming(&self, cutoff: SystemTime) -> io::Result<usize> {
         let folder = self.root.join(INCOMING);
         let mut removed = 0;
-        for name in older(&folder, cutoff)? {
+        for name in names_before(&folder, cutoff)? {
             match std::fs::remove_file(folder.join(name)) {
                 Ok(()) => removed += 1,
-                // Its upload, or another sweep, was quicker.
+                // The upload completed, or another reconciler removed it.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -180,89 +166,77 @@ impl Files {
         Ok(removed)
     }
 
-    fn renditions_of(&self, id: PhotoId) -> PathBuf {
+    fn renditions_folder(&self, id: PhotoId) -> PathBuf {
         self.root.join(renditions_key(id))
     }
 }
 
-/// An upload under way. Dropped before it is kept, it leaves nothing.
-pub struct Incoming {
+/// An upload in progress; its file is removed if this is dropped.
+pub struct UploadWriter {
     file: fs::File,
-    partial: Partial,
+    temp: TempFile,
     bytes: u64,
     digest: digest::Context,
 }
 
-impl Incoming {
-    /// Adds some bytes.
-    ///
-    /// # Errors
-    /// The disk is full, or fails.
+impl UploadWriter {
+    /// Appends bytes.
     pub async fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
         self.bytes += chunk.len() as u64;
         self.digest.update(chunk);
         self.file.write_all(chunk).await
     }
 
-    /// Bytes so far.
-    #[must_use]
+    /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Ends the upload; all of it is on the disk when this answers.
-    ///
-    /// # Errors
-    /// The disk is full, or fails.
-    pub async fn finish(mut self) -> io::Result<Received> {
-        measured("put_original", async {
+    /// Syncs the file to disk.
+    pub async fn finish(mut self) -> io::Result<CompletedUpload> {
+        observe("put_original", async {
             self.file.flush().await?;
             self.file.sync_data().await
         })
         .await?;
-        moved("put_original", self.bytes);
-        Ok(Received { partial: Mutex::new(Some(self.partial)), bytes: self.bytes, sha256: finish(self.digest) })
+        count_bytes("put_original", self.bytes);
+        Ok(CompletedUpload { temp: Mutex::new(Some(self.temp)), bytes: self.bytes, sha256: sha256(self.digest) })
     }
 }
 
-/// A whole upload that has no place yet. Dropped before it is kept, it leaves nothing.
-pub struct Received {
-    partial: Mutex<Option<Partial>>,
-    /// Its size.
+/// A complete upload that is not an original yet; its file is removed if this is dropped.
+pub struct CompletedUpload {
+    temp: Mutex<Option<TempFile>>,
     pub bytes: u64,
-    /// Its digest.
     pub sha256: Sha256,
 }
 
-impl Received {
-    /// Makes it the original of a photo, for good once this answers. The caller holds the photo's row locked,
-    /// so that of two uploads only one gets here. A second call, of a transaction that is run again, does nothing.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub async fn keep(&self, files: &Files, id: PhotoId) -> io::Result<()> {
-        let taken = self.partial.lock().expect("no holder of this lock panics").take();
-        let Some(partial) = taken else { return Ok(()) };
+impl CompletedUpload {
+    /// Renames the file to the original of a photo, durably. The caller holds the lock of the photo's row, so that only
+    /// one of two uploads gets here. A second call, by a retried transaction, does nothing.
+    pub async fn persist(&self, files: &Files, id: PhotoId) -> io::Result<()> {
+        let temp = self.temp.lock().expect("no holder of this lock panics").take();
+        let Some(temp) = temp else { return Ok(()) };
         let target = files.original_path(id);
-        let place = move || {
+        let rename = move || {
             let folder = target.parent().expect("an original has a folder");
             let new = !folder.exists();
             std::fs::create_dir_all(folder)?;
-            partial.rename(&target)?;
+            temp.rename(&target)?;
             File::open(folder)?.sync_all()?;
             if new {
                 File::open(folder.parent().expect("a shard has a folder"))?.sync_all()?;
             }
             Ok(())
         };
-        measured("keep_original", async { tokio::task::spawn_blocking(place).await? }).await
+        observe("persist_original", async { tokio::task::spawn_blocking(rename).await? }).await
     }
 }
 
-/// A file that is removed when dropped, unless it was renamed.
-struct Partial(Option<PathBuf>);
+/// A file that is removed on drop, unless it was renamed.
+struct TempFile(Option<PathBuf>);
 
-impl Partial {
+impl TempFile {
     fn path(&self) -> &Path {
         self.0.as_deref().expect("not renamed yet")
     }
@@ -274,19 +248,19 @@ impl Partial {
     }
 }
 
-impl Drop for Partial {
+impl Drop for TempFile {
     fn drop(&mut self) {
         if let Some(path) = &self.0
             && let Err(error) = std::fs::remove_file(path)
         {
-            tracing::warn!(%error, "an upload that was cut off left a file; the sweep will remove it");
+            tracing::warn!(%error, "file of an incomplete upload not removed, the reconciler will retry");
         }
     }
 }
 
-struct Hash(digest::Context);
+struct Hasher(digest::Context);
 
-impl io::Write for Hash {
+impl io::Write for Hasher {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.update(bytes);
         Ok(bytes.len())
@@ -297,13 +271,14 @@ impl io::Write for Hash {
     }
 }
 
-pub(crate) fn finish(context: digest::Context) -> Sha256 {
+pub(crate) fn sha256(context: digest::Context) -> Sha256 {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(context.finish().as_ref());
     Sha256(bytes)
 }
 
-fn older(folder: &Path, cutoff: SystemTime) -> io::Result<Vec<String>> {
+/// The names of files and folders that were modified before `cutoff`.
+fn names_before(folder: &Path, cutoff: SystemTime) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -312,7 +287,7 @@ fn older(folder: &Path, cutoff: SystemTime) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry?;
-        // An entry may go away while we look.
+        // An entry may be removed meanwhile.
         let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
         if modified <= cutoff
             && let Ok(name) = entry.file_name().into_string()

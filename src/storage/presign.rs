@@ -1,12 +1,12 @@
 //! Presigned URLs of S3: Signature Version 4 in the query, see
 //! <https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html>.
 //!
-//! Made without a client's whole machinery, because one page of a list has hundreds of them, and with a time of our own,
-//! because URLs are to stay the same for a while.
+//! Not made by the SDK's client, because one page of a list has hundreds of them, and because the signing time must be
+//! chosen for URLs to stay the same for a while.
 
 use std::time::{Duration, SystemTime};
 
-use aws_sdk_s3::config::Credentials;
+use aws_credential_types::Credentials;
 use aws_sigv4::{
     http_request::{
         PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation, SigningSettings,
@@ -17,28 +17,27 @@ use aws_sigv4::{
 use chrono::{DateTime, Utc};
 use url::Url;
 
-/// What URLs of one bucket are made of.
+/// Signs URLs of one bucket.
 #[derive(Debug, Clone)]
 pub(crate) struct Presigner {
-    /// The bucket's address, with a `/` at its end.
+    /// The bucket's URL, with a trailing `/`.
     pub base: Url,
     pub region: String,
     pub credentials: Credentials,
 }
 
 impl Presigner {
-    /// When the credentials end, and with them every URL that they sign.
-    pub fn ends_at(&self) -> Option<DateTime<Utc>> {
+    /// The expiry of the credentials, and of every URL that they sign.
+    pub fn expires_at(&self) -> Option<DateTime<Utc>> {
         self.credentials.expiry().map(DateTime::from)
     }
 
-    /// Whether they end and do not say when: in a function of Lambda they come by variables, which don't tell.
-    pub fn may_end_any_time(&self) -> bool {
+    /// Whether the credentials are temporary without a known expiry, as those in the variables of a Lambda function.
+    pub fn has_unknown_expiry(&self) -> bool {
         self.credentials.session_token().is_some() && self.credentials.expiry().is_none()
     }
 
-    /// A URL that is good from `from` until `until`, or the credentials' end if that is earlier. Who uses it has to send
-    /// `headers` as they are here.
+    /// A URL valid from `from` until `until` or the expiry of the credentials. Requests must send `headers` as given.
     pub fn sign(
         &self,
         method: &str,
@@ -48,7 +47,7 @@ impl Presigner {
         until: DateTime<Utc>,
     ) -> String {
         let mut url = self.base.join(key_and_query).expect("keys are made of digits, letters, dashes and slashes");
-        let until = self.ends_at().map_or(until, |end| until.min(end));
+        let until = self.expires_at().map_or(until, |end| until.min(end));
         let mut settings = SigningSettings::default();
         settings.signature_location = SignatureLocation::QueryParams;
         settings.expires_in = Some((until - from).to_std().unwrap_or_default().max(Duration::from_secs(1)));
@@ -63,12 +62,12 @@ impl Presigner {
             .time(SystemTime::from(from))
             .settings(settings)
             .build()
-            .expect("all of them are given")
+            .expect("all parameters are set")
             .into();
         let signed = {
             let request =
                 SignableRequest::new(method, url.as_str(), headers.iter().copied(), SignableBody::UnsignedPayload);
-            sign(request.expect("a URL and headers of ours"), &params).expect("what is signed is text")
+            sign(request.expect("a valid URL and headers"), &params).expect("a signable request")
         };
         let (instructions, _) = signed.into_parts();
         for (name, value) in instructions.params() {
@@ -84,7 +83,7 @@ mod tests {
 
     /// The example of "Authenticating Requests: Using Query Parameters" of the S3 API reference.
     #[test]
-    fn the_documented_example() {
+    fn matches_documented_example() {
         let presigner = Presigner {
             base: "https://examplebucket.s3.amazonaws.com/".parse().unwrap(),
             region: "us-east-1".to_owned(),
@@ -106,10 +105,10 @@ mod tests {
     }
 
     #[test]
-    fn url_expires_with_its_credentials() {
+    fn url_expires_with_credentials() {
         let now: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
-        let ends = SystemTime::from(now + Duration::from_secs(90));
-        let credentials = Credentials::new("AKID", "secret", Some("token+/=".to_owned()), Some(ends), "test");
+        let expiry = SystemTime::from(now + Duration::from_secs(90));
+        let credentials = Credentials::new("AKID", "secret", Some("token+/=".to_owned()), Some(expiry), "test");
         let base = "https://bucket.s3.amazonaws.com/".parse().unwrap();
         let presigner = Presigner { base, region: "eu-west-1".to_owned(), credentials };
         let url = presigner.sign("GET", "x", &[], now, now + Duration::from_hours(2));

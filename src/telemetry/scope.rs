@@ -1,6 +1,5 @@
-//! What a request or a job is known by in the code that works for it, however deep: its trace, who asks, where time went.
-//!
-//! It belongs to the task. What is spawned has none, unless it enters one.
+//! The task-local context of a request or job: its trace, the kind of caller, the reason of a failure, the time spent
+//! waiting for the database. Spawned tasks have none unless they enter one.
 
 use std::{
     sync::{
@@ -16,11 +15,11 @@ tokio::task_local! {
     static CURRENT: Scope;
 }
 
-/// One request or job. Cheap to clone; all clones are the same one.
+/// The context of one request or job; clones share it.
 #[derive(Clone)]
-pub struct Scope(Arc<Facts>);
+pub struct Scope(Arc<Fields>);
 
-struct Facts {
+struct Fields {
     trace: Trace,
     principal: OnceLock<&'static str>,
     failure: OnceLock<&'static str>,
@@ -28,10 +27,8 @@ struct Facts {
 }
 
 impl Scope {
-    /// A new one.
-    #[must_use]
     pub fn new(trace: Trace) -> Self {
-        Self(Arc::new(Facts {
+        Self(Arc::new(Fields {
             trace,
             principal: OnceLock::new(),
             failure: OnceLock::new(),
@@ -39,52 +36,48 @@ impl Scope {
         }))
     }
 
-    /// Runs what works for it.
+    /// Runs a future within this scope.
     pub async fn enter<F: Future>(self, work: F) -> F::Output {
         CURRENT.scope(self, work).await
     }
 
-    /// Its trace.
-    #[must_use]
-    pub fn trace(&self) -> Trace {
+    pub(crate) fn trace(&self) -> Trace {
         self.0.trace
     }
 
-    /// The kind of who asked; `none` for who did not say.
-    #[must_use]
-    pub fn principal(&self) -> &'static str {
+    /// The kind of caller; `none` without authentication.
+    pub(crate) fn principal(&self) -> &'static str {
         self.0.principal.get().unwrap_or(&"none")
     }
 
-    /// Why it failed, in words that anybody may read.
+    /// The public reason of the failure.
     pub(crate) fn failure(&self) -> Option<&'static str> {
         self.0.failure.get().copied()
     }
 
-    /// How long it waited for database connections, all together.
+    /// The total time spent waiting for database connections.
     pub(crate) fn database_wait(&self) -> Duration {
         Duration::from_micros(self.0.database_wait_us.load(Ordering::Relaxed))
     }
 }
 
-/// The trace of what the caller works for.
-#[must_use]
+/// The trace of the current scope.
 pub fn trace() -> Option<Trace> {
     CURRENT.try_with(Scope::trace).ok()
 }
 
-/// Notes who asks: `user`, or an invite's role.
+/// Sets the kind of caller in the current scope: `user`, or an invite's role.
 pub fn set_principal(kind: &'static str) {
     let _ = CURRENT.try_with(|scope| scope.0.principal.set(kind));
 }
 
-/// Notes why a request fails, in words that anybody may read; the first reason stays.
-pub fn set_failure(why: &'static str) {
-    let _ = CURRENT.try_with(|scope| scope.0.failure.set(why));
+/// Sets the reason of the failure in the current scope, without secrets; the first one is kept.
+pub fn set_failure(reason: &'static str) {
+    let _ = CURRENT.try_with(|scope| scope.0.failure.set(reason));
 }
 
-/// Notes a wait for a database connection.
-pub fn waited_for_database(time: Duration) {
+/// Adds to the time spent waiting for database connections in the current scope.
+pub fn add_database_wait(time: Duration) {
     let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let _ = CURRENT.try_with(|scope| scope.0.database_wait_us.fetch_add(micros, Ordering::Relaxed));
 }

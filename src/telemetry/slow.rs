@@ -1,4 +1,4 @@
-//! The last requests that were slow or failed, for `GET /slow`: what an operator wants to see first, without any secret.
+//! The most recent slow or failed requests, for `GET /slow`; without secrets.
 
 use std::{
     collections::VecDeque,
@@ -9,64 +9,57 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-/// How many requests are kept.
-const KEPT: usize = 100;
+const CAPACITY: usize = 100;
 
-/// The last slow or failed requests.
-pub struct Slow {
+/// A buffer of the most recent slow or failed requests.
+pub struct SlowRequests {
     threshold: Duration,
-    last: Mutex<VecDeque<SlowRequest>>,
+    requests: Mutex<VecDeque<SlowRequest>>,
 }
 
-/// One of them.
 #[derive(Debug, Clone, Serialize)]
 pub struct SlowRequest {
-    /// When it was answered, or given up.
+    /// When the request ended.
     pub at: DateTime<Utc>,
-    /// The method.
     pub method: String,
     /// The route's template.
     pub route: String,
-    /// None for one whose client went away.
+    /// None if the client disconnected before the response.
     pub status: Option<u16>,
-    /// How it ended.
     pub outcome: &'static str,
-    /// Time to the head of its answer.
+    /// Until the response head.
     pub duration_seconds: f64,
-    /// Of these, the wait for database connections.
+    /// The part of it spent waiting for database connections.
     pub database_wait_seconds: f64,
-    /// The kind of who asked.
+    /// The kind of caller.
     pub principal: &'static str,
-    /// As in its `x-request-id`.
+    /// As in `x-request-id`.
     pub request_id: String,
-    /// Its trace, 32 hexadecimal digits.
+    /// 32 hexadecimal digits.
     pub trace_id: String,
-    /// What its client was told of a failure of ours.
+    /// The detail of the error response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'static str>,
 }
 
-impl Slow {
-    /// Keeps requests that took so long, and those that failed.
-    #[must_use]
+impl SlowRequests {
+    /// Keeps requests that take at least `threshold`, and failed ones.
     pub fn new(threshold: Duration) -> Self {
-        Self { threshold, last: Mutex::default() }
+        Self { threshold, requests: Mutex::default() }
     }
 
-    /// Keeps a request if it was slow or failed.
-    pub(crate) fn note(&self, time: Duration, request: impl FnOnce() -> SlowRequest, failed: bool) {
-        if time < self.threshold && !failed {
+    pub(crate) fn record(&self, duration: Duration, request: impl FnOnce() -> SlowRequest, failed: bool) {
+        if duration < self.threshold && !failed {
             return;
         }
         let request = request();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.truncate(KEPT - 1);
-        last.push_front(request);
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.truncate(CAPACITY - 1);
+        requests.push_front(request);
     }
 
-    /// The last ones, newest first.
-    #[must_use]
-    pub fn last(&self) -> Vec<SlowRequest> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    /// Newest first.
+    pub fn list(&self) -> Vec<SlowRequest> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }

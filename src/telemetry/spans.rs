@@ -1,8 +1,12 @@
-//! Spans to an OpenTelemetry collector, over OTLP/HTTP: requests, jobs and announcements, under the ids that logs and
-//! headers have.
+//! Exports spans of requests, jobs and notifications to an OpenTelemetry collector over OTLP/HTTP, with the same trace
+//! ids as logs and headers.
 //!
-//! They wait in a bounded queue and leave in batches, from a thread of their own. When the collector is away they are
-//! lost, and nothing else: one line says so, another that it is back.
+//! Spans are queued up to a limit and sent in batches by a thread of their own. While the collector does not answer,
+//! they are dropped; one log line says so, another that it is back.
+//!
+//! `tracing-opentelemetry` is not used: with it, trace ids exist only while the log filter enables the spans of
+//! `tracing`, and an `X-Amzn-Trace-Id` without `Parent`, which API Gateway sends, can't continue a trace, because a
+//! span id of 0 makes the remote context invalid.
 
 use std::{
     collections::HashMap,
@@ -30,74 +34,63 @@ pub use opentelemetry::trace::SpanKind;
 use super::Trace;
 use crate::config::Otlp;
 
-/// The most spans that wait; some 2 MB.
-const QUEUE: usize = 2048;
-/// How long a span waits at most.
-const EACH: Duration = Duration::from_secs(2);
-/// Longest time for one batch.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of queued spans, about 2 MB.
+const MAX_QUEUE_SIZE: usize = 2048;
+const SCHEDULED_DELAY: Duration = Duration::from_secs(2);
+/// For one batch.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-static EXPORTER: OnceLock<BatchSpanProcessor> = OnceLock::new();
+static PROCESSOR: OnceLock<BatchSpanProcessor> = OnceLock::new();
 
-/// What something did, once it is done.
+/// A completed span.
 pub struct Span {
-    /// A route with its method, or a kind of job.
     pub name: String,
-    /// Its part in a conversation.
     pub kind: SpanKind,
-    /// How long it took, until now.
-    pub took: Duration,
-    /// Whether it failed by a fault of ours.
+    /// Until now.
+    pub duration: Duration,
     pub failed: bool,
-    /// What else is known; no secrets.
+    /// No secrets.
     pub attributes: Vec<KeyValue>,
 }
 
-/// Exports spans from now on, once for the process.
-///
-/// # Errors
-/// TLS can't be set up.
-pub fn start(config: &Otlp) -> anyhow::Result<()> {
+/// Starts the export, once for the process.
+pub fn start_export(config: &Otlp) -> anyhow::Result<()> {
     let endpoint = format!("{}/v1/traces", config.endpoint.as_str().trim_end_matches('/'));
     let headers: HashMap<String, String> =
         config.headers.iter().map(|(name, value)| (name.clone(), value.expose_secret().to_owned())).collect();
-    // A blocking client may not be made on a thread of the runtime.
+    // A blocking client can't be built on a thread of the runtime.
     let client = std::thread::spawn(|| {
-        // A redirect would take the headers to a place that nobody configured.
+        // A redirect would send the secret headers to an address that is not configured.
         let builder = reqwest::blocking::Client::builder().redirect(reqwest::redirect::Policy::none());
-        builder.timeout(TIMEOUT).build()
+        builder.timeout(EXPORT_TIMEOUT).build()
     });
-    let client = client.join().map_err(|_| anyhow::anyhow!("no client for the collector"))??;
+    let client = client.join().map_err(|_| anyhow::anyhow!("the OTLP client's thread panicked"))??;
     let exporter = SpanExporter::builder().with_http().with_http_client(client).with_protocol(Protocol::HttpBinary);
-    let exporter = exporter.with_endpoint(endpoint).with_headers(headers).with_timeout(TIMEOUT).build()?;
-    let batches = BatchConfigBuilder::default().with_max_queue_size(QUEUE).with_scheduled_delay(EACH).build();
-    let mut processor = BatchSpanProcessor::new(Watched { exporter, failing: AtomicBool::new(false) }, batches);
+    let exporter = exporter.with_endpoint(endpoint).with_headers(headers).with_timeout(EXPORT_TIMEOUT).build()?;
+    let batches = BatchConfigBuilder::default();
+    let batches = batches.with_max_queue_size(MAX_QUEUE_SIZE).with_scheduled_delay(SCHEDULED_DELAY).build();
+    let exporter = LoggingExporter { exporter, failing: AtomicBool::new(false) };
+    let mut processor = BatchSpanProcessor::new(exporter, batches);
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     processor.set_resource(&Resource::builder().with_service_name("darkroom").with_attribute(version).build());
-    anyhow::ensure!(EXPORTER.set(processor).is_ok(), "spans are exported already");
+    anyhow::ensure!(PROCESSOR.set(processor).is_ok(), "the export of spans was started before");
     Ok(())
 }
 
-/// Exports a span that ends now, if spans are exported and its trace is sampled.
+/// Exports a span that ends now, if the export was started and the trace is sampled.
 pub fn record(trace: &Trace, span: impl FnOnce() -> Span) {
-    let Some(exporter) = EXPORTER.get().filter(|_| trace.sampled) else { return };
-    let Span { name, kind, took, failed, attributes } = span();
-    let end = SystemTime::now();
-    let context = SpanContext::new(
-        TraceId::from(trace.id),
-        SpanId::from(trace.span),
-        TraceFlags::SAMPLED,
-        false,
-        TraceState::NONE,
-    );
-    exporter.on_end(SpanData {
-        span_context: context,
+    let Some(processor) = PROCESSOR.get().filter(|_| trace.sampled) else { return };
+    let Span { name, kind, duration, failed, attributes } = span();
+    let end_time = SystemTime::now();
+    let (trace_id, span_id) = (TraceId::from(trace.id), SpanId::from(trace.span));
+    processor.on_end(SpanData {
+        span_context: SpanContext::new(trace_id, span_id, TraceFlags::SAMPLED, false, TraceState::NONE),
         parent_span_id: trace.parent.map_or(SpanId::INVALID, SpanId::from),
         parent_span_is_remote: trace.parent.is_some(),
         span_kind: kind,
         name: name.into(),
-        start_time: end.checked_sub(took).unwrap_or(end),
-        end_time: end,
+        start_time: end_time.checked_sub(duration).unwrap_or(end_time),
+        end_time,
         attributes,
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
@@ -107,31 +100,31 @@ pub fn record(trace: &Trace, span: impl FnOnce() -> Span) {
     });
 }
 
-/// Sends what waits, for so long at most, and ends the export.
-pub async fn finish(within: Duration) {
-    let Some(exporter) = EXPORTER.get() else { return };
-    let ended = tokio::task::spawn_blocking(move || exporter.shutdown_with_timeout(within));
-    if !matches!(tokio::time::timeout(within, ended).await, Ok(Ok(Ok(())))) {
-        tracing::warn!("the last spans did not reach the collector");
+/// Sends the queued spans and ends the export.
+pub async fn shutdown(timeout: Duration) {
+    let Some(processor) = PROCESSOR.get() else { return };
+    let ended = tokio::task::spawn_blocking(move || processor.shutdown_with_timeout(timeout));
+    if !matches!(tokio::time::timeout(timeout, ended).await, Ok(Ok(Ok(())))) {
+        tracing::warn!("the last spans were not exported");
     }
 }
 
-/// An exporter that says when it begins to fail, and when it works again.
+/// Logs when the export begins to fail and when it works again.
 #[derive(Debug)]
-struct Watched {
+struct LoggingExporter {
     exporter: SpanExporter,
     failing: AtomicBool,
 }
 
-impl opentelemetry_sdk::trace::SpanExporter for Watched {
+impl opentelemetry_sdk::trace::SpanExporter for LoggingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let outcome = self.exporter.export(batch).await;
-        match (&outcome, self.failing.swap(outcome.is_err(), Ordering::Relaxed)) {
-            (Err(error), false) => tracing::warn!(%error, "spans don't reach the collector and are lost"),
-            (Ok(()), true) => tracing::info!("spans reach the collector again"),
+        let result = self.exporter.export(batch).await;
+        match (&result, self.failing.swap(result.is_err(), Ordering::Relaxed)) {
+            (Err(error), false) => tracing::warn!(%error, "span export failed, spans are dropped"),
+            (Ok(()), true) => tracing::info!("span export works again"),
             _ => {}
         }
-        outcome
+        result
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {

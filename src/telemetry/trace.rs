@@ -1,4 +1,4 @@
-//! Which trace a piece of work belongs to: told by W3C's `traceparent` or AWS's `X-Amzn-Trace-Id`, else begun here.
+//! Trace context: read from W3C's `traceparent` or AWS's `X-Amzn-Trace-Id`, else started here.
 //!
 //! See <https://www.w3.org/TR/trace-context/> and
 //! <https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader>.
@@ -9,29 +9,27 @@ use axum::http::HeaderMap;
 
 /// The header of AWS's load balancers and gateways.
 const AMZN: &str = "x-amzn-trace-id";
-/// The longest header that is looked at; the gateway's has some 100 bytes.
-const MOST_BYTES: usize = 512;
+/// Longer headers are ignored; the gateway's has about 100 bytes.
+const MAX_HEADER_BYTES: usize = 512;
 /// `00-`, 32 digits, `-`, 16 digits, `-`, 2 digits.
 const TRACEPARENT_BYTES: usize = 55;
-/// The flag that asks whoever comes next to record.
 const SAMPLED: u8 = 1;
 
-/// A span of a trace: what a request or a job does. Displayed as W3C's `traceparent`, which makes others its children.
+/// The position of a request or job in a trace. Displays as W3C's `traceparent` for its children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
-    /// The whole trace: 32 hexadecimal digits, never 0.
+    /// The trace id, never 0.
     pub id: u128,
-    /// This span: 16 hexadecimal digits, never 0.
+    /// The span id, never 0.
     pub span: u64,
-    /// The span that caused this one.
+    /// The parent's span id.
     pub parent: Option<u64>,
-    /// Whether spans are to be exported.
+    /// Whether spans are exported.
     pub sampled: bool,
 }
 
 impl Trace {
-    /// A trace that begins here.
-    #[must_use]
+    /// A new trace.
     pub fn begin() -> Self {
         Self { id: random(), span: random_span(), parent: None, sampled: true }
     }
@@ -42,23 +40,20 @@ impl Trace {
         Self { span: random_span(), parent: Some(self.span), ..*self }
     }
 
-    /// The span of a request: `traceparent` goes before `X-Amzn-Trace-Id`; what is neither begins a trace.
-    #[must_use]
-    pub fn of(headers: &HeaderMap) -> Self {
-        let text = |name| headers.get(name).filter(|value| value.len() <= MOST_BYTES)?.to_str().ok();
-        let told = text("traceparent").and_then(Self::parse).map(|above| above.child());
-        told.or_else(|| text(AMZN).and_then(Self::from_amzn)).unwrap_or_else(Self::begin)
+    /// The span of a request: from `traceparent`, else from `X-Amzn-Trace-Id`, else a new trace.
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Self {
+        let parent = header(headers, "traceparent").and_then(Self::parse).map(|parent| parent.child());
+        parent.or_else(|| header(headers, AMZN).and_then(Self::from_amzn)).unwrap_or_else(Self::begin)
     }
 
-    /// Reads a `traceparent`. A later version may say more behind the part that is known.
-    #[must_use]
+    /// Reads a `traceparent`. Later versions may append fields.
     pub fn parse(text: &str) -> Option<Self> {
-        let (known, more) = text.split_at_checked(TRACEPARENT_BYTES)?;
-        let mut parts = known.split('-');
-        let version = hex(parts.next()?, 2)?;
-        let (id, span, flags) = (hex(parts.next()?, 32)?, hex(parts.next()?, 16)?, hex(parts.next()?, 2)?);
-        let whole = if version == 0 { more.is_empty() } else { more.is_empty() || more.starts_with('-') };
-        if version == 0xff || !whole || parts.next().is_some() {
+        let (fields, rest) = text.split_at_checked(TRACEPARENT_BYTES)?;
+        let mut fields = fields.split('-');
+        let version = hex(fields.next()?, 2)?;
+        let (id, span, flags) = (hex(fields.next()?, 32)?, hex(fields.next()?, 16)?, hex(fields.next()?, 2)?);
+        let ends = rest.is_empty() || version != 0 && rest.starts_with('-');
+        if version == 0xff || !ends || fields.next().is_some() {
             return None;
         }
         let span = u64::try_from(span).ok()?;
@@ -66,12 +61,11 @@ impl Trace {
         (id != 0 && span != 0).then_some(Self { id, span, parent: None, sampled })
     }
 
-    /// The span of a request by `Root=1-8 digits-24 digits;Parent=16 digits;Sampled=1`, in any order and with other
-    /// fields between. The gateway sends a root alone.
+    /// Reads `Root=1-8 digits-24 digits;Parent=16 digits;Sampled=1`, in any order and among other fields. API Gateway
+    /// sends `Root` alone.
     fn from_amzn(text: &str) -> Option<Self> {
-        let field = |name: &str| {
-            text.split(';').filter_map(|pair| pair.trim().split_once('=')).find(|(key, _)| *key == name).map(|(_, v)| v)
-        };
+        let fields = || text.split(';').filter_map(|pair| pair.trim().split_once('='));
+        let field = |name: &str| fields().find(|(key, _)| *key == name).map(|(_, value)| value);
         let mut root = field("Root")?.splitn(3, '-');
         let (version, time, rest) = (root.next()?, root.next()?, root.next()?);
         let id = hex(time, 8)? << 96 | hex(rest, 24)?;
@@ -80,8 +74,7 @@ impl Trace {
         (version == "1" && id != 0).then(|| Self { id, span: random_span(), parent, sampled })
     }
 
-    /// The whole trace as logs name it.
-    #[must_use]
+    /// The trace id as in logs.
     pub fn id(&self) -> String {
         format!("{:032x}", self.id)
     }
@@ -93,16 +86,17 @@ impl fmt::Display for Trace {
     }
 }
 
-/// The value of `X-Amzn-Trace-Id` as logs show it: what follows `Root=`, which X-Ray and the gateway's logs are searched by.
+/// The `Root` of `X-Amzn-Trace-Id`, which X-Ray and the gateway's logs are searched by.
 pub(crate) fn amzn_root(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get(AMZN).filter(|value| value.len() <= MOST_BYTES)?.to_str().ok()?;
-    Trace::from_amzn(text).map(|trace| {
-        let id = trace.id();
-        format!("1-{}-{}", &id[..8], &id[8..])
-    })
+    let id = header(headers, AMZN).and_then(Trace::from_amzn)?.id();
+    Some(format!("1-{}-{}", &id[..8], &id[8..]))
 }
 
-/// Exactly so many lower-case hexadecimal digits.
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).filter(|value| value.len() <= MAX_HEADER_BYTES)?.to_str().ok()
+}
+
+/// Parses exactly `digits` lower-case hexadecimal digits.
 fn hex(text: &str, digits: usize) -> Option<u128> {
     let lower = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     (lower && text.len() == digits).then(|| u128::from_str_radix(text, 16).ok())?
@@ -110,7 +104,7 @@ fn hex(text: &str, digits: usize) -> Option<u128> {
 
 fn random() -> u128 {
     let mut bytes = [0; 16];
-    // Without random numbers traces can't be told apart, and nothing else is lost.
+    // Without random numbers traces can't be told apart, but requests must still be served.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     u128::from_le_bytes(bytes).max(1)
 }
@@ -131,15 +125,15 @@ mod tests {
 
     fn of(pairs: &[(&'static str, &str)]) -> Trace {
         let pairs = pairs.iter().map(|(name, value)| ((*name).parse().unwrap(), HeaderValue::from_str(value).unwrap()));
-        Trace::of(&pairs.collect())
+        Trace::from_headers(&pairs.collect())
     }
 
     #[test]
-    fn a_traceparent_is_read_strictly() {
-        let read = Trace::parse(PARENT).expect("the example of the standard");
+    fn parses_traceparent_strictly() {
+        let read = Trace::parse(PARENT).expect("example of the W3C specification");
         assert_eq!((read.to_string().as_str(), read.sampled), (PARENT, true));
         assert!(!Trace::parse(&PARENT.replace("-01", "-00")).unwrap().sampled);
-        assert!(Trace::parse(&PARENT.replacen("00", "cc", 1).replace("-01", "-09-what-comes-later")).unwrap().sampled);
+        assert!(Trace::parse(&PARENT.replacen("00", "cc", 1).replace("-01", "-09-later-fields")).unwrap().sampled);
         for wrong in [
             "",
             "00",
@@ -171,26 +165,26 @@ mod tests {
             &format!("Self=1-67891234-12456789abcdef012345678a;{ROOT};Parent=53995c3f42cd8ad8;Sampled=0"),
         )]);
         assert_eq!((balancer.id, balancer.parent, balancer.sampled), (gateway.id, Some(0x5399_5c3f_42cd_8ad8), false));
-        let long = format!("{ROOT};{}", "x".repeat(MOST_BYTES));
+        let long = format!("{ROOT};{}", "x".repeat(MAX_HEADER_BYTES));
         for nonsense in
             ["Root=2-5759e988-bd862e3fe1be46a994272793", "Root=1-5759e988", "Root=", "5759e988", long.as_str()]
         {
-            let begun = of(&[(AMZN, nonsense)]);
-            assert!(begun.parent.is_none() && begun.id != gateway.id && begun.sampled, "{nonsense}");
+            let new = of(&[(AMZN, nonsense)]);
+            assert!(new.parent.is_none() && new.id != gateway.id && new.sampled, "{nonsense}");
         }
         assert_ne!(of(&[]).id, of(&[]).id);
     }
 
     proptest! {
         #[test]
-        fn no_header_is_too_much(text in "\\PC{0,600}", fields in "[RootParentSmpled=;1-9a-f-]{0,120}") {
+        fn accepts_any_header_text(text in "\\PC{0,600}", fields in "[RootParentSmpled=;1-9a-f-]{0,120}") {
             for text in [&text, &fields] {
                 let _ = (Trace::parse(text), Trace::from_amzn(text));
             }
         }
 
         #[test]
-        fn what_is_written_can_be_read(id in 1_u128.., span in 1_u64.., sampled: bool) {
+        fn traceparent_round_trips(id in 1_u128.., span in 1_u64.., sampled: bool) {
             let trace = Trace { id, span, parent: None, sampled };
             prop_assert_eq!(Trace::parse(&trace.to_string()), Some(trace));
         }

@@ -17,9 +17,9 @@ use crate::{
 /// The longest look at one thing.
 const LOOK: Duration = Duration::from_secs(10);
 
-impl From<aws::Failure> for Failure {
-    fn from(failure: aws::Failure) -> Self {
-        Self { advice: failure.advice().map(str::to_owned), told: failure.to_string() }
+impl From<aws::AwsError> for Failure {
+    fn from(failure: aws::AwsError) -> Self {
+        Self { advice: failure.hint().map(str::to_owned), told: failure.to_string() }
     }
 }
 
@@ -28,7 +28,7 @@ pub(crate) async fn check(config: &Config, sdk: Option<&SdkConfig>, table: &mut 
     let started = Instant::now();
     let late = match config.storage.place {
         Place::Files(_) => format!("no answer within {LOOK:?}").into(),
-        Place::S3(_) => aws::Failure::no_answer(LOOK).into(),
+        Place::S3(_) => aws::AwsError::timeout(LOOK).into(),
     };
     let storage = tokio::time::timeout(LOOK, storage(config, sdk)).await;
     table.row("storage", started, storage.unwrap_or(Err(late)));
@@ -56,7 +56,7 @@ async fn storage(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
     let storage = Storage::open(&config.storage, &config.http, sdk).map_err(|error| format!("{error:#}"))?;
     match storage.probe().await {
         Ok(()) => Ok(place.to_string()),
-        Err(error) => Err(aws::Failure::from(error).of(&place.to_string()).into()),
+        Err(error) => Err(aws::AwsError::from(error).context(&place.to_string()).into()),
     }
 }
 
@@ -66,7 +66,7 @@ async fn queue(queue: &Sqs) -> Outcome {
 }
 
 async fn machine(machine: &StateMachine) -> Outcome {
-    Box::pin(machine.check()).await.map_err(|failure| failure.of(machine.arn()))?;
+    Box::pin(machine.check()).await.map_err(|failure| failure.context(machine.arn()))?;
     Ok(format!("{} is there", machine.arn()))
 }
 
@@ -77,21 +77,21 @@ async fn topic(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
     let arn = topic.arn();
     match topic.check().await {
         Ok(()) => Ok(format!("{arn} is there; publishing was not tried, somebody would be told")),
-        Err(failure) if failure.is_of_rights() => Ok(format!(
+        Err(failure) if failure.is_access_denied() => Ok(format!(
             "{arn} was not tried: publishing would tell somebody, and to look at it this role would need sns:GetTopicAttributes"
         )),
-        Err(failure) => Err(failure.of(arn).into()),
+        Err(failure) => Err(failure.context(arn).into()),
     }
 }
 
 async fn read_model(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
     let model = ReadModel::new(&config.read_model, sdk).map_err(|error| Failure::from(format!("{error:#}")))?;
     let Some(model) = model else { return Ok("off".to_owned()) };
-    model.check().await.map_err(|failure| failure.of(model.table()))?;
+    model.check().await.map_err(|failure| failure.context(model.table()))?;
     Ok(format!("{} answers", model.table()))
 }
 
 /// Of what AWS does for us.
 async fn within(look: impl Future<Output = Outcome>) -> Outcome {
-    tokio::time::timeout(LOOK, look).await.unwrap_or_else(|_| Err(aws::Failure::no_answer(LOOK).into()))
+    tokio::time::timeout(LOOK, look).await.unwrap_or_else(|_| Err(aws::AwsError::timeout(LOOK).into()))
 }

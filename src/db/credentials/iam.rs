@@ -42,8 +42,9 @@ impl TokenSigner {
             .region(aws_config::Region::new(self.iam.region.clone()))
             .credentials(SharedCredentialsProvider::new(credentials.clone()))
             .build()
-            .map_err(|error| aws::explained(&*error))?;
-        let token = AuthTokenGenerator::new(config).auth_token(&sdk).await.map_err(|error| aws::explained(&*error))?;
+            .map_err(|error| aws::error_chain(&*error))?;
+        let token =
+            AuthTokenGenerator::new(config).auth_token(&sdk).await.map_err(|error| aws::error_chain(&*error))?;
         let configured_end = now + self.iam.lease;
         // AWS credentials that live shorter than a login takes are used to their end.
         let credentials_end = credentials.expiry().map(|end| if now + LOGIN < end { end - LOGIN } else { end });
@@ -60,12 +61,12 @@ impl TokenSigner {
     async fn caller_arn(&self) -> Result<String, String> {
         let (sdk, _) = self.aws_credentials().await?;
         let caller = aws_sdk_sts::Client::new(&sdk).get_caller_identity().send().await;
-        Ok(caller.map_err(|error| aws::explained(&error))?.arn.unwrap_or_default())
+        Ok(caller.map_err(|error| aws::error_chain(&error))?.arn.unwrap_or_default())
     }
 
     async fn aws_credentials(&self) -> Result<(SdkConfig, Credentials), String> {
-        let sdk = aws::configuration(&self.iam.region).await;
-        let credentials = aws::credentials::ask(&sdk).await?;
+        let sdk = aws::sdk_config(&self.iam.region).await;
+        let credentials = aws::credentials::fetch(&sdk).await?;
         Ok((sdk, credentials))
     }
 }

@@ -32,8 +32,7 @@ impl SecretReader {
     async fn read(&self) -> Result<IssuedCredential, String> {
         let Secret { id, region, ttl } = &self.secret;
         let now = SystemTime::now();
-        let text =
-            aws::secrets::text(&aws::configuration(region).await, id).await.map_err(|error| error.to_string())?;
+        let text = aws::secrets::text(&aws::sdk_config(region).await, id).await.map_err(|error| error.to_string())?;
         let text = text.ok_or_else(|| format!("secret {id} has no text value"))?;
         // The error of serde may quote the text, so it is not shown.
         let document: SecretDocument = serde_json::from_str(text.expose_secret())

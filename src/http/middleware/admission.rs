@@ -9,7 +9,7 @@ use axum::{
 use crate::{
     app::AppState,
     http::{error::HttpError, extract},
-    telemetry::Outcome,
+    telemetry::RequestOutcome,
 };
 
 /// Admits a request once its whole body has been received, so that a slow client does not occupy the concurrency limit.
@@ -42,6 +42,6 @@ pub async fn admit_upload(State(app): State<AppState>, request: Request, next: N
 
 fn refuse() -> Response {
     let mut response = HttpError::Overloaded.into_response();
-    response.extensions_mut().insert(Outcome::Shed);
+    response.extensions_mut().insert(RequestOutcome::Shed);
     response
 }

@@ -23,7 +23,7 @@ use crate::{
     db::{self, Done, Tx, jobs::APPLY_EDIT},
     domain::{Access, Caller, Edit, EditId, EditState, EditStep, Photo, PhotoState, edit},
     jobs::kinds::apply_edit::{Decision, decide},
-    storage::Links,
+    storage::RenditionUrls,
     telemetry::metrics,
 };
 
@@ -48,7 +48,7 @@ pub struct EditBody {
 
 impl EditBody {
     /// Signs the renditions' URLs.
-    fn new(edit: Edit, links: &Links) -> Self {
+    fn new(edit: Edit, links: &RenditionUrls) -> Self {
         // Before that they may be there, but nobody has said so.
         let made = if edit.state == EditState::Ready { &edit.renditions[..] } else { &[] };
         let show = |rendition| RenditionBody::new(edit.photo_id, rendition, &edit.rendition_name(rendition), links);
@@ -114,7 +114,13 @@ pub async fn create(
     idempotency::run(&app, &caller, &request, |tx| begin(tx, photo, access, filters, links)).await
 }
 
-async fn begin(mut tx: Tx, seen: &Photo, access: Access, filters: &[Filter], links: &Links) -> Result<Done<Answer>> {
+async fn begin(
+    mut tx: Tx,
+    seen: &Photo,
+    access: Access,
+    filters: &[Filter],
+    links: &RenditionUrls,
+) -> Result<Done<Answer>> {
     let album = db::albums::lock_shared(tx.session(), seen.album_id).await?.ok_or(HttpError::NotFound)?;
     let photo = db::photos::lock(tx.session(), seen.id).await?.ok_or(HttpError::NotFound)?;
     if photo.state != PhotoState::Ready {

@@ -28,7 +28,7 @@ use crate::{
     db::{self, jobs::RENDER_PHOTO},
     domain::{EditId, PhotoId, PhotoState, Sha256},
     server::BodyTooSlow,
-    storage::{self, Files, Received, UrlError},
+    storage::{self, CompletedUpload, Files, UrlError},
 };
 
 /// What an upload URL is bound to.
@@ -55,7 +55,7 @@ pub async fn upload(
     let id: PhotoId = path_id(&params, "photo_id")?;
     let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let bound = Bound::deserialize(serde_html_form::Deserializer::new(pairs))
-        .map_err(|_| HttpError::Unauthorized("the signature does not fit the URL"))?;
+        .map_err(|_| HttpError::Unauthorized("the signature does not match the URL"))?;
     check_headers(&request, &bound)?;
     let (_turn, newer) = app.receiving.begin(id);
     let received = tokio::select! {
@@ -123,8 +123,8 @@ fn shorter(bound: &Bound) -> HttpError {
 }
 
 /// Streams the body to the disk; memory holds one buffer of it at a time.
-async fn receive(app: &App, files: &Files, body: Body, bound: &Bound) -> Result<Received> {
-    let mut incoming = files.incoming().await.map_err(disk)?;
+async fn receive(app: &App, files: &Files, body: Body, bound: &Bound) -> Result<CompletedUpload> {
+    let mut incoming = files.begin_upload().await.map_err(disk)?;
     let mut stream = body.into_data_stream();
     loop {
         let next = tokio::time::timeout(app.config.uploads.idle_timeout, stream.next()).await;
@@ -156,7 +156,7 @@ fn disk(error: std::io::Error) -> HttpError {
 }
 
 /// The state change, the original's name and the job come to be together.
-async fn accept(app: &App, files: &Files, id: PhotoId, bound: &Bound, received: Received) -> Result<()> {
+async fn accept(app: &App, files: &Files, id: PhotoId, bound: &Bound, received: CompletedUpload) -> Result<()> {
     let received = &received;
     app.db
         .transaction(|mut tx| async move {
@@ -165,7 +165,7 @@ async fn accept(app: &App, files: &Files, id: PhotoId, bound: &Bound, received: 
             if photo.state != PhotoState::AwaitingUpload || !same {
                 return Err(HttpError::Conflict("this upload URL has been used, or the photo was declared anew"));
             }
-            received.keep(files, id).await.map_err(disk)?;
+            received.persist(files, id).await.map_err(disk)?;
             db::photos::set_uploaded(tx.session(), &photo, Some(&received.sha256)).await?;
             tx.enqueue(RENDER_PHOTO, id.as_uuid()).await?;
             Ok(tx.done(()))
@@ -244,7 +244,7 @@ fn verify(app: &App, method: &str, uri: &OriginalUri) -> Result<crate::storage::
     let text = uri.path_and_query().map_or("", |text| text.as_str());
     app.storage.signer().verify(method, text, db::now()).map_err(|error| {
         HttpError::Unauthorized(match error {
-            UrlError::Forged => "the signature does not fit the URL",
+            UrlError::InvalidSignature => "the signature does not match the URL",
             UrlError::Expired => "the URL has expired",
         })
     })
@@ -254,14 +254,14 @@ fn verify(app: &App, method: &str, uri: &OriginalUri) -> Result<crate::storage::
 async fn serve(path: &std::path::Path, mime: &str, cache: &str, request: Request) -> Result<Response> {
     debug_assert!(request.method() == Method::GET || request.method() == Method::HEAD);
     let mime = mime.parse().map_err(|_| HttpError::NotFound)?;
-    let served = storage::measured("serve", ServeFile::new_with_mime(path, &mime).try_call(request)).await;
+    let served = storage::observe("serve", ServeFile::new_with_mime(path, &mime).try_call(request)).await;
     let response = served.map_err(|error| match error.kind() {
         // Deleted: its URLs outlive a photo.
         ErrorKind::NotFound => HttpError::NotFound,
         _ => disk(error),
     })?;
     let mut response = response.map(|body| Body::new(body.map_err(axum::Error::new))).into_response();
-    storage::moved("serve", axum::body::HttpBody::size_hint(response.body()).lower());
+    storage::count_bytes("serve", axum::body::HttpBody::size_hint(response.body()).lower());
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_str(cache).expect("a cache rule is ASCII"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -28,7 +28,7 @@ use crate::{
     app::{App, AppState},
     db::{self, jobs::PURGE_PHOTO, photo_event},
     domain::{Access, Caller, Caption, EventKind, Photo, PhotoId, PhotoState, Rendition, Visibility},
-    storage::{Links, OriginalLinks},
+    storage::{OriginalUrls, RenditionUrls},
 };
 
 /// Who added a photo.
@@ -55,9 +55,9 @@ pub struct RenditionBody {
 
 impl RenditionBody {
     /// Signs the URL of a photo's rendition, which is kept under `name`.
-    pub(crate) fn new(photo: PhotoId, rendition: &Rendition, name: &str, links: &Links) -> Self {
+    pub(crate) fn new(photo: PhotoId, rendition: &Rendition, name: &str, links: &RenditionUrls) -> Self {
         Self {
-            url: links.rendition(photo, name),
+            url: links.url(photo, name),
             name: rendition.name.clone(),
             content_type: rendition.content_type.clone(),
             width: rendition.width,
@@ -99,7 +99,7 @@ pub struct PhotoBody {
 
 impl PhotoBody {
     /// Signs the renditions' URLs.
-    pub(crate) fn new(photo: Photo, links: &Links) -> Self {
+    pub(crate) fn new(photo: Photo, links: &RenditionUrls) -> Self {
         let kind = if photo.uploader.invite_id.is_some() { "guest" } else { "host" };
         let show = |rendition: &Rendition| RenditionBody::new(photo.id, rendition, &rendition.file_name(), links);
         let renditions = photo.renditions.iter().map(show);
@@ -233,7 +233,7 @@ pub async fn get(
     let find = |mut session| async move { db::photos::find(&mut session, caller, id).await };
     let (photo, _) = app.db.read_from_replica(freshness, find).await?.ok_or(HttpError::NotFound)?;
     let links = links(&app).await?;
-    let tag = etag::tag(photo.version, links.view(photo.id));
+    let tag = etag::tag(photo.version, links.tag(photo.id));
     if etag::not_modified(&headers, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
     }
@@ -264,7 +264,7 @@ pub async fn update(
     // First: who is told that it failed must not find it done.
     let links = links(&app).await?;
     let photo = app.db.transaction(|tx| change(tx, &photo, &patch, &headers)).await?;
-    let tag = etag::tag(photo.version, links.view(photo.id));
+    let tag = etag::tag(photo.version, links.tag(photo.id));
     Ok(([(header::ETAG, tag)], Reply(PhotoBody::new(photo, &links))).into_response())
 }
 
@@ -338,19 +338,19 @@ pub async fn original(State(app): State<AppState>, caller: Caller, params: RawPa
     if matches!(photo.state, PhotoState::AwaitingUpload | PhotoState::Expired) {
         return Err(HttpError::Conflict("the photo's bytes have not come"));
     }
-    let location = original_links(&app).await?.original(&photo);
+    let location = original_links(&app).await?.download(&photo);
     Ok((StatusCode::SEE_OTHER, [(header::LOCATION, location), (header::CACHE_CONTROL, "no-store".into())])
         .into_response())
 }
 
 /// What signs the URLs of an answer.
-pub(crate) async fn links(app: &App) -> Result<Links> {
-    app.storage.links(db::now()).await.map_err(unsigned)
+pub(crate) async fn links(app: &App) -> Result<RenditionUrls> {
+    app.storage.rendition_urls(db::now()).await.map_err(unsigned)
 }
 
 /// What signs the URL of an original.
-async fn original_links(app: &App) -> Result<OriginalLinks> {
-    app.storage.original_links(db::now()).await.map_err(unsigned)
+async fn original_links(app: &App) -> Result<OriginalUrls> {
+    app.storage.original_urls(db::now()).await.map_err(unsigned)
 }
 
 fn unsigned(error: io::Error) -> HttpError {

@@ -7,7 +7,7 @@ use chrono::Utc;
 
 use crate::{
     app::{App, AppState},
-    aws::Failure,
+    aws::AwsError,
     db::{
         self, Db,
         jobs::{Claim, Queue, SYNC_READ_MODEL},
@@ -262,6 +262,6 @@ fn items(album_id: AlbumId, photos: &[NumberedPhoto]) -> Vec<Item> {
     photos.iter().map(|(id, seq, photo)| Item::photo(album_id, *id, *seq, photo.as_ref(), now)).collect()
 }
 
-fn with_context(failure: Failure) -> Failure {
-    failure.of("the read model")
+fn with_context(failure: AwsError) -> AwsError {
+    failure.context("the read model")
 }

@@ -12,7 +12,7 @@ use aws_sdk_sqs::{
     },
 };
 
-use crate::{aws::Failure, config};
+use crate::{aws::AwsError, config};
 
 /// The most messages that one SQS call accepts or returns.
 pub const BATCH: usize = 10;
@@ -61,12 +61,12 @@ impl Sqs {
     }
 
     /// Waits for messages, and hides them from other consumers for `visibility_timeout`.
-    pub async fn receive(&self, limit: usize, visibility_timeout: Duration) -> Result<Vec<Message>, Failure> {
+    pub async fn receive(&self, limit: usize, visibility_timeout: Duration) -> Result<Vec<Message>, AwsError> {
         self.receive_from(&self.config.url, limit, visibility_timeout, LONG_POLL).await
     }
 
     /// Receives what is in the dead-letter queue now.
-    pub async fn receive_dead(&self, visibility_timeout: Duration) -> Result<Vec<Message>, Failure> {
+    pub async fn receive_dead(&self, visibility_timeout: Duration) -> Result<Vec<Message>, AwsError> {
         self.receive_from(&self.config.dead_letter_url, BATCH, visibility_timeout, SHORTEST_LONG_POLL).await
     }
 
@@ -76,7 +76,7 @@ impl Sqs {
         limit: usize,
         visibility_timeout: Duration,
         wait: Duration,
-    ) -> Result<Vec<Message>, Failure> {
+    ) -> Result<Vec<Message>, AwsError> {
         let timeouts = TimeoutConfig::builder()
             .operation_attempt_timeout(wait + NETWORK_TIMEOUT)
             .operation_timeout(2 * (wait + NETWORK_TIMEOUT))
@@ -94,7 +94,7 @@ impl Sqs {
             .config_override(aws_sdk_sqs::config::Builder::new().timeout_config(timeouts))
             .send()
             .await;
-        let received = received.map_err(|error| Failure::from(error).of("messages can't be received"))?;
+        let received = received.map_err(|error| AwsError::from(error).context("messages can't be received"))?;
         let count = MessageSystemAttributeName::ApproximateReceiveCount;
         let messages = received.messages.unwrap_or_default().into_iter().map(|message| Message {
             receives: message.attributes().and_then(|all| all.get(&count)?.parse().ok()).unwrap_or(1),
@@ -108,50 +108,51 @@ impl Sqs {
 
     /// Sets the visibility timeout of a message, counted from now; zero makes it visible. Fails when the message was
     /// deleted or received by another consumer.
-    pub async fn hide(&self, message: &Message, visibility_timeout: Duration) -> Result<(), Failure> {
+    pub async fn hide(&self, message: &Message, visibility_timeout: Duration) -> Result<(), AwsError> {
         self.hide_in(&self.config.url, message, visibility_timeout).await
     }
 
     /// The same for a message of the dead-letter queue.
-    pub async fn hide_dead(&self, message: &Message, visibility_timeout: Duration) -> Result<(), Failure> {
+    pub async fn hide_dead(&self, message: &Message, visibility_timeout: Duration) -> Result<(), AwsError> {
         self.hide_in(&self.config.dead_letter_url, message, visibility_timeout).await
     }
 
-    async fn hide_in(&self, url: &str, message: &Message, timeout: Duration) -> Result<(), Failure> {
+    async fn hide_in(&self, url: &str, message: &Message, timeout: Duration) -> Result<(), AwsError> {
         let hide = self.client.change_message_visibility().queue_url(url).receipt_handle(&message.receipt);
         let done = hide.visibility_timeout(seconds(timeout)).send().await;
-        done.map(drop).map_err(|error| Failure::from(error).of("a message can't be hidden"))
+        done.map(drop).map_err(|error| AwsError::from(error).context("a message can't be hidden"))
     }
 
     /// Deletes at most [`BATCH`] messages.
-    pub async fn delete(&self, receipts: &[String]) -> Result<(), Failure> {
+    pub async fn delete(&self, receipts: &[String]) -> Result<(), AwsError> {
         let entries = receipts.iter().enumerate().map(|(n, receipt)| {
             let entry = DeleteMessageBatchRequestEntry::builder().id(n.to_string()).receipt_handle(receipt);
             entry.build().expect("id and receipt are given")
         });
         let delete = self.client.delete_message_batch().queue_url(&self.config.url);
         let done = delete.set_entries(Some(entries.collect())).send().await;
-        let done = done.map_err(|error| Failure::from(error).of("messages can't be deleted"))?;
+        let done = done.map_err(|error| AwsError::from(error).context("messages can't be deleted"))?;
         done.failed().first().map_or(Ok(()), |entry| {
-            Err(Failure::told(&entry.code, entry.message().unwrap_or_default()).of("a message can't be deleted"))
+            Err(AwsError::service(&entry.code, entry.message().unwrap_or_default())
+                .context("a message can't be deleted"))
         })
     }
 
-    pub async fn delete_dead(&self, message: &Message) -> Result<(), Failure> {
+    pub async fn delete_dead(&self, message: &Message) -> Result<(), AwsError> {
         let delete = self.client.delete_message().queue_url(&self.config.dead_letter_url);
         let done = delete.receipt_handle(&message.receipt).send().await;
-        done.map(drop).map_err(|error| Failure::from(error).of("a dead message can't be deleted"))
+        done.map(drop).map_err(|error| AwsError::from(error).context("a dead message can't be deleted"))
     }
 
     /// Sends at most [`BATCH`] messages. Returns the indices of those that SQS accepted.
-    pub async fn send(&self, bodies: &[String]) -> Result<Vec<usize>, Failure> {
+    pub async fn send(&self, bodies: &[String]) -> Result<Vec<usize>, AwsError> {
         let entries = bodies.iter().enumerate().map(|(n, body)| {
             let entry = SendMessageBatchRequestEntry::builder().id(n.to_string()).message_body(body);
             entry.build().expect("id and body are given")
         });
         let send = self.client.send_message_batch().queue_url(&self.config.url);
         let done = send.set_entries(Some(entries.collect())).send().await;
-        let done = done.map_err(|error| Failure::from(error).of("messages can't be sent"))?;
+        let done = done.map_err(|error| AwsError::from(error).context("messages can't be sent"))?;
         if let Some(refused) = done.failed().first() {
             tracing::warn!(code = refused.code, reason = refused.message(), "SQS refused a message");
         }
@@ -159,21 +160,23 @@ impl Sqs {
     }
 
     /// Sends a message to the dead-letter queue, with the reason.
-    pub async fn dead_letter(&self, body: &str, reason: &str) -> Result<(), Failure> {
+    pub async fn dead_letter(&self, body: &str, reason: &str) -> Result<(), AwsError> {
         let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
         let value = MessageAttributeValue::builder().data_type("String").string_value(reason).build();
         let send = self.client.send_message().queue_url(&self.config.dead_letter_url).message_body(body);
-        let done = send.message_attributes(REASON, value.map_err(|error| Failure::ours(&error))?).send().await;
-        done.map(drop).map_err(|error| Failure::from(error).of("a message can't be sent to the dead-letter queue"))
+        let done =
+            send.message_attributes(REASON, value.map_err(|error| AwsError::invalid_request(&error))?).send().await;
+        done.map(drop)
+            .map_err(|error| AwsError::from(error).context("a message can't be sent to the dead-letter queue"))
     }
 
     /// The approximate numbers of messages in the queue and in the dead-letter queue. The error names the queue.
-    pub async fn depth(&self) -> Result<(u64, u64), Failure> {
+    pub async fn depth(&self) -> Result<(u64, u64), AwsError> {
         let depth_of = async |url: &str, name: &str| {
             let count = QueueAttributeName::ApproximateNumberOfMessages;
             let ask = self.client.get_queue_attributes().queue_url(url).attribute_names(count.clone());
-            let answer = ask.send().await.map_err(|error| Failure::from(error).of(name))?;
-            Ok::<_, Failure>(answer.attributes().and_then(|all| all.get(&count)?.parse().ok()).unwrap_or(0))
+            let answer = ask.send().await.map_err(|error| AwsError::from(error).context(name))?;
+            Ok::<_, AwsError>(answer.attributes().and_then(|all| all.get(&count)?.parse().ok()).unwrap_or(0))
         };
         Ok((
             depth_of(&self.config.url, "the queue").await?,

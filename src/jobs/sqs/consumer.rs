@@ -93,7 +93,7 @@ pub(crate) async fn consume(app: AppState, sqs: Sqs, tasks: TaskTracker) {
             Ok(messages) if app.draining.is_cancelled() => {
                 for message in messages {
                     if let Err(error) = Box::pin(sqs.hide(&message, Duration::ZERO)).await {
-                        tracing::warn!(error = error.advised(), "returning a message to SQS failed");
+                        tracing::warn!(error = error.with_hint(), "returning a message to SQS failed");
                     }
                 }
             }
@@ -110,7 +110,7 @@ pub(crate) async fn consume(app: AppState, sqs: Sqs, tasks: TaskTracker) {
                 }
             }
             Err(error) => {
-                tracing::warn!(error = error.advised(), "receiving messages from SQS failed");
+                tracing::warn!(error = error.with_hint(), "receiving messages from SQS failed");
                 tokio::select! {
                     () = app.draining.cancelled() => {}
                     () = tokio::time::sleep(ERROR_PAUSE) => {}
@@ -141,7 +141,7 @@ pub async fn process(app: &AppState, sqs: &Sqs, message: &Message) -> bool {
         MessageOutcome::DeadLetter(reason) => Box::pin(sqs.dead_letter(&message.body, reason)).await.map(|()| true),
     };
     result.unwrap_or_else(|error| {
-        tracing::warn!(error = error.advised(), ?outcome, "SQS call failed; the message will be received again");
+        tracing::warn!(error = error.with_hint(), ?outcome, "SQS call failed; the message will be received again");
         false
     })
 }
@@ -166,7 +166,7 @@ async fn delete_messages(sqs: Sqs, mut finished: mpsc::Receiver<String>) {
             receipts.push(next);
         }
         if let Err(error) = Box::pin(sqs.delete(&receipts)).await {
-            tracing::warn!(error = error.advised(), "deleting messages failed; they will be received again");
+            tracing::warn!(error = error.with_hint(), "deleting messages failed; they will be received again");
         }
     }
 }
@@ -255,7 +255,7 @@ async fn accept_upload(app: &App, id: PhotoId) -> anyhow::Result<ClaimOutcome> {
         return Ok(ClaimOutcome::Gone);
     };
     let found = if uploads::is_awaited(photo.state) {
-        app.storage.measure_original(id).await.context("an upload can't be examined")?
+        app.storage.stat_original(id).await.context("an upload can't be examined")?
     } else {
         None
     };

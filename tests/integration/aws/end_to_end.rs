@@ -129,13 +129,13 @@ async fn check_classifies_aws_failures() {
     all_fail_saying(
         &server,
         &with("AWS_ACCESS_KEY_ID", "AKIANOBODYNOBODYNOBO"),
-        &["does not know this access key", "AccessDenied"],
+        &["the access key is unknown", "AccessDenied"],
     )
     .await;
     all_fail_saying(
         &server,
         &with("AWS_SECRET_ACCESS_KEY", "another"),
-        &["is the secret key that of the access key", "AccessDenied"],
+        &["does the secret key belong to the access key", "AccessDenied"],
     )
     .await;
     all_fail_saying(&server, &with("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), &["->"]).await;
@@ -145,7 +145,7 @@ async fn check_classifies_aws_failures() {
     proxy.every(1, Fault::Throttle);
     all_fail_saying(&server, &proxied, &["Throttling", "SlowDown", "ProvisionedThroughput"]).await;
     proxy.every(1, Fault::Refuse("ExpiredToken"));
-    all_fail_saying(&server, &proxied, &["the credentials have ended"]).await;
+    all_fail_saying(&server, &proxied, &["the credentials have expired"]).await;
     proxy.every(1, Fault::Refuse("RequestTimeTooSkewed"));
     all_fail_saying(&server, &proxied, &["this host's clock is off"]).await;
     // One call in five is nothing that anybody notices.
@@ -176,8 +176,8 @@ async fn health_explains_expired_keys_and_clock() {
         .await;
     };
     for (code, advice) in [
-        ("ExpiredToken", "the credentials have ended: a role's are renewed by themselves"),
-        ("RequestTimeTooSkewed", "this host's clock is off by more than AWS takes: is chronyd"),
+        ("ExpiredToken", "the credentials have expired: those of a role are renewed automatically"),
+        ("RequestTimeTooSkewed", "this host's clock is wrong: is chronyd"),
     ] {
         proxy.every(1, Fault::Refuse(code));
         // A topic is known by what is published to it.

@@ -254,7 +254,7 @@ async fn rebuilds_table_and_removes_orphans() {
     two.mirrors.same("projected", &viewer, &album).await;
 
     // A worker has no right to look through all of it.
-    assert!(two.read_model().all_keys(None).await.unwrap_err().is_of_rights());
+    assert!(two.read_model().all_keys(None).await.unwrap_err().is_access_denied());
     let operator = two.cloud.sdk(Role::Operator);
     let model = &ReadModel::new(&two.server.app.config.read_model, Some(&operator)).unwrap().unwrap();
     let (keys, more) = model.all_keys(None).await.unwrap_or_else(|error| panic!("{error}"));
@@ -478,8 +478,8 @@ async fn check_and_health_report_table() {
     for (changes, words) in [
         (("DARKROOM_READ_MODEL_TABLE", "somebody-elses"), ["AccessDenied", "-> does the role allow"]),
         (("AWS_SECRET_ACCESS_KEY", "wrong"), ["Signature", "is the clock right"]),
-        (("AWS_ACCESS_KEY_ID", "AKIANOBODYNOBODYNOBO"), ["", "-> AWS does not know this access key"]),
-        (("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), ["", "-> is there a way to it"]),
+        (("AWS_ACCESS_KEY_ID", "AKIANOBODYNOBODYNOBO"), ["", "-> the access key is unknown"]),
+        (("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), ["", "-> is there a route to it"]),
     ] {
         let (code, row) = check(&[changes]).await;
         assert!(
@@ -491,10 +491,10 @@ async fn check_and_health_report_table() {
     let table = aws_sdk_dynamodb::Client::new(&cloud.admin());
     table.delete_table().table_name(&cloud.table).send().await.unwrap();
     let (code, row) = check(&[]).await;
-    assert!(code == 1 && row.contains("ResourceNotFound") && row.contains("-> is the name right"), "{row}");
+    assert!(code == 1 && row.contains("ResourceNotFound") && row.contains("-> are the name, the region"), "{row}");
     eventually("failing", async || {
         let told = health().await;
-        (told["status"] == "failing" && told["detail"].as_str()?.contains("is the name right")).then_some(())
+        (told["status"] == "failing" && told["detail"].as_str()?.contains("are the name, the region")).then_some(())
     })
     .await;
     // No row, no write, and no page that MySQL has is lost.

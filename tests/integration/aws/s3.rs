@@ -102,7 +102,7 @@ async fn s3_rejects_undeclared_body() {
         assert!(server.stored().await.is_empty(), "{what}");
     }
     // A URL of a while ago.
-    let links = server.app.storage.original_links(Utc::now() - Duration::from_mins(30)).await.expect("links");
+    let links = server.app.storage.original_urls(Utc::now() - Duration::from_mins(30)).await.expect("links");
     let mut session = server.app.db.session().await.expect("a session");
     let row =
         darkroom::db::photos::get(&mut session, id(&photo).parse().unwrap()).await.expect("a row").expect("a photo");

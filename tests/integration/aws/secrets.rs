@@ -91,14 +91,14 @@ async fn names_unreadable_secret_before_binding() {
     let bytes = bytes["ARN"].as_str().expect("an ARN");
     let nowhere = ("AWS_ENDPOINT_URL", "http://127.0.0.1:1");
     for (id, more, code, words) in [
-        (&*missing, None, 1, [&*missing, "is the name right"]),
+        (&*missing, None, 1, [&*missing, "are the name, the region"]),
         (&forbidden, None, 1, ["AccessDenied", "does the role allow this action"]),
         (&blank, None, 1, [&blank, "holds no text"]),
         (bytes, None, 1, [bytes, "holds no text"]),
-        (&short, Some(nowhere), 1, [&short, "is there a way to it"]),
+        (&short, Some(nowhere), 1, [&short, "is there a route to it"]),
         (&short, None, 64, ["storage.signing_keys: must hold", "32 characters"]),
         // With what else is wrong; then nobody tries again.
-        (&missing, Some(("DARKROOM_LOG_LEVEL", "=")), 64, ["log.level", "is the name right"]),
+        (&missing, Some(("DARKROOM_LOG_LEVEL", "=")), 64, ["log.level", "are the name, the region"]),
         (
             &short,
             Some(("DARKROOM_STORAGE_SIGNING_KEYS", "given")),

@@ -146,7 +146,7 @@ async fn topic_created_later_gets_all_events() {
     let told = health(&server.operations).await;
     let detail = told["detail"].as_str().unwrap();
     assert!(
-        told["status"] == "failing" && detail.contains(&cloud.topic) && detail.contains("is the name right"),
+        told["status"] == "failing" && detail.contains(&cloud.topic) && detail.contains("are the name, the region"),
         "{told}"
     );
 
@@ -160,7 +160,10 @@ async fn topic_created_later_gets_all_events() {
         said.lines().skip_while(|line| !line.starts_with("sns ")).take(2).collect::<Vec<_>>().join("\n")
     };
     let row = check(1).await;
-    assert!(row.contains("FAILED") && row.contains(&cloud.topic) && row.contains("-> is the name right"), "{row}");
+    assert!(
+        row.contains("FAILED") && row.contains(&cloud.topic) && row.contains("-> are the name, the region"),
+        "{row}"
+    );
 
     // Nothing is tried while the topic is there and its subscription is not: it would be told to nobody.
     let later = "UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR WHERE kind = 'publish_events' AND lease IS NULL";

@@ -19,7 +19,7 @@ use crate::harness::{
 };
 
 /// What to do about it.
-const ADVICE: &str = "is there a way to it: a VPC endpoint or NAT";
+const ADVICE: &str = "is there a route to it (VPC endpoint or NAT";
 /// The longest look of `/health` at one thing, and of `darkroom check`.
 const LOOKS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 

@@ -101,7 +101,7 @@ impl Cloud {
     async fn on(emulator: Arc<Emulator>, notifications: Notifications) -> Self {
         let unique = Uuid::now_v7().simple().to_string();
         // The service's own timeouts and tries.
-        let base = darkroom::aws::configuration(REGION).await.into_builder().endpoint_url(&emulator.url).build();
+        let base = darkroom::aws::sdk_config(REGION).await.into_builder().endpoint_url(&emulator.url).build();
         let mut this = parts::make(emulator, base, unique, notifications).await;
         this.keys = identities::make(&this).await;
         this
@@ -197,7 +197,7 @@ impl Cloud {
 
 /// What the AWS clients of the account's root start from.
 pub async fn admin(emulator: &Emulator) -> SdkConfig {
-    let base = darkroom::aws::configuration(REGION).await.into_builder().endpoint_url(&emulator.url).build();
+    let base = darkroom::aws::sdk_config(REGION).await.into_builder().endpoint_url(&emulator.url).build();
     signed_by(&base, emulator::root())
 }
 

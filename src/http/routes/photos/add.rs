@@ -17,7 +17,7 @@ use crate::{
         extract::Json,
         idempotency::{self, Answer},
     },
-    storage::{Links, OriginalLinks, Upload},
+    storage::{OriginalUrls, RenditionUrls, Upload},
 };
 
 /// How often the same bytes declared at the same moment by others may get in the way.
@@ -117,7 +117,7 @@ async fn declare(
     mut tx: Tx,
     here: &InAlbum,
     declared: &Declared,
-    (links, originals): &(Links, OriginalLinks),
+    (links, originals): &(RenditionUrls, OriginalUrls),
 ) -> Result<Done<Answer>> {
     // The share lock keeps a delete or a close from passing us half-way.
     let album = db::albums::lock_shared(tx.session(), here.album.id).await?.ok_or(HttpError::NotFound)?;

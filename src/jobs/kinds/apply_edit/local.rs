@@ -34,7 +34,7 @@ pub(super) async fn run(app: &AppState, claim: &Claim) -> anyhow::Result<Complet
                     StepOutcome::Next { next: fail_step("the picture can't be decoded with these filters") }
                 }
                 Err(error)
-                    if !is_failing && claim.attempt >= app.config.worker.max_attempts && !aws::is_away(&error) =>
+                    if !is_failing && claim.attempt >= app.config.worker.max_attempts && !aws::is_aws_error(&error) =>
                 {
                     tracing::error!(error = format!("{error:#}"), "an edit failed after the last attempt");
                     is_failing = true;
