@@ -142,19 +142,19 @@ impl ReadModel {
 
     /// `None` when the table does not answer, and for [`PAUSE`] afterwards.
     async fn read<T>(&self, request: impl Future<Output = Result<T, AwsError>>) -> Option<T> {
-        if self.is_behind().await || !self.breaker.may_be_asked() {
+        if self.is_behind().await || !self.breaker.allows_call() {
             count("fallback");
             return None;
         }
         match request.await {
             Ok(answer) => {
-                if self.breaker.answered() {
+                if self.breaker.record_success() {
                     tracing::info!("read model recovered");
                 }
                 Some(answer)
             }
             Err(error) => {
-                if self.breaker.failed() {
+                if self.breaker.record_failure() {
                     let advice = error.hint();
                     tracing::warn!(%error, advice, "read model failed; reading from the database");
                 }

@@ -42,14 +42,14 @@ impl Replica {
         if deadline::current().is_some_and(|ends| ends <= Instant::now()) {
             return;
         }
-        if self.breaker.failed() {
+        if self.breaker.record_failure() {
             tracing::warn!(%error, "read replica failed; reading from the writer");
         }
     }
 
     /// A session that is fresh enough; otherwise why there is none, as the label of a metric.
     pub(crate) async fn session(&self, wanted: &Freshness) -> Result<Session, &'static str> {
-        if !self.breaker.may_be_asked() {
+        if !self.breaker.allows_call() {
             return Err("failing");
         }
         let checked = timeout(CHECK_TIMEOUT, async {
@@ -59,7 +59,7 @@ impl Replica {
         });
         match checked.await {
             Ok(Ok((session, state))) => {
-                if self.breaker.answered() {
+                if self.breaker.record_success() {
                     tracing::info!("read replica recovered");
                 }
                 let is_fresh =

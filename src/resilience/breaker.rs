@@ -26,8 +26,9 @@ impl Breaker {
         Self { open_time, state: Mutex::default() }
     }
 
-    /// Whether the server may be called. After the open time one call is allowed; further ones wait for its result.
-    pub(crate) fn may_be_asked(&self) -> bool {
+    /// Whether the server may be called. After the open time one call is allowed; further ones are refused until it has
+    /// a result.
+    pub(crate) fn allows_call(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if state.open_until.is_some_and(|until| now < until) {
@@ -38,13 +39,13 @@ impl Breaker {
     }
 
     /// Returns whether this is the first success after a failure.
-    pub(crate) fn answered(&self) -> bool {
+    pub(crate) fn record_success(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *state).is_failing
     }
 
     /// Returns whether this is the first failure after a success.
-    pub(crate) fn failed(&self) -> bool {
+    pub(crate) fn record_failure(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.open_until = Some(Instant::now() + self.open_time);
         !std::mem::replace(&mut state.is_failing, true)
@@ -58,11 +59,11 @@ mod tests {
     #[test]
     fn opens_after_failure_and_probes_once() {
         let breaker = Breaker::new(Duration::from_hours(1));
-        assert!(breaker.may_be_asked() && !breaker.answered() && breaker.may_be_asked());
-        assert!(breaker.failed() && !breaker.failed());
-        assert!(!breaker.may_be_asked());
+        assert!(breaker.allows_call() && !breaker.record_success() && breaker.allows_call());
+        assert!(breaker.record_failure() && !breaker.record_failure());
+        assert!(!breaker.allows_call());
         breaker.state.lock().unwrap().open_until = Some(Instant::now());
-        assert!(breaker.may_be_asked() && !breaker.may_be_asked());
-        assert!(breaker.answered() && breaker.may_be_asked() && breaker.may_be_asked());
+        assert!(breaker.allows_call() && !breaker.allows_call());
+        assert!(breaker.record_success() && breaker.allows_call() && breaker.allows_call());
     }
 }
