@@ -1,7 +1,8 @@
-//! Imaging against its peers, as a table: see `benches/imaging/run.sh`, which fetches the photos and pins it to one core.
+//! Compares imaging with other tools in a table: see `benches/imaging/run.sh`, which downloads the photos and runs on
+//! one core.
 //!
-//! Every round takes every photo through every tool in turn, so that a change of the machine's mood hits all alike; the
-//! figures are medians of CPU time (user and system), not of time on the clock.
+//! Every round runs every photo through every tool in turn, so that changes of the load affect all alike. The figures
+//! are medians of CPU time (user and system), not of elapsed time.
 #![expect(clippy::cast_precision_loss, reason = "counts of bytes and pixels, for a table")]
 
 use darkroom::sandbox::{Sandbox, SandboxConfig, child};
@@ -12,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-/// The photos of the table, in its order; parts of file names.
+/// The photos of the table in its order, as parts of file names.
 const PHOTOS: [&str; 8] =
     ["enlarged-48mp", "exiv2-bug922a", "Kleiber", "Infinite-Sea", "seeding", "Dragonfly", "sunset", "Bridge"];
 
-/// The one that no camera took: large, progressive and without subsampling.
+/// A drawing: large, progressive and without subsampling.
 const DRAWN: &str = "Infinite-Sea";
 
 fn main() -> ExitCode {
@@ -53,7 +54,7 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
     found
 }
 
-/// Median CPU milliseconds per photo: ours in process, ours through the sandbox, sharp, vipsthumbnail three times.
+/// Median CPU milliseconds per photo: this crate in process, through the sandbox, sharp, and vipsthumbnail three times.
 type Times = Vec<[Option<f64>; 4]>;
 
 fn speed(photos: &[PathBuf], cache: &Path, rounds: usize) -> Times {
@@ -71,7 +72,7 @@ fn speed(photos: &[PathBuf], cache: &Path, rounds: usize) -> Times {
             took[1] = Some(in_sandbox(&runtime, &sandbox, photo));
             took[2] = sharp.as_mut().map(|sharp| sharp.develop(photo, 80, None).0);
             took[3] = vips.then(|| vipsthumbnail(photo));
-            // The first round warms caches and processes up.
+            // The first round warms up caches and processes.
             if round > 0 {
                 times.iter_mut().zip(took).for_each(|(times, took)| times.extend(took));
             }
@@ -93,7 +94,7 @@ fn in_process(renderer: &mut Renderer, bytes: &[u8]) -> f64 {
     run_ms(std::process::id()) - before
 }
 
-/// What parent and child take together; a child's start is not in it, for children are kept.
+/// CPU time of parent and child, without the start of the child, which is reused.
 fn in_sandbox(runtime: &tokio::runtime::Runtime, sandbox: &Sandbox, photo: &Path) -> f64 {
     let cpu = || run_ms(std::process::id()) + sandboxed().into_iter().map(run_ms).sum::<f64>();
     let before = cpu();
@@ -108,7 +109,7 @@ fn run_ms(process: u32) -> f64 {
     text.split(' ').next().and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0) / 1e6
 }
 
-/// The children of this process that are sandboxes.
+/// The decoder children of this process.
 fn sandboxed() -> Vec<u32> {
     let own = std::process::id();
     let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
@@ -137,7 +138,7 @@ impl Sharp {
         Some(Self { process, input, output })
     }
 
-    /// CPU milliseconds, and the bytes of the three pictures from large to small.
+    /// CPU milliseconds, and the bytes of the three renditions from large to small.
     fn develop(&mut self, photo: &Path, quality: u8, folder: Option<&Path>) -> (f64, Vec<f64>) {
         let folder = folder.map(|folder| folder.display().to_string()).unwrap_or_default();
         writeln!(self.input, "{}\t{quality}\t{folder}", fs::canonicalize(photo).expect("a photo").display())
@@ -148,7 +149,7 @@ impl Sharp {
         (fields.next().expect("a time"), fields.collect())
     }
 
-    /// Ends it and gives its peak memory in MB.
+    /// Stops it and returns its peak memory in MB.
     fn peak(self) -> f64 {
         let Self { mut process, input, mut output } = self;
         drop(input);
@@ -178,7 +179,7 @@ fn vipsthumbnail(photo: &Path) -> f64 {
     children_ms() - before
 }
 
-/// CPU time of children that have ended, in milliseconds.
+/// CPU time of exited children in milliseconds.
 fn children_ms() -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").expect("our own figures");
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -231,7 +232,7 @@ fn print_row(head: &str, row: [Option<f64>; 4]) {
     println!("| {head} | {times} | {} | {} | {} |", ratio(ours, sharp), ratio(sandbox, sharp), ratio(sandbox, vips));
 }
 
-/// The peak of a fresh process that develops one photo from a mapped file.
+/// The peak memory of a new process that renders one photo from a mapped file.
 fn peak(photo: &str) -> ExitCode {
     let bytes = fs::read(photo).expect("a photo");
     let file_mb = bytes.len() as f64 / 1e6;
@@ -249,7 +250,7 @@ fn high_water_mb(process: u32) -> f64 {
 
 fn print_peaks(photo: &Path, cache: &Path) {
     let mut own = Command::new(std::env::current_exe().expect("this program"));
-    // As children of the sandbox have it: large pages round a peak up.
+    // As in the sandbox's children: huge pages would increase the peak.
     let own = own.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1").arg("__peak").arg(photo).output().expect("a run");
     let text = String::from_utf8_lossy(&own.stdout);
     let mut figures = text.split_whitespace().map(|field| field.parse::<f64>().unwrap_or(f64::NAN));
@@ -275,7 +276,8 @@ fn print_peaks(photo: &Path, cache: &Path) {
     println!("ours {ours:.0} (of it the file itself {file:.0}), sharp {}, vipsthumbnail {}", mb(sharp), mb(vips));
 }
 
-/// Scores every rendition against a slow and careful reduction of the whole picture, and sharp's at the same bytes.
+/// Scores every rendition against an exact reduction of the whole image, and sharp's rendition of the same size in
+/// bytes.
 fn print_quality(photos: &[PathBuf], cache: &Path) {
     let folder = cache.join("quality");
     fs::create_dir_all(&folder).expect("a folder");
@@ -311,7 +313,7 @@ fn quality(photo: &Path, index: usize, edge: u32, folder: &Path, sharp: &mut Sha
         Some((bytes[index], score(&reference, &folder.join(format!("{name}.jpg")))?))
     };
     let q80 = at(80)?;
-    // Walk to the pair of qualities whose sizes enclose ours, and read the score between them.
+    // Finds the two qualities whose sizes enclose this one, and interpolates the score.
     let wanted = ours.bytes.len() as f64;
     let (mut quality, mut below) = (80_u8, q80);
     let step: i8 = if q80.0 < wanted { 1 } else { -1 };
@@ -326,7 +328,7 @@ fn quality(photo: &Path, index: usize, edge: u32, folder: &Path, sharp: &mut Sha
     Some([wanted / 1e3, own, equal, q80.0 / 1e3, q80.1])
 }
 
-/// The whole picture decoded and reduced by libvips without its shortcuts, as PNG.
+/// The whole image decoded and reduced by libvips without shrink-on-load, as PNG.
 fn reference(photo: &Path, size: (u32, u32), edge: u32, folder: &Path) -> Option<PathBuf> {
     let out = folder.join(format!("{}-{edge}.png", photo.file_stem()?.to_string_lossy()));
     if !out.exists() {
@@ -343,7 +345,7 @@ fn reference(photo: &Path, size: (u32, u32), edge: u32, folder: &Path) -> Option
     Some(out)
 }
 
-/// SSIMULACRA2: 100 is the same, 90 can't be told apart, 70 is good.
+/// SSIMULACRA2: 100 is identical, 90 is visually lossless, 70 is high quality.
 fn score(reference: &Path, jpeg: &Path) -> Option<f64> {
     let png = jpeg.with_extension("png");
     Command::new("vips").args(["copy".as_ref(), jpeg.as_os_str(), png.as_os_str()]).status().ok()?;
@@ -351,7 +353,7 @@ fn score(reference: &Path, jpeg: &Path) -> Option<f64> {
     fast_ssim2::compute_ssimulacra2(&one.view()?, &other.view()?).ok()
 }
 
-/// A picture as RGB.
+/// An RGB image.
 struct Rgb {
     data: Vec<u8>,
     width: u32,

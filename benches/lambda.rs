@@ -1,12 +1,12 @@
-//! The program as a function of AWS Lambda: from its start to its first answer.
+//! Cold start of the program as an AWS Lambda function: from process start to the first response.
 //!
 //!     cargo bench --bench lambda -- [--starts 20] [--server auto|mysql|mariadb] [--cache DIR]
 //!
-//! A stand-in of the runtime's API has the first event ready. What Lambda itself takes to make room for a function and to
-//! fetch its package is not in these figures.
+//! A fake runtime API has the first event ready. The time in which Lambda allocates a sandbox and downloads the
+//! package is not included.
 
-#[path = "api/bed.rs"]
-mod bed;
+#[path = "api/bench_server.rs"]
+mod bench_server;
 #[path = "api/table.rs"]
 mod table;
 
@@ -22,13 +22,13 @@ use axum::{
     http::StatusCode,
     routing::{get, post},
 };
-use bed::Bed;
+use bench_server::BenchServer;
 use darkroom::db::{Db, migrations};
 use serde_json::{Value, json};
 use table::Times;
 use tokio::{net::TcpListener, sync::mpsc};
 
-/// How long a start may take.
+/// The timeout of a start.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Headers of an event.
 const ID: &str = "lambda-runtime-aws-request-id";
@@ -36,18 +36,18 @@ const ENDS: &str = "lambda-runtime-deadline-ms";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let bed = Bed::start("lambda").await?;
-    bed.create_anew().await?;
-    let settings = bed.settings("http://localhost").into_iter().map(|(key, value)| (key.into(), value.into()));
+    let bench = BenchServer::start("lambda").await?;
+    bench.create_anew().await?;
+    let settings = bench.settings("http://localhost").into_iter().map(|(key, value)| (key.into(), value.into()));
     let db = Db::new(&darkroom::config::Config::read(darkroom::config::Source::parse("", settings)?)?.database);
     migrations::run(&db).await?;
     db.close().await;
 
-    let starts = bed::number("--starts", 20);
+    let starts = bench_server::number("--starts", 20);
     let [mut page, mut list] = [Times::default(), Times::default()];
     // The first start fills the page cache.
     for turn in 0..=starts {
-        let (without, with) = (start(&bed, "/join").await?, start(&bed, "/v1/albums").await?);
+        let (without, with) = (start(&bench, "/join").await?, start(&bench, "/v1/albums").await?);
         if turn > 0 {
             page.add(without);
             list.add(with);
@@ -62,13 +62,13 @@ async fn main() -> anyhow::Result<()> {
         &[row("a page that needs nothing", &page), row("a list from the database", &list)],
     );
     table::print_load();
-    bed.server.stop().await;
+    bench.server.stop().await;
     Ok(())
 }
 
-/// Starts the function `api`, and takes the time until it has answered.
-async fn start(bed: &Bed, path: &str) -> anyhow::Result<Duration> {
-    let event = event(path, &bed.identity.token("host")?);
+/// Starts the function `api` and measures the time to its response.
+async fn start(bench: &BenchServer, path: &str) -> anyhow::Result<Duration> {
+    let event = event(path, &bench.identity.token("host")?);
     let (tell, mut told) = mpsc::unbounded_channel();
     let next = async move || {
         let ends = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + DEADLINE;
@@ -86,7 +86,7 @@ async fn start(bed: &Bed, path: &str) -> anyhow::Result<Duration> {
     let api = tokio::spawn(async move { axum::serve(listener, router).await });
 
     let mut command = Command::new(env!("CARGO_BIN_EXE_darkroom"));
-    command.env_clear().envs(bed.settings("http://localhost")).env_remove("DARKROOM_STORAGE_DIRECTORY");
+    command.env_clear().envs(bench.settings("http://localhost")).env_remove("DARKROOM_STORAGE_DIRECTORY");
     command.env("DARKROOM_STORAGE_KIND", "s3").env("DARKROOM_STORAGE_BUCKET", "photos");
     let queue = "https://sqs.eu-west-1.amazonaws.com/123456789012/darkroom";
     command.env("DARKROOM_QUEUE_KIND", "sqs").env("DARKROOM_QUEUE_URL", queue);
@@ -107,7 +107,7 @@ async fn start(bed: &Bed, path: &str) -> anyhow::Result<Duration> {
     Ok(at - begun)
 }
 
-/// As a function URL would send it.
+/// An event of a function URL.
 fn event(path: &str, token: &str) -> Value {
     json!({
         "version": "2.0",

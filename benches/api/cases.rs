@@ -1,34 +1,33 @@
-//! What is asked for, at each size.
+//! The benchmarked requests at each size.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use darkroom::app::AppState;
 use uuid::Uuid;
 
 use super::{
-    bed::Bed,
+    bench_server::BenchServer,
     seed::{self, Guest},
 };
 
-/// Places in an album that are asked for in turn, so that no answer is merely the last one again.
+/// Positions in an album that are requested in turn, so that responses differ.
 pub const PLACES: usize = 16;
-/// Where [`all`] has the host's first page.
+/// The index of the host's first page in [`all`].
 pub const FIRST_PAGE: usize = 2;
 
-/// Who asks for what, at one size.
+/// The token and paths of a case at one size.
 pub struct Target {
     /// JWT or invite.
     pub token: String,
-    /// Asked for in turn.
+    /// Requested in turn.
     pub paths: Vec<String>,
 }
 
 /// One row of the tables.
 pub struct Case {
-    /// What it is called there.
     pub name: &'static str,
-    /// From the smallest size to the largest.
+    /// In order of size.
     pub targets: Vec<Target>,
-    /// The goal for round trips, where there is one.
+    /// The maximum of round trips, if there is one.
     pub most_statements: Option<f64>,
 }
 
@@ -44,7 +43,7 @@ enum Where {
     Middle,
 }
 
-/// The lists: who, with which filter, where.
+/// The lists: caller, filter and position.
 const LISTS: [(&str, Who, &str, Where); 19] = [
     ("GET photos, host, first page", Who::Host, "", Where::First),
     ("GET photos, host, middle", Who::Host, "", Where::Middle),
@@ -82,9 +81,9 @@ const LISTS: [(&str, Who, &str, Where); 19] = [
     ("GET photos, drop, state=processing (own oldest)", Who::Guest(Guest::Drop), "state=processing", Where::First),
 ];
 
-/// All of them, in the order of the tables.
-pub async fn all(app: &AppState, bed: &Bed) -> anyhow::Result<Vec<Case>> {
-    let mut cases = single(app, bed).await?;
+/// All cases in the order of the tables.
+pub async fn all(app: &AppState, bench: &BenchServer) -> anyhow::Result<Vec<Case>> {
+    let mut cases = single(app, bench).await?;
     for (name, who, filter, place) in LISTS {
         let mut targets = Vec::new();
         for photos in seed::PHOTOS {
@@ -95,23 +94,23 @@ pub async fn all(app: &AppState, bed: &Bed) -> anyhow::Result<Vec<Case>> {
             };
             let paths = cursors.iter().map(|cursor| format!("{path}{cursor}").replace("?limit=50&&", "?limit=50&"));
             let paths = paths.map(|path| path.trim_end_matches('&').to_owned()).collect();
-            targets.push(Target { token: token(bed, who, photos)?, paths });
+            targets.push(Target { token: token(bench, who, photos)?, paths });
         }
         cases.push(Case { name, targets, most_statements: Some(2.0) });
     }
-    cases.extend(albums(app, bed).await?);
-    cases.extend(events(bed)?);
+    cases.extend(albums(app, bench).await?);
+    cases.extend(events(bench)?);
     Ok(cases)
 }
 
-fn token(bed: &Bed, who: Who, photos: u64) -> anyhow::Result<String> {
+fn token(bench: &BenchServer, who: Who, photos: u64) -> anyhow::Result<String> {
     match who {
-        Who::Host => bed.identity.token(seed::HOST),
+        Who::Host => bench.identity.token(seed::HOST),
         Who::Guest(guest) => Ok(seed::token(photos, guest)),
     }
 }
 
-/// Places all over the middle half of an album.
+/// Positions within the middle half of an album.
 async fn places(app: &AppState, photos: u64) -> anyhow::Result<Vec<Uuid>> {
     let mut connection = app.db.connect().await?;
     let mut ids = Vec::new();
@@ -127,18 +126,18 @@ async fn cursors(app: &AppState, photos: u64) -> anyhow::Result<Vec<String>> {
     Ok(places(app, photos).await?.into_iter().map(|id| cursor(app, &list, id)).collect())
 }
 
-/// What `next_cursor` would be after this id.
+/// The cursor after this id.
 fn cursor(app: &AppState, list: &str, id: Uuid) -> String {
     let tag = app.storage.signer().tag(list, id.as_bytes());
     format!("&cursor={}", URL_SAFE_NO_PAD.encode([&id.as_bytes()[..], &tag].concat()))
 }
 
-async fn single(app: &AppState, bed: &Bed) -> anyhow::Result<Vec<Case>> {
+async fn single(app: &AppState, bench: &BenchServer) -> anyhow::Result<Vec<Case>> {
     let mut cases = Vec::new();
     for (name, who) in [("GET photo, host", Who::Host), ("GET photo, contribute", Who::Guest(Guest::Contribute))] {
         let mut targets = Vec::new();
         for photos in seed::PHOTOS {
-            // The guest asks for what it may see, wherever that is.
+            // The guest requests what it may see.
             let public = "SELECT id FROM photos WHERE album_id = ? AND visibility = 'visible' AND state = 'ready' AND id <= ? ORDER BY id DESC LIMIT 1";
             let mut paths = Vec::new();
             for id in places(app, photos).await? {
@@ -146,14 +145,14 @@ async fn single(app: &AppState, bed: &Bed) -> anyhow::Result<Vec<Case>> {
                 let id: Uuid = query.fetch_one(&mut app.db.connect().await?).await?;
                 paths.push(format!("/v1/photos/{id}"));
             }
-            targets.push(Target { token: token(bed, who, photos)?, paths });
+            targets.push(Target { token: token(bench, who, photos)?, paths });
         }
         cases.push(Case { name, targets, most_statements: Some(2.0) });
     }
     Ok(cases)
 }
 
-async fn albums(app: &AppState, bed: &Bed) -> anyhow::Result<Vec<Case>> {
+async fn albums(app: &AppState, bench: &BenchServer) -> anyhow::Result<Vec<Case>> {
     let mut cases = Vec::new();
     for (name, middle) in [("GET albums of one host, first page", false), ("GET albums of one host, middle", true)] {
         let mut targets = Vec::new();
@@ -166,23 +165,23 @@ async fn albums(app: &AppState, bed: &Bed) -> anyhow::Result<Vec<Case>> {
                 let id = query.bind(host.as_bytes()).bind(albums / 2).fetch_one(&mut app.db.connect().await?).await?;
                 path += &cursor(app, &format!("albums of {host}"), id);
             }
-            targets.push(Target { token: bed.identity.token(&host)?, paths: vec![path] });
+            targets.push(Target { token: bench.identity.token(&host)?, paths: vec![path] });
         }
         cases.push(Case { name, targets, most_statements: Some(1.0) });
     }
     Ok(cases)
 }
 
-fn events(bed: &Bed) -> anyhow::Result<Vec<Case>> {
+fn events(bench: &BenchServer) -> anyhow::Result<Vec<Case>> {
     let case = |name, who, after: fn(u64) -> u64| {
         let target = |photos| {
             let path = format!("/v1/albums/{}/events?after={}", seed::album(photos), after(photos));
-            anyhow::Ok(Target { token: token(bed, who, photos)?, paths: vec![path] })
+            anyhow::Ok(Target { token: token(bench, who, photos)?, paths: vec![path] })
         };
         let targets: anyhow::Result<_> = seed::PHOTOS.into_iter().map(target).collect();
         anyhow::Ok(Case { name, targets: targets?, most_statements: Some(2.0) })
     };
-    // All that the public may not see has to be passed over.
+    // Hidden events must be skipped.
     let passed_over = seed::PHOTOS.into_iter().map(|events| Target {
         token: seed::backstage_token(events),
         paths: vec![format!("/v1/albums/{}/events", seed::backstage(events))],

@@ -1,4 +1,4 @@
-//! What a request costs, by the counters of the database server and of the heap.
+//! The cost of a request by the counters of the database server and of the heap.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -11,32 +11,29 @@ use sqlx::MySqlConnection;
 
 use super::{Client, cases::Target};
 
-/// Index entries that a page of 50 may take: five ranges of 51, the merging of their ids, and the photos.
+/// The maximum of index entries for a page of 50: five ranges of 51, merging their ids, and the photos.
 pub const MOST_ROWS: f64 = 800.0;
-/// Requests that are counted.
+/// The number of measured requests.
 const REQUESTS: u32 = 16;
-/// How long a connection's way back into the pool may take; the ping on it counts too.
+/// Time for a connection to return to the pool, including its ping.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// Of one request, on average.
+/// The average cost of a request.
 pub struct Cost {
-    /// Statements executed.
     pub statements: f64,
-    /// Statements prepared, none once connections are warm.
+    /// Prepared statements: none on warm connections.
     pub prepares: f64,
-    /// Pings.
     pub pings: f64,
-    /// Entries of indexes and rows that the storage engine was asked for.
+    /// Index entries and rows read from the storage engine.
     pub rows_read: f64,
-    /// Rows sorted.
     pub rows_sorted: f64,
-    /// Allocated by this whole process.
+    /// Allocated by the process.
     pub kilobytes: f64,
 }
 
-/// Asks a few times and looks at the counters before and after. Nobody else uses this server.
+/// Reads the counters before and after some requests. Nothing else uses this server.
 pub async fn of(client: &Client, target: &Target, root: &mut MySqlConnection) -> anyhow::Result<Cost> {
-    // Warm, on whichever connection of the pool comes next.
+    // Warms up all connections of the pool.
     for turn in 0..4 {
         client.get(target, turn).await?;
     }
@@ -51,7 +48,7 @@ pub async fn of(client: &Client, target: &Target, root: &mut MySqlConnection) ->
         tokio::time::sleep(SETTLE).await;
     }
     let after = status(root).await?;
-    // What looking costs by itself is taken off.
+    // Without the cost of reading the counters.
     let grown = |name: &str| {
         let at = |counters: &HashMap<String, u64>| counters.get(name).copied().unwrap_or(0);
         mean((at(&after) - at(&idle)).saturating_sub(at(&idle) - at(&before)))

@@ -1,13 +1,12 @@
-//! Reads over HTTP on albums of 10^3 to 10^6 photos: how long they take, what they cost the database, and by which
-//! indexes it goes.
+//! Reads over HTTP on albums of 10^3 to 10^6 photos: latency, database cost and indexes.
 //!
 //!     cargo bench --bench api -- [--server auto|mysql|mariadb] [--rounds 300] [--cache DIR]
 //!
-//! The service runs in this process on a port of its own, without a worker; requests go one after another over a
-//! connection that is kept. Every round asks for every size in turn, so that a change of the machine's mood hits all
-//! sizes alike. It ends with exit code 1 when a list sorts or reads more rows than its page explains.
+//! The service runs in this process on its own port, without a worker; requests are sent one after another over a kept
+//! connection. Every round requests every size in turn, so that changes of the load affect all sizes alike. Exits with
+//! 1 if a list sorts, or reads more rows than a page needs.
 
-mod bed;
+mod bench_server;
 mod cases;
 mod cost;
 mod plans;
@@ -30,13 +29,13 @@ use darkroom::{
 use sqlx::{Connection, MySqlConnection};
 use tokio_util::sync::CancellationToken;
 
-use bed::Bed;
+use bench_server::BenchServer;
 use cases::{Case, Target};
 use table::Times;
 
-/// The longest that one case may take, over all sizes.
+/// The time limit of a case over all sizes.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Rounds that a case gets however slow it is.
+/// The minimum number of rounds.
 const LEAST_ROUNDS: usize = 3;
 
 #[global_allocator]
@@ -59,23 +58,23 @@ fn main() -> ExitCode {
     }
 }
 
-/// Answers what should not be.
+/// Returns violations.
 async fn bench() -> anyhow::Result<Vec<String>> {
-    let bed = Bed::start("api").await?;
+    let bench = BenchServer::start("api").await?;
     let listener = server::bind(([127, 0, 0, 1], 0).into()).await?;
     let operations = server::bind(([127, 0, 0, 1], 0).into()).await?;
     let client = Client {
         http: reqwest::Client::builder().no_proxy().build()?,
         url: format!("http://{}", listener.local_addr()?),
     };
-    let settings = bed.settings(&client.url).into_iter().map(|(key, value)| (key.into(), value.into()));
+    let settings = bench.settings(&client.url).into_iter().map(|(key, value)| (key.into(), value.into()));
     let config = Config::read(Source::parse("worker.enabled = false\ndatabase.query_timeout = \"0s\"", settings)?)?;
     let app = App::with(config, PathBuf::from("nothing is decoded here"), None, None)?;
-    seed::fill(&bed, &app.db).await?;
+    seed::fill(&bench, &app.db).await?;
     let stop = CancellationToken::new();
     let running = tokio::spawn(runtime::run(app.clone(), Some(listener), operations, false, stop.clone()));
-    let cases = cases::all(&app, &bed).await?;
-    let mut root = bed.root().await?;
+    let cases = cases::all(&app, &bench).await?;
+    let mut root = bench.root().await?;
     let mut faults = latency(&client, &cases).await?;
     faults.extend(costs(&client, &cases, &mut root).await?);
     faults.extend(plans::print(&mut app.db.connect().await?).await?);
@@ -84,18 +83,18 @@ async fn bench() -> anyhow::Result<Vec<String>> {
     root.close().await?;
     stop.cancel();
     running.await??;
-    bed.server.stop().await;
+    bench.server.stop().await;
     Ok(faults)
 }
 
-/// Someone who asks over a connection that is kept.
+/// A client with a kept connection.
 struct Client {
     http: reqwest::Client,
     url: String,
 }
 
 impl Client {
-    /// How long it takes until the answer is read, and its size.
+    /// The time until the response is read, and its size.
     async fn get(&self, target: &Target, turn: usize) -> anyhow::Result<(Duration, usize)> {
         let path = &target.paths[turn % target.paths.len()];
         let request = self.http.get(format!("{}{path}", self.url)).bearer_auth(&target.token).build()?;
@@ -109,16 +108,16 @@ impl Client {
     }
 }
 
-/// How long each case takes at each size; answers what failed.
+/// Prints the latency of each case at each size; returns failures.
 async fn latency(client: &Client, cases: &[Case]) -> anyhow::Result<Vec<String>> {
-    let rounds = bed::number("--rounds", 300) as usize;
+    let rounds = bench_server::number("--rounds", 300) as usize;
     let (mut rows, mut faults) = (Vec::new(), Vec::new());
     for case in cases {
         let mut times: Vec<Option<Times>> = case.targets.iter().map(|_| Some(Times::default())).collect();
         let started = Instant::now();
         let (mut warm, mut turn) = (2 * cases::PLACES, 0);
         while turn < warm + rounds && (started.elapsed() < PATIENCE || turn < warm + LEAST_ROUNDS) {
-            // What is slow needs no long warming.
+            // Slow cases need no long warm-up.
             if started.elapsed() > PATIENCE / 2 {
                 warm = warm.min(turn);
             }
@@ -157,7 +156,7 @@ fn latency_row(name: &str, times: &[Option<Times>]) -> Vec<String> {
     row
 }
 
-/// What each case costs the database and the heap at the smallest and the largest size.
+/// Prints the cost of each case for database and heap at the smallest and the largest size.
 async fn costs(client: &Client, cases: &[Case], root: &mut MySqlConnection) -> anyhow::Result<Vec<String>> {
     let (mut rows, mut faults) = (Vec::new(), Vec::new());
     for case in cases {
@@ -208,7 +207,7 @@ async fn costs(client: &Client, cases: &[Case], root: &mut MySqlConnection) -> a
     Ok(faults)
 }
 
-/// The same page by OFFSET, and what signing has to do with a list's time.
+/// Prints the same page by OFFSET, and the share of signing in a list's time.
 async fn peers(app: &AppState, client: &Client, cases: &[Case]) -> anyhow::Result<()> {
     let mut connection = app.db.connect().await?;
     let mut rows = Vec::new();

@@ -1,4 +1,4 @@
-//! The plans of the list statement, as the server that it runs on shows them.
+//! The query plans of the list statement on the database server.
 
 use darkroom::{
     db::photos::{Page, list_query},
@@ -11,7 +11,7 @@ use super::{
     table,
 };
 
-/// Who, which state, which visibility.
+/// Caller, state and visibility.
 type Shape = (&'static str, Option<Guest>, Option<PhotoState>, Option<Visibility>);
 
 const SHAPES: [Shape; 9] = [
@@ -26,7 +26,7 @@ const SHAPES: [Shape; 9] = [
     ("drop", Some(Guest::Drop), None, None),
 ];
 
-/// Prints the plan of each shape at each size; answers what should not be.
+/// Prints the plan of each shape at each size; returns violations.
 pub async fn print(connection: &mut MySqlConnection) -> anyhow::Result<Vec<String>> {
     let (mut rows, mut faults) = (Vec::new(), Vec::new());
     for shape in SHAPES {
@@ -35,7 +35,7 @@ pub async fn print(connection: &mut MySqlConnection) -> anyhow::Result<Vec<Strin
             for (place, after) in [("first", None), ("middle", Some(middle.into()))] {
                 let name = format!("{}, {place} page, {}", shape.0, seed::power(photos));
                 for step in explain(connection, shape, photos, after).await? {
-                    // Ids that ranges have given are merged and sorted: a page of each at most.
+                    // Sorts at most one page of ids for each range.
                     let merging = step.table.starts_with('<');
                     if !merging && (step.extra.contains("filesort") || ["ALL", "index"].contains(&step.kind.as_str())) {
                         faults.push(format!("{name}: {} of {} by {}, {}", step.kind, step.table, step.key, step.extra));
@@ -90,7 +90,7 @@ fn holder(photos: u64, guest: Guest) -> Access {
     Access::Guest(Holder { invite_id: seed::invite(photos, guest).into(), album_id: seed::album(photos).into(), role })
 }
 
-/// The two kinds of server give the same columns in different types.
+/// MySQL and MariaDB return the columns in different types.
 fn step(row: &MySqlRow) -> Step {
     let text = |name| row.try_get::<Option<String>, _>(name).ok().flatten().unwrap_or_default();
     let rows = row.try_get::<Option<u64>, _>("rows").ok().flatten().map(|rows| rows.to_string());
@@ -104,7 +104,7 @@ fn step(row: &MySqlRow) -> Step {
     }
 }
 
-/// The host's page so many photos from the newest, as OFFSET finds it; answers how many there are.
+/// The host's page at an OFFSET; returns its length.
 pub async fn by_offset(connection: &mut MySqlConnection, photos: u64, offset: u64) -> anyhow::Result<usize> {
     let page = Page { state: None, visibility: None, oldest_first: false, after: None, limit: 51 };
     let mut query = list_query(&Access::Host, seed::album(photos).into(), &page);

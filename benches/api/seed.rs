@@ -1,5 +1,5 @@
-//! The bulk loader: albums of 10^3 to 10^6 photos that differ in nothing but their size, and hosts of 10^3 to 10^5
-//! albums. The server makes the rows itself from a table of numbers, which takes about a minute for 10^6 photos.
+//! The bulk loader: albums of 10^3 to 10^6 photos that differ only in size, and hosts of 10^3 to 10^5 albums. The
+//! server generates the rows from a table of numbers, which takes about a minute for 10^6 photos.
 
 use darkroom::{
     db::{Db, migrations},
@@ -8,25 +8,25 @@ use darkroom::{
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, MySqlConnection};
 use uuid::Uuid;
 
-use super::bed::{Bed, DATABASE};
+use super::bench_server::{BenchServer, DATABASE};
 
-/// Photos of an album.
+/// Numbers of photos of the albums.
 pub const PHOTOS: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
-/// Albums of a host.
+/// Numbers of albums of the hosts.
 pub const ALBUMS: [u64; 3] = [1_000, 10_000, 100_000];
-/// Who owns the albums of [`PHOTOS`].
+/// The host of the albums of [`PHOTOS`].
 pub const HOST: &str = "host";
 
-/// Changes with the rows that are made, so that a folder of an older bench is filled anew.
+/// Incremented with the generated rows, so that older folders are filled again.
 const EDITION: &str = "4";
-/// Rows of one statement.
+/// Rows per statement.
 const BATCH: u64 = 10_000;
-/// 1 January 2026 in milliseconds. Photos follow each other by a second.
+/// 2026-01-01 in milliseconds. One photo per second.
 const BEGIN: u64 = 1_767_225_600_000;
-/// Invites of an album, which share its photos; number 0 stands for the host.
+/// Invites of an album; number 0 stands for the host.
 const INVITES: u64 = 20;
 
-/// The parts of an album that the bench asks for.
+/// The guests of the bench.
 #[derive(Clone, Copy)]
 pub enum Guest {
     /// Has added a twentieth of the photos and sees all.
@@ -37,17 +37,17 @@ pub enum Guest {
     View = 20,
 }
 
-/// An album of so many photos.
+/// The album with this number of photos.
 pub fn album(photos: u64) -> Uuid {
     id(0, photos)
 }
 
-/// An album that has so many events, none of which the public may see.
+/// An album with this number of events, none of which is public.
 pub fn backstage(events: u64) -> Uuid {
     id(1, events)
 }
 
-/// Who owns so many albums.
+/// The host with this number of albums.
 pub fn host_of(albums: u64) -> String {
     format!("host-of-{albums}")
 }
@@ -70,30 +70,30 @@ fn invite_of(photos: u64, invite: u64) -> Uuid {
     id(100 + invite, photos)
 }
 
-/// A `UUIDv7` that is the same in every run.
+/// A reproducible `UUIDv7`.
 fn id(kind: u64, number: u64) -> Uuid {
     Uuid::from_u64_pair(BEGIN << 16 | 7 << 12 | kind, 1 << 63 | number)
 }
 
-/// A power of ten as it is spoken of.
+/// A power of ten as text.
 pub fn power(number: u64) -> String {
     format!("10^{}", number.ilog10())
 }
 
 /// Fills the database unless an earlier run did.
-pub async fn fill(bed: &Bed, db: &Db) -> anyhow::Result<()> {
-    let mut root = bed.root().await?;
+pub async fn fill(bench: &BenchServer, db: &Db) -> anyhow::Result<()> {
+    let mut root = bench.root().await?;
     let edition: Result<String, _> = sqlx::query_scalar("SELECT edition FROM bench.seeded").fetch_one(&mut root).await;
     if edition.is_ok_and(|edition| edition == EDITION) && migrations::run(db).await.is_ok() {
         return Ok(());
     }
     eprintln!("filling the database, once");
-    bed.create_anew().await?;
+    bench.create_anew().await?;
     migrations::run(db).await?;
-    // For the time of the filling; a server that is killed meanwhile costs us a folder that is made again.
+    // Only while filling; if the server is killed meanwhile, the folder is filled again.
     run(&mut root, "SET GLOBAL innodb_flush_log_at_trx_commit = 0").await?;
     run(&mut root, "SET GLOBAL innodb_buffer_pool_size = 1073741824").await?;
-    let mut connection = bed.server.options().database(DATABASE).connect().await?;
+    let mut connection = bench.server.options().database(DATABASE).connect().await?;
     numbers(&mut connection).await?;
     for photos in PHOTOS {
         eprintln!("an album of {photos} photos");
@@ -122,7 +122,7 @@ async fn numbers(connection: &mut MySqlConnection) -> sqlx::Result<()> {
     run(connection, &format!("INSERT INTO numbers VALUES {}", values.join(","))).await
 }
 
-/// Runs a statement for 0 up to `count`, in batches; `{n}` stands for the number.
+/// Runs a statement for 0 to `count` in batches; `{n}` is the number.
 async fn each(connection: &mut MySqlConnection, insert: &str, select: &str, count: u64) -> sqlx::Result<()> {
     for from in (0..count).step_by(usize::try_from(BATCH).expect("a small number")) {
         let batch = BATCH.min(count - from);
@@ -179,12 +179,12 @@ async fn fill_invite(connection: &mut MySqlConnection, photos: u64, album: Uuid,
     .map(|_| ())
 }
 
-/// The token of the one who may only view an album of [`backstage`].
+/// The view token of an album of [`backstage`].
 pub fn backstage_token(events: u64) -> String {
     token_of(events, 2 * INVITES)
 }
 
-/// Nine of ten are ready and visible. The ten oldest are special: few of a kind, and as far from the first page as can be.
+/// Nine of ten are ready and visible. The ten oldest are rare cases, as far as possible from the first page.
 async fn fill_photos(connection: &mut MySqlConnection, photos: u64) -> sqlx::Result<()> {
     let invites: Vec<String> = (1..INVITES).map(|k| format!("X'{}'", invite_of(photos, k).simple())).collect();
     let renditions = r#"[{"name":"large","content_type":"image/jpeg","width":2048,"height":1536,"bytes":412345},{"name":"small","content_type":"image/jpeg","width":1024,"height":768,"bytes":123456},{"name":"thumb","content_type":"image/jpeg","width":320,"height":240,"bytes":17890}]"#;
@@ -205,20 +205,20 @@ async fn fill_photos(connection: &mut MySqlConnection, photos: u64) -> sqlx::Res
     each(connection, into, &select, photos).await
 }
 
-/// The id of an album's photo by its number; 0 is the oldest.
+/// The id of a photo by its number; 0 is the oldest.
 pub async fn photo(connection: &mut MySqlConnection, photos: u64, number: u64) -> sqlx::Result<Uuid> {
     let id = photo_id(photos).replace("{n}", &number.to_string());
     let id: Vec<u8> = sqlx::query_scalar(AssertSqlSafe(format!("SELECT {id}"))).fetch_one(connection).await?;
     Uuid::from_slice(&id).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-/// A `UUIDv7` of a photo's time with bits that look random.
+/// A `UUIDv7` of a photo's time with pseudo-random bits.
 fn photo_id(photos: u64) -> String {
     let hash = format!("SHA2(CONCAT({photos}, '+', {{n}}), 256)");
     format!("UNHEX(CONCAT(LPAD(HEX({BEGIN} + {{n}} * 1000), 12, '0'), '7', LEFT({hash}, 3), '8', RIGHT({hash}, 15)))")
 }
 
-/// 0 to 99, spread over the album without a pattern that an invite could share.
+/// 0 to 99, spread over the album independently of the invites.
 fn class() -> String {
     "(CRC32({n}) % 100)".to_owned()
 }

@@ -1,23 +1,21 @@
-//! Figures and how they are shown.
+//! Measured times and tables.
 
 use std::{fs, time::Duration};
 
-/// Milliseconds of many tries.
+/// Measured times in milliseconds.
 #[derive(Default)]
 pub struct Times(Vec<f64>);
 
 impl Times {
-    /// Adds a try.
     pub fn add(&mut self, took: Duration) {
         self.0.push(took.as_secs_f64() * 1e3);
     }
 
-    /// The middle one.
     pub fn median(&self) -> f64 {
         self.part(1, 2)
     }
 
-    /// The one that only one of a hundred exceeds.
+    /// The 99th percentile.
     pub fn p99(&self) -> f64 {
         self.part(99, 100)
     }
@@ -46,7 +44,7 @@ pub fn print(title: &str, head: &[&str], rows: &[Vec<String>]) {
     println!();
 }
 
-/// Prints how busy the machine was in the last minute, because it tells what the figures are worth.
+/// Prints the load of the last minute, which affects the figures.
 pub fn print_load() {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);

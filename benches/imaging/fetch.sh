@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fetches the photos and the peers of the imaging bench into a cache folder; what can't be had is skipped with a reason.
-# Nothing of it goes into the repository: most of the photos are CC-BY-SA or GPL.
+# Downloads the photos and the compared tools of the imaging bench into a cache folder; skips unavailable ones with a
+# reason. They are not in the repository, because most photos are CC-BY-SA or GPL.
 #
 #     benches/imaging/fetch.sh [CACHE]        default: target/bench-imaging
 #
@@ -29,7 +29,7 @@ from_source() {
     [ -e "$cache/download/$1.done" ] && return
     cd "$cache/download" || exit 1
     mkdir -p lists/partial
-    # The mirror that this machine already uses for Debian.
+    # The Debian mirror of this machine.
     mirror=$(apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | sed -n 's/^Debian|//p' | head -n 1)
     [ -n "$mirror" ] || { skip "source of $1: apt knows no Debian mirror on this machine"; return; }
     echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror bookworm main" >sources.list
@@ -52,7 +52,7 @@ from_deb lomiri-wallpapers-16.04
 from_source pillow
 from_source exiv2
 
-# No package has a photo of 48 megapixels; an enlarged one has the right size and too little detail.
+# No package has a photo of 48 megapixels; an enlarged one has the size, but less detail.
 big="$cache/photos/enlarged-48mp.jpg"
 from="$cache/photos/lomiri-wallpapers-20.04-Kleiber_by_Lukas_Baubkus.jpg"
 if [ ! -e "$big" ] && [ -e "$from" ] && command -v vips >/dev/null; then

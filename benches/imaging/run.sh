@@ -1,5 +1,5 @@
 #!/bin/sh
-# The imaging bench in one command: fetches photos and peers, builds, and prints the table on one core.
+# Runs the imaging bench: downloads photos and tools, builds, and prints the table on one core.
 #
 #     benches/imaging/run.sh [CACHE] [ROUNDS]       default: target/bench-imaging 7
 set -eu

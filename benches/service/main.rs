@@ -1,12 +1,12 @@
-//! The program as processes: how soon it is ready, how much memory it holds, and how soon a photo is.
+//! The program as a process: start-up time, memory, and time to process a photo.
 //!
 //!     cargo bench --bench service -- [--photos DIR] [--server auto|mysql|mariadb] [--cache DIR] [--uploads 100]
 //!
-//! `--photos` is a folder of larger photos, as `benches/imaging/fetch.sh` fetches them; without it only the fixture is
-//! rendered. Memory is read from `/proc`, so this runs on Linux only.
+//! `--photos` is a folder of larger photos from `benches/imaging/fetch.sh`; without it only the fixture is rendered.
+//! Memory is read from `/proc`, so this runs on Linux only.
 
-#[path = "../api/bed.rs"]
-mod bed;
+#[path = "../api/bench_server.rs"]
+mod bench_server;
 mod photo;
 mod process;
 mod storm;
@@ -15,32 +15,32 @@ mod table;
 
 use std::time::Duration;
 
-use bed::Bed;
+use bench_server::BenchServer;
 use darkroom::db::{Db, migrations};
 use process::Serve;
 use table::Times;
 
-/// How often the program is started.
+/// The number of starts.
 const STARTS: u32 = 10;
-/// After so long nothing goes on any more in a process that was just started.
+/// A started process is idle after this time.
 const CALM: Duration = Duration::from_secs(2);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let bed = Bed::start("service").await?;
-    migrate(&bed).await?;
-    start_and_rest(&bed).await?;
-    photo::overhead(&bed).await?;
-    storm::run(&bed).await?;
+    let bench = BenchServer::start("service").await?;
+    migrate(&bench).await?;
+    start_and_rest(&bench).await?;
+    photo::overhead(&bench).await?;
+    storm::run(&bench).await?;
     table::print_load();
-    bed.server.stop().await;
+    bench.server.stop().await;
     Ok(())
 }
 
-/// An empty database and an empty folder of photos.
-async fn migrate(bed: &Bed) -> anyhow::Result<()> {
-    bed.create_anew().await?;
-    let settings = bed.settings("http://localhost").into_iter().map(|(key, value)| (key.into(), value.into()));
+/// Creates an empty database and photo folder.
+async fn migrate(bench: &BenchServer) -> anyhow::Result<()> {
+    bench.create_anew().await?;
+    let settings = bench.settings("http://localhost").into_iter().map(|(key, value)| (key.into(), value.into()));
     let config = darkroom::config::Config::read(darkroom::config::Source::parse("", settings)?)?;
     if let darkroom::config::Place::Files(folder) = &config.storage.place
         && folder.exists()
@@ -53,11 +53,11 @@ async fn migrate(bed: &Bed) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start_and_rest(bed: &Bed) -> anyhow::Result<()> {
+async fn start_and_rest(bench: &BenchServer) -> anyhow::Result<()> {
     let [mut ready, mut answers] = [Times::default(), Times::default()];
     let (mut fresh, mut anonymous, mut used) = (0.0, 0.0, 0.0);
     for turn in 0..=STARTS {
-        let serve = Serve::start(bed, &[]).await?;
+        let serve = Serve::start(bench, &[]).await?;
         // The first start fills the page cache.
         if turn > 0 {
             ready.add(serve.ready_after);

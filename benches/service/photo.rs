@@ -1,4 +1,4 @@
-//! From the answer to an upload until the photo is ready, beside the time that imaging alone takes.
+//! The time from the response to an upload until the photo is ready, compared with imaging alone.
 
 use std::{
     fs,
@@ -10,19 +10,19 @@ use anyhow::Context;
 use imaging::{Limits, MediaType, Recipe, Renderer};
 use serde_json::Value;
 
-use super::{bed, bed::Bed, process::Serve, storm, table, table::Times};
+use super::{bench_server, bench_server::BenchServer, process::Serve, storm, table, table::Times};
 
 /// Uploads of one photo.
 const ROUNDS: usize = 15;
-/// Uploads of one photo as the first of a process.
+/// Uploads of one photo in a new process.
 const FIRSTS: usize = 5;
-/// The larger photos that are looked for; parts of file names.
+/// The larger photos, as parts of file names.
 const LARGER: [&str; 2] = ["Infinite-Sea", "Kleiber"];
 
 /// Prints the table.
-pub async fn overhead(bed: &Bed) -> anyhow::Result<()> {
+pub async fn overhead(bench: &BenchServer) -> anyhow::Result<()> {
     let mut rows = Vec::new();
-    let serve = Serve::start(bed, &[]).await?;
+    let serve = Serve::start(bench, &[]).await?;
     let album = serve.album().await?;
     for path in photos() {
         let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
@@ -31,7 +31,7 @@ pub async fn overhead(bed: &Bed) -> anyhow::Result<()> {
         for round in 0..=ROUNDS {
             let alone = develop(&mut renderer, &bytes)?;
             let took = upload(&serve, &album, &bytes).await?;
-            // The first round warms the decoder up.
+            // The first round warms up the decoder.
             if round > 0 {
                 pure.add(alone);
                 ready.add(took);
@@ -39,7 +39,7 @@ pub async fn overhead(bed: &Bed) -> anyhow::Result<()> {
             }
         }
         for _ in 0..FIRSTS {
-            let fresh = Serve::start(bed, &[]).await?;
+            let fresh = Serve::start(bench, &[]).await?;
             first.add(upload(&fresh, &fresh.album().await?, &bytes).await?);
             fresh.stop().await?;
         }
@@ -75,7 +75,8 @@ pub async fn overhead(bed: &Bed) -> anyhow::Result<()> {
 
 fn photos() -> Vec<PathBuf> {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/camera.jpg");
-    let folder = bed::option("--photos").map_or_else(|| PathBuf::from("target/bench-imaging/photos"), PathBuf::from);
+    let folder =
+        bench_server::option("--photos").map_or_else(|| PathBuf::from("target/bench-imaging/photos"), PathBuf::from);
     let files: Vec<PathBuf> = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     let larger = LARGER.iter().filter_map(|name| {
         let found = files.iter().find(|path| path.to_string_lossy().contains(name));
@@ -93,7 +94,7 @@ fn develop(renderer: &mut Renderer, bytes: &[u8]) -> anyhow::Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// From the PUT's answer to the event that a long poll was waiting for.
+/// From the response to the PUT until the event of a long poll.
 async fn upload(serve: &Serve, album: &str, bytes: &[u8]) -> anyhow::Result<Duration> {
     let events = format!("/v1/albums/{album}/events");
     let mut last = 0;
@@ -110,7 +111,7 @@ async fn upload(serve: &Serve, album: &str, bytes: &[u8]) -> anyhow::Result<Dura
         anyhow::Ok((seen, Instant::now()))
     };
     let sends = async {
-        // The poll is to be waiting before anything happens.
+        // The poll must be waiting first.
         tokio::time::sleep(Duration::from_millis(50)).await;
         storm::put(serve.address, &url, bytes, &[]).await?;
         anyhow::Ok(Instant::now())

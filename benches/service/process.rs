@@ -1,4 +1,4 @@
-//! `darkroom serve` as a process, and what `/proc` tells of it.
+//! `darkroom serve` as a process, and its figures in `/proc`.
 
 use std::{
     collections::BTreeMap,
@@ -16,19 +16,18 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::bed::Bed;
+use super::bench_server::BenchServer;
 
-/// Who signs in.
+/// The signed-in user.
 const HOST: &str = "host";
-/// How often a starting process is tried.
+/// The poll interval of a starting process.
 const POLL: Duration = Duration::from_micros(500);
-/// The longest that anything may take.
+/// The timeout of every wait.
 const DEADLINE: Duration = Duration::from_mins(2);
 
 /// The running process; killed when dropped.
 pub struct Serve {
     child: Child,
-    /// Where it listens.
     pub address: SocketAddr,
     /// From before the start to the first 200 of `/health/ready`.
     pub ready_after: Duration,
@@ -39,16 +38,16 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Starts it on the bed, with more settings, and waits until it answers.
-    pub async fn start(bed: &Bed, more: &[(&str, &str)]) -> anyhow::Result<Self> {
+    /// Starts the process with more settings and waits until it responds.
+    pub async fn start(bench: &BenchServer, more: &[(&str, &str)]) -> anyhow::Result<Self> {
         let (address, operations) = (free_address()?, free_address()?);
         let mut command = Command::new(env!("CARGO_BIN_EXE_darkroom"));
-        command.arg("serve").env_clear().envs(bed.settings(&format!("http://{address}"))).envs(more.iter().copied());
+        command.arg("serve").env_clear().envs(bench.settings(&format!("http://{address}"))).envs(more.iter().copied());
         command.env("DARKROOM_HTTP_LISTEN", address.to_string());
         command.env("DARKROOM_OPERATIONS_LISTEN", operations.to_string());
-        // No log, as it would be a disk's time that is measured.
+        // Without a log, whose disk writes would be measured.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let token = bed.identity.token(HOST)?;
+        let token = bench.identity.token(HOST)?;
         let http = reqwest::Client::builder().no_proxy().build()?;
         let started = Instant::now();
         let child = command.spawn()?;
@@ -61,7 +60,7 @@ impl Serve {
         Ok(serve)
     }
 
-    /// Tries until the answer is 200.
+    /// Waits for a 200.
     async fn answers(&self, path: &str) -> anyhow::Result<()> {
         let begun = Instant::now();
         let request = format!(
@@ -82,7 +81,7 @@ impl Serve {
         anyhow::bail!("{path} does not answer")
     }
 
-    /// A call that must succeed.
+    /// A request that must succeed.
     pub async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let request = self.http.request(method.parse()?, format!("http://{}{path}", self.address));
         let request = request.bearer_auth(&self.token);
@@ -94,20 +93,20 @@ impl Serve {
         Ok(serde_json::from_slice(&body).unwrap_or_default())
     }
 
-    /// Opens an album; answers its id.
+    /// Creates an album and returns its id.
     pub async fn album(&self) -> anyhow::Result<String> {
         let album = self.call("POST", "/v1/albums", Some(&json!({ "title": "bench" }))).await?;
         Ok(text(&album, "id"))
     }
 
-    /// Declares a JPEG; answers its id and its upload URL.
+    /// Declares a JPEG; returns its id and upload URL.
     pub async fn declare(&self, album: &str, bytes: usize) -> anyhow::Result<(String, String)> {
         let body = json!({ "content_type": "image/jpeg", "bytes": bytes });
         let added = self.call("POST", &format!("/v1/albums/{album}/photos"), Some(&body)).await?;
         Ok((text(&added["photo"], "id"), text(&added["upload"], "url")))
     }
 
-    /// What a service in use has done at least once, and some of it often.
+    /// Sends typical requests, some repeatedly.
     pub async fn call_everything(&self) -> anyhow::Result<()> {
         let album = self.album().await?;
         for _ in 0..50 {
@@ -124,14 +123,13 @@ impl Serve {
         memory(self.child.id(), field)
     }
 
-    /// Its children.
     pub fn children(&self) -> Vec<u32> {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         processes.filter(|process| parent(*process) == Some(self.child.id())).collect()
     }
 
-    /// SIGTERM, and waits for its end.
+    /// Sends SIGTERM and waits for the exit.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         let status = tokio::task::spawn_blocking(move || self.child.wait()).await??;
@@ -140,17 +138,17 @@ impl Serve {
     }
 }
 
-/// Peaks of memory, of the process and of all children that it had meanwhile, in MB.
+/// Peak memory of the process and its children in MB.
 #[derive(Default)]
 pub struct Peaks {
     own: f64,
     children: BTreeMap<u32, f64>,
-    /// The largest sum at one moment, where each page is counted once however many share it.
+    /// The largest sum at one time, with shared pages counted once.
     pub together: f64,
 }
 
 impl Peaks {
-    /// Looks once.
+    /// Takes a sample.
     pub fn look(&mut self, serve: &Serve) {
         self.own = self.own.max(serve.memory("VmHWM"));
         let mut together = proportional(serve.child.id());
@@ -162,12 +160,12 @@ impl Peaks {
         self.together = self.together.max(together);
     }
 
-    /// The highest of the process itself.
+    /// The peak of the process itself.
     pub fn own(&self) -> f64 {
         self.own
     }
 
-    /// The sum over children, as if all had been at their highest at once.
+    /// The sum of the children's peaks.
     pub fn children(&self) -> f64 {
         self.children.values().sum()
     }
@@ -177,12 +175,12 @@ fn memory(process: u32, field: &str) -> f64 {
     kilobytes(&format!("/proc/{process}/status"), field) / 1e3
 }
 
-/// Resident pages, those that others share counted in part.
+/// The proportional set size.
 fn proportional(process: u32) -> f64 {
     kilobytes(&format!("/proc/{process}/smaps_rollup"), "Pss") / 1e3
 }
 
-/// `NAME: 123 kB` of a file of `/proc`; nothing of a process that has ended.
+/// `NAME: 123 kB` in a file of `/proc`; 0 if the process has exited.
 fn kilobytes(file: &str, field: &str) -> f64 {
     let text = fs::read_to_string(file).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));

@@ -1,4 +1,4 @@
-//! A hundred uploads of 20 MB at once.
+//! A hundred concurrent uploads of 20 MB.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -9,27 +9,27 @@ use tokio::{
 };
 
 use super::{
-    bed::{self, Bed},
+    bench_server::{self, BenchServer},
     process::{Peaks, Serve},
     table,
 };
 
 /// Size of one upload.
 const BYTES: usize = 20_000_000;
-/// Two workers, and two processes that decode.
+/// Two workers and two decoder processes.
 const SETTINGS: [(&str, &str); 2] = [("DARKROOM_WORKER_CONCURRENCY", "2"), ("DARKROOM_IMAGING_PROCESSES", "2")];
-/// How often memory is looked at.
+/// The sampling interval of memory.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// Prints the table: once with bytes that only begin like a JPEG, once with a photo that has as much behind its end.
-pub async fn run(bed: &Bed) -> anyhow::Result<()> {
-    let uploads = bed::number("--uploads", 100) as usize;
+/// Prints the table: for bytes with only a JPEG header, and for a photo with appended data.
+pub async fn run(bench: &BenchServer) -> anyhow::Result<()> {
+    let uploads = bench_server::number("--uploads", 100) as usize;
     let photo = include_bytes!("../../tests/fixtures/camera.jpg");
     let mut rows = Vec::new();
     for (name, head) in [("random, rejected", &photo[..64]), ("a photo and padding, ready", &photo[..])] {
         let mut bytes = noise(BYTES);
         bytes[..head.len()].copy_from_slice(head);
-        rows.push(storm(bed, name, Arc::new(bytes), uploads).await?);
+        rows.push(storm(bench, name, Arc::new(bytes), uploads).await?);
     }
     let head = [
         "bytes",
@@ -45,8 +45,8 @@ pub async fn run(bed: &Bed) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn storm(bed: &Bed, name: &str, bytes: Arc<Vec<u8>>, uploads: usize) -> anyhow::Result<Vec<String>> {
-    let serve = Serve::start(bed, &SETTINGS).await?;
+async fn storm(bench: &BenchServer, name: &str, bytes: Arc<Vec<u8>>, uploads: usize) -> anyhow::Result<Vec<String>> {
+    let serve = Serve::start(bench, &SETTINGS).await?;
     let album = serve.album().await?;
     let (mut urls, mut peaks) = (Vec::new(), Peaks::default());
     for _ in 0..uploads {
@@ -88,13 +88,13 @@ async fn storm(bed: &Bed, name: &str, bytes: Arc<Vec<u8>>, uploads: usize) -> an
     Ok(row)
 }
 
-/// Whether some photo still waits for a worker.
+/// Whether a photo is still unprocessed.
 async fn unsettled(serve: &Serve, album: &str) -> anyhow::Result<bool> {
     let list = serve.call("GET", &format!("/v1/albums/{album}/photos?state=processing&limit=1"), None).await?;
     Ok(list["items"].as_array().is_some_and(|items| !items.is_empty()))
 }
 
-/// Sends a JPEG in two parts over a connection of its own, and takes nothing but 200 for an answer.
+/// Uploads a JPEG in two parts over its own connection; fails unless the response is 200.
 pub async fn put(address: SocketAddr, url: &str, bytes: &[u8], rest: &[u8]) -> anyhow::Result<()> {
     let path = url::Url::parse(url)?;
     let path = format!("{}?{}", path.path(), path.query().unwrap_or_default());
@@ -107,7 +107,7 @@ pub async fn put(address: SocketAddr, url: &str, bytes: &[u8], rest: &[u8]) -> a
     for part in [head.as_bytes(), bytes, rest] {
         stream.write_all(part).await?;
     }
-    // What ends the answer is the connection's end, but its head tells enough.
+    // The status line suffices.
     let mut answer = [0; 512];
     let read = stream.read(&mut answer).await?;
     let answer = String::from_utf8_lossy(&answer[..read]);
@@ -115,7 +115,7 @@ pub async fn put(address: SocketAddr, url: &str, bytes: &[u8], rest: &[u8]) -> a
     Ok(())
 }
 
-/// Bytes that don't compress, the same in every run (xorshift64).
+/// Reproducible incompressible bytes (xorshift64).
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let words = std::iter::repeat_with(|| {

@@ -1,4 +1,4 @@
-//! What the tests stand on.
+//! The test harness: servers, clients, fake services and images.
 
 pub mod album_invariants;
 pub mod api_gateway;
@@ -17,6 +17,7 @@ pub mod images;
 pub mod instance_metadata;
 pub mod isolated_root;
 pub mod lambda;
+pub mod load;
 pub mod openapi;
 pub mod process;
 pub mod rds;
@@ -38,25 +39,25 @@ pub use client::{Answer, Client};
 pub use server::TestServer;
 pub use webhook::Webhook;
 
-/// The longest that a test waits for anything.
+/// The timeout of every wait.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
-/// A photo from `tests/fixtures`.
+/// A file of `tests/fixtures`.
 pub fn fixture(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The same picture as other bytes for each number: a JPEG with a comment of its own.
-pub fn numbered(number: u32) -> Vec<u8> {
+/// A JPEG of the same image with different bytes for each number: the number is in a comment.
+pub fn numbered_photo(number: u32) -> Vec<u8> {
     let mut jpeg = fixture("progressive.jpg");
     let comment = [&[0xff, 0xfe, 0, 6][..], &number.to_be_bytes()].concat();
     jpeg.splice(2..2, comment);
     jpeg
 }
 
-/// A picture of a few pixels that no other number has.
-pub fn tiny(number: u32) -> Vec<u8> {
+/// A PNG of 8x8 pixels, different for each number.
+pub fn tiny_photo(number: u32) -> Vec<u8> {
     png_of(8, 8, &[&number.to_be_bytes()[..], &[128; 8 * 8 * 3 - 4]].concat())
 }
 
@@ -71,16 +72,16 @@ fn png_of(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A PNG of noise with 7.7 MB.
+/// A PNG of noise, 7.7 MB.
 pub fn large_photo() -> Vec<u8> {
     const SIDE: u32 = 1600;
     png_of(SIDE, SIDE, &noise((SIDE * SIDE * 3) as usize))
 }
 
-/// A PNG that keeps a decoder busy for some 0.3 s of processor time: 16 megapixels of noise in black and white.
+/// A PNG of 16 megapixels of black and white noise, which takes about 0.3 s of processor time to decode.
 pub fn slow_photo() -> Vec<u8> {
     const SIDE: u32 = 4000;
-    /// Rows of noise that repeat; together they are longer than what a PNG's compression looks back to.
+    /// The noise repeats after this many rows, which is beyond the window of PNG's compression.
     const ROWS: u32 = 16;
     static PHOTO: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let mut rows = noise((SIDE * ROWS * 3) as usize);
@@ -92,7 +93,7 @@ pub fn slow_photo() -> Vec<u8> {
     PHOTO.clone()
 }
 
-/// Noise that is the same in each run, by xorshift.
+/// Reproducible noise, by xorshift.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 1_u32;
     std::iter::repeat_with(|| {
@@ -105,22 +106,19 @@ fn noise(length: usize) -> Vec<u8> {
     .collect()
 }
 
-/// Whether load and failure cases run at full length: `make test-full`.
+/// Whether load and failure tests run at full length: `make test-full`.
 pub fn is_full_run() -> bool {
     std::env::var("TEST_FULL").is_ok_and(|value| value == "1")
 }
 
-/// Notes that this machine can't run a test, and why. With `REQUIRE_ALL=1`, as in CI, that is a failure.
-///
-/// # Panics
-/// If all tests are required.
+/// Reports that this machine can't run a test. With `REQUIRE_ALL=1`, as in CI, it panics.
 pub fn skip(reason: &str) {
     let required = std::env::var("REQUIRE_ALL").is_ok_and(|value| value == "1");
     assert!(!required, "skipped although all tests are required: {reason}");
     eprintln!("skipped: {reason}");
 }
 
-/// Asks again and again until there is an answer, or panics at the deadline.
+/// Polls `ask` until it returns a value; panics at the deadline.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = tokio::time::Instant::now();
     loop {
@@ -132,9 +130,8 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
     }
 }
 
-/// Settings of a service to which many come at once, and which serves each of them in the end: none is turned away for how long
-/// that takes.
-pub const PATIENT: &str = "worker.enabled = false\ndatabase.acquire_timeout = '1m'\ndatabase.transaction_timeout = '1m'\n\
+/// Settings with long timeouts, for tests that send many concurrent requests and expect all of them to succeed.
+pub const LONG_TIMEOUTS: &str = "worker.enabled = false\ndatabase.acquire_timeout = '1m'\ndatabase.transaction_timeout = '1m'\n\
                            http.request_timeout = '1m'\nlimits.target_queue_delay = '1m'\n";
 
 /// SHA-256 as 64 hex digits.

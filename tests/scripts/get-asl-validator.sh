@@ -1,8 +1,8 @@
 #!/bin/sh
-# get-asl-validator.sh DIR: the checker of state machines as DIR/asl-validator, with a Node.js of its own (240 MB there).
-# Everything is pinned by version and hash, in nodejs.txt and asl-validator/package-lock.json.
+# get-asl-validator.sh DIR: unpacks asl-validator, a checker of state machines, and Node.js into DIR (240 MB).
+# Versions and hashes are pinned in nodejs.txt and asl-validator/package-lock.json.
 #
-# Nothing is installed and no root is needed. Does nothing when DIR is complete. DIR may not be moved.
+# Needs no root. Does nothing if DIR is complete. DIR must not be moved.
 set -eu
 umask 022
 [ $# -eq 1 ] || { echo "usage: get-asl-validator.sh DIR" >&2; exit 64; }
@@ -15,7 +15,7 @@ fail() { echo "get-asl-validator.sh: $*" >&2; exit 1; }
 "$here/get-python.sh" nodejs "$dir/node"
 is_complete() { cmp -s "$lock" "$dir/complete"; }
 if is_complete; then exit 0; fi
-# Two at a time on one folder would tear each other's files.
+# Concurrent runs on one folder would damage each other's files.
 if command -v flock >/dev/null 2>&1; then
   exec 9>"$dir/lock"
   flock 9
@@ -33,6 +33,6 @@ exec "$dir/node/venv/bin/node" "$dir/node_modules/asl-validator/dist/bin/asl-val
 END
 chmod 755 "$dir/asl-validator"
 rm "$dir/log"
-# Written last, in one step.
+# Written last and atomically: it marks DIR as complete.
 cp "$lock" "$dir/complete.new"
 mv "$dir/complete.new" "$dir/complete"

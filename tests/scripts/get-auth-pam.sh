@@ -1,12 +1,11 @@
 #!/bin/sh
-# get-auth-pam.sh [DIR]: MariaDB's auth_pam.so, which the bare server package lacks. Prints where it is.
+# get-auth-pam.sh [DIR]: prints the path of MariaDB's auth_pam.so, which the package mariadb-server-core lacks.
 #
-# For tests that sign in as on RDS: the plugin asks a helper program about each login, and the tests put their own in
-# its place. Nothing is installed and no root is needed: where the plugin isn't beside the server, Debian's package
-# mariadb-server of the server's own version (4 MB) is fetched, and the plugin taken out of it into DIR
-# (~/.cache/darkroom/auth-pam), where the next run finds it.
+# For tests of IAM authentication: the plugin calls a helper program for each login, which the tests replace. If the
+# plugin is not installed with the server, the script downloads Debian's package mariadb-server of the same version
+# (4 MB) and unpacks the plugin into DIR (default ~/.cache/darkroom/auth-pam). Needs no root.
 #
-# Prints nothing when there is no MariaDB on this machine.
+# Prints nothing if MariaDB is not installed.
 set -eu
 umask 022
 PATH=${PATH:-/usr/bin:/bin}:/usr/sbin:/usr/local/sbin:/usr/libexec
@@ -15,7 +14,7 @@ dir=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/darkroom/auth-pam}
 
 fail() { echo "get-auth-pam.sh: $*" >&2; exit 1; }
 
-# The server that the tests will find: a mysqld may well be MariaDB's.
+# The server that the tests will find: mysqld may be MariaDB.
 server=
 for program in "${DARKROOM_MYSQLD:-mysqld}" "${DARKROOM_MARIADBD:-mariadbd}"; do
   said=$("$program" --no-defaults --version 2>/dev/null) || continue
@@ -31,10 +30,10 @@ fi
 
 # `Ver 10.11.19-MariaDB-0+deb12u1 for ...` is Debian's 10.11.19-0+deb12u1.
 version=$(echo "$said" | sed -n 's/.* Ver \([0-9.]*\)-MariaDB-\([^ ]*\) for .*/\1-\2/p')
-[ -n "$version" ] || fail "no package of Debian's: $said; put its auth_pam.so into $beside"
+[ -n "$version" ] || fail "not a Debian package: $said; copy its auth_pam.so to $beside"
 plugin="$dir/$version/auth_pam.so"
 mkdir -p "$dir"
-# Two at a time on one folder would tear each other's files.
+# Concurrent runs on one folder would damage each other's files.
 if command -v flock >/dev/null 2>&1; then
   exec 9>"$dir/lock"
   flock 9
@@ -44,7 +43,7 @@ if [ -e "$plugin" ]; then
   exit 0
 fi
 for program in apt-get apt-cache dpkg-deb; do
-  command -v $program >/dev/null 2>&1 || fail "$program is needed: this works on Debian and its kin only"
+  command -v $program >/dev/null 2>&1 || fail "$program is needed: only Debian and derived systems are supported"
 done
 
 work="$dir/work"
@@ -67,7 +66,7 @@ export APT_CONFIG
 echo "get-auth-pam.sh: fetching MariaDB's auth_pam.so" >&2
 found=$(known)
 if [ -z "$found" ]; then
-  # This machine's lists are empty or old: fresh ones, in a place of our own.
+  # The package lists of this machine are empty or old: download new ones into a private folder.
   cat >>"$APT_CONFIG" <<EOF
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::Languages "none";
@@ -78,11 +77,11 @@ EOF
   quietly apt-get -q update
   found=$(known)
 fi
-[ -n "$found" ] || fail "apt has no mariadb-server $version: bring mariadb-server-core up to date"
+[ -n "$found" ] || fail "apt has no mariadb-server $version: update mariadb-server-core"
 (cd "$work" && quietly apt-get -q download "mariadb-server=$found")
 quietly dpkg-deb -x "$work"/mariadb-server_*.deb "$work/root"
 mkdir -p "$dir/$version"
-# Moved in one step, and last.
+# Moved last and atomically.
 mv "$(find "$work/root" -name auth_pam.so)" "$plugin"
 rm -rf "$work"
 echo "$plugin"

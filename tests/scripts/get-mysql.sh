@@ -1,11 +1,11 @@
 #!/bin/sh
-# get-mysql.sh DIR [PACKAGE...]: a real MySQL server with all its libraries under DIR (54 MB to fetch, 350 MB there).
+# get-mysql.sh DIR [PACKAGE...]: unpacks a MySQL server with all its libraries into DIR (54 MB download, 350 MB).
 #
-# Nothing is installed and no root is needed: Debian's unstable packages are unpacked, C library and all, and run by
-# their own loader. Does nothing when DIR is complete; goes on where an interrupted run stopped. DIR may be moved.
+# Needs no root: unpacks packages of Debian unstable, including the C library, and runs them by their own loader. Does
+# nothing if DIR is complete; continues an interrupted run. DIR may be moved.
 #
-# Afterwards DIR/mysqld, DIR/mysql and DIR/mysqladmin run as they are; DARKROOM_MYSQLD=DIR/mysqld is all that Darkroom's
-# private server needs. PACKAGE names further packages to unpack beside them.
+# Provides DIR/mysqld, DIR/mysql and DIR/mysqladmin. Set DARKROOM_MYSQLD=DIR/mysqld for Darkroom's private server.
+# PACKAGE names further packages to unpack.
 set -eu
 umask 022
 [ $# -ge 1 ] || { echo "usage: get-mysql.sh DIR [PACKAGE...]" >&2; exit 64; }
@@ -14,7 +14,7 @@ dir=$(cd "$1" && pwd)
 shift
 packages="mysql-server-core mysql-client-core $*"
 stamp="$dir/complete"
-# Changes whenever the wrappers below do, so that an old DIR is brought up to date.
+# Changes with the wrappers below, so that an old DIR is updated.
 edition="2 $packages"
 
 fail() { echo "get-mysql.sh: $*" >&2; exit 1; }
@@ -27,9 +27,9 @@ case $(uname -m) in
   *) fail "no MySQL packages for $(uname -m)" ;;
 esac
 for program in apt-get dpkg-deb; do
-  command -v $program >/dev/null 2>&1 || fail "$program is needed: this works on Debian and its kin only"
+  command -v $program >/dev/null 2>&1 || fail "$program is needed: only Debian and derived systems are supported"
 done
-# Two at a time on one folder would tear each other's files.
+# Concurrent runs on one folder would damage each other's files.
 if command -v flock >/dev/null 2>&1; then
   exec 9>"$dir/lock"
   flock 9
@@ -38,14 +38,14 @@ fi
 
 apt="$dir/apt"
 mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
-# The mirror that this machine already uses for Debian.
+# The Debian mirror of this machine.
 mirror=$(apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | sed -n 's/^Debian|//p' | head -n 1)
 [ -n "$mirror" ] || fail "apt knows no Debian mirror on this machine"
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 [ -e $keyring ] || fail "$keyring is missing: install debian-archive-keyring"
 echo "deb [arch=$architecture signed-by=$keyring] $mirror sid main" >"$apt/sources.list"
-# An empty list of installed packages makes apt fetch every library, the C library included. Perl is feigned: only
-# scripts that nobody runs here need it.
+# An empty list of installed packages makes apt download every library, including the C library. Perl is listed as
+# installed, because only unused scripts need it.
 for package in perl perl-base mysql-common; do
   printf 'Package: %s\nStatus: install ok installed\nVersion: 99\nArchitecture: %s\nMulti-Arch: allowed\nMaintainer: x\nDescription: x\n\n' \
     $package $architecture
@@ -74,23 +74,23 @@ quietly() { # shows what a command said only when it failed
 }
 echo "get-mysql.sh: fetching a MySQL server into $dir" >&2
 quietly apt-get -q update
-# An earlier, interrupted run may have fetched packages of another day. Half-fetched ones go on where they stopped.
+# An interrupted run may have downloaded older versions. Partial downloads are continued.
 quietly apt-get -q autoclean
 # shellcheck disable=SC2086 # a list of words
 quietly apt-get -q -y --no-install-recommends --download-only install $packages
 
-# Unpacked beside and moved in one step.
+# Unpacked into another folder and moved atomically.
 root="$dir/root.new"
 rm -rf "$root"
 mkdir "$root"
 for package in "$apt/cache/archives"/*.deb; do quietly dpkg-deb -x "$package" "$root"; done
-# Packages may leave the merge of /lib into /usr/lib to a maintainer script.
+# Packages may merge /lib into /usr/lib by a maintainer script.
 for lib in lib lib64; do [ -e "$root/$lib" ] || ln -s usr/$lib "$root/$lib"; done
 rm -rf "$dir/root"
 mv "$root" "$dir/root"
 
-# Wrappers that find their place by themselves. The server is told where its messages and plugins are; an option that
-# must come first stays first.
+# Relocatable wrappers. The server gets the paths of its messages and plugins; an option that must come first stays
+# first.
 for program in sbin/mysqld bin/mysql bin/mysqladmin; do
   name=${program##*/}
   {
@@ -113,5 +113,5 @@ EOF
 done
 "$dir/mysqld" --no-defaults --version >&2 || fail "the unpacked server doesn't run"
 echo "$edition" >"$stamp"
-# The packages have served; the lists would be stale next time.
+# The packages are no longer needed, and the lists would be stale next time.
 rm -rf "$apt"

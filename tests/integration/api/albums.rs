@@ -1,4 +1,4 @@
-//! Albums: opened, listed, changed and deleted by their host, and unknown to everybody else.
+//! Albums: create, list, read, update and delete by the host; other callers get 404.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::harness::{
     eventually, images,
 };
 
-/// No timers or decoders where a test needs none.
+/// Without a worker.
 const API_ONLY: &str = "worker.enabled = false";
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn host_creates_reads_and_updates_album() {
         assert_eq!(changed, wanted);
     }
     assert!(time(&wanted["updated_at"]) > time(&wanted["created_at"]), "{wanted}");
-    // What changes nothing is no event.
+    // A change without effect adds no event.
     assert_eq!(host.patch(&path, &json!({})).await.expect(200), wanted);
     assert_eq!(host.patch(&path, &json!({ "title": "Winter", "closed": true })).await.expect(200), wanted);
     assert_eq!(host.get(&path).await.expect(200), wanted);
@@ -46,7 +46,7 @@ async fn host_creates_reads_and_updates_album() {
     assert_eq!(host.events(&id(&album)).await, [updated(1), updated(2), updated(3)]);
 }
 
-/// The routes of one album with a good body each.
+/// The routes of an album, each with a valid body.
 fn routes(album: &str, invite: &str) -> Vec<(Method, String, Value)> {
     let album = format!("/v1/albums/{album}");
     vec![
@@ -88,7 +88,7 @@ async fn hides_album_of_another_host() {
     }
     assert!(shapes.windows(2).all(|pair| pair[0] == pair[1]), "a 404 tells which: {shapes:?}");
     assert_eq!(bob.all("/v1/albums").await.len(), 1);
-    // Nothing of it had an effect.
+    // None of these requests had an effect.
     assert_eq!(alice.get(&format!("/v1/albums/{album}")).await.expect(200)["title"], "Private");
     assert_eq!(alice.all(&format!("/v1/albums/{album}/invites")).await.len(), 1);
 }
@@ -166,7 +166,7 @@ async fn deletes_album_rows_and_files() {
     host.delete(&format!("/v1/albums/{album}")).await.expect(204);
     for route in routes(&album, &id(&invite)) {
         ask(&host, &route).await.expect(404);
-        // An invite is an identity in one album only; with the album it is gone.
+        // An invite ends with its album.
         ask(&guest, &route).await.expect(401);
     }
     for photo in &photos[..2] {
@@ -181,7 +181,7 @@ async fn deletes_album_rows_and_files() {
         (server.database.count(left).await == 3).then_some(())
     })
     .await;
-    // The other album is whole.
+    // The other album is unchanged.
     assert_eq!(host.all("/v1/albums").await.len(), 1);
     let left = files(&server.photos());
     assert!(left.iter().all(|path| path.contains(&id(&photos[2]))), "{left:?}");
@@ -220,7 +220,7 @@ async fn lists_each_album_once_newest_first() {
     assert_eq!(host.get("/v1/albums").await.expect(200)["items"].as_array().unwrap().len(), 50);
 }
 
-/// The `next_cursor` of a list of one item a page.
+/// The `next_cursor` of a list with one item per page.
 async fn cursor(client: &Client, path: &str) -> String {
     let joint = if path.contains('?') { '&' } else { '?' };
     let page = client.get(&format!("{path}{joint}limit=1")).await.expect(200);

@@ -1,4 +1,4 @@
-//! Who may come in: JWTs of the configured issuer, checked against a key set that is read again when keys change.
+//! Authentication: JWTs of the configured issuer, checked against a key set that is reread when its keys change.
 
 use std::{
     path::Path,
@@ -20,21 +20,21 @@ use crate::harness::{TestServer, client::id, eventually};
 
 const API_ONLY: &str = "worker.enabled = false";
 
-/// A key pair that signs, with its public half as a JWK.
+/// A signing key pair, with its public key as a JWK.
 struct Issuer {
     key: EncodingKey,
     jwk: Value,
 }
 
 impl Issuer {
-    /// The one that a folder of a development identity holds.
+    /// The key of a development identity's folder.
     fn of(folder: &Path) -> Self {
         let key = EncodingKey::from_ec_der(&std::fs::read(folder.join("key.p8")).unwrap());
         let jwks: Value = serde_json::from_slice(&std::fs::read(folder.join("jwks.json")).unwrap()).unwrap();
         Self { key, jwk: jwks["keys"][0].clone() }
     }
 
-    /// A new one under a key id.
+    /// A new key with a key id.
     fn new(kid: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Identity::open(folder.path()).unwrap();
@@ -47,7 +47,7 @@ impl Issuer {
         json!({ "keys": [self.jwk] })
     }
 
-    /// A token with some claims other than usual; null leaves one out.
+    /// A token with changed claims; null removes one.
     fn token(&self, changes: &Value) -> String {
         let header = Header { kid: self.jwk["kid"].as_str().map(str::to_owned), ..Header::new(Algorithm::ES256) };
         encode(&header, &claims(changes), &self.key).unwrap()
@@ -68,7 +68,7 @@ fn claims(changes: &Value) -> Value {
     claims
 }
 
-/// A token put together by hand.
+/// A hand-made token.
 fn forged(header: &Value, signature: &[u8]) -> String {
     let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
     format!("{}.{}.{}", part(header), part(&claims(&json!({}))), URL_SAFE_NO_PAD.encode(signature))
@@ -85,7 +85,7 @@ async fn validates_claims() {
         (200, json!({ "aud": ["another", AUDIENCE] })),
         (200, json!({ "nbf": now - 5 })),
         (200, json!({ "sub": "x".repeat(255) })),
-        // Clocks may differ a little.
+        // Within the clock skew.
         (200, json!({ "exp": now - 5 })),
         (200, json!({ "nbf": now + 5 })),
         (401, json!({ "exp": now - 3600 })),
@@ -138,13 +138,13 @@ async fn challenges_invalid_tokens() {
         "..".into(),
         "\u{7f}".replace('\u{7f}', "~~~"),
         "x".repeat(20_000),
-        // No algorithm, by all its names.
+        // Spellings of the algorithm `none`.
         forged(&json!({ "alg": "none", "kid": "dev" }), b""),
         forged(&json!({ "alg": "None", "kid": "dev" }), b""),
         forged(&json!({ "kid": "dev" }), b""),
         forged(&es256, b""),
         forged(&es256, &[0; 64]),
-        // The right signature under another head or body, or none.
+        // A valid signature with another header or payload, or no signature.
         format!("{}.{rest}", with("alg", "RS256".into())),
         format!("{}.{rest}", with("alg", "ES384".into())),
         format!("{}.{rest}", with("kid", "unknown".into())),
@@ -154,7 +154,7 @@ async fn challenges_invalid_tokens() {
         format!("{head}.{body}"),
         format!("{good}.{signature}"),
         format!("{good}="),
-        // Another key, under the same id, under its own and with itself in the head.
+        // Another key: with the same id, with its own id, and embedded in the header.
         Issuer::new("dev").token(&json!({})),
         Issuer::new("other").token(&json!({})),
         {
@@ -187,7 +187,7 @@ async fn challenges_invalid_tokens() {
         refused(value).await;
     }
     assert_eq!(server.anybody().get("/v1/albums").await.status, 401);
-    // A token in the query is none.
+    // A token in the query is ignored.
     assert_eq!(server.anybody().get(&format!("/v1/albums?access_token={good}")).await.status, 401);
     for scheme in ["Bearer", "bearer", "BEARER"] {
         let anybody = server.anybody();
@@ -234,7 +234,7 @@ async fn rereads_key_set_file_for_new_key() {
     let (old_token, new_token) = (server.bearer(&old.token(&json!({}))), server.bearer(&new.token(&json!({}))));
     let album = old_token.album("Before").await;
     new_token.get("/v1/albums").await.expect(401);
-    // Broken for a moment, as by a careless copy: what is known goes on.
+    // A temporarily invalid file leaves the known keys in use.
     std::fs::write(folder.join("jwks.json"), "{").unwrap();
     old_token.get("/v1/albums").await.expect(200);
     std::fs::write(folder.join("jwks.json"), new.jwks().to_string()).unwrap();
@@ -251,7 +251,7 @@ async fn accepts_inline_key_set() {
     server.bearer(&other.token(&json!({}))).get("/v1/albums").await.expect(401);
 }
 
-/// An issuer's web server: what it answers, and how often it was asked.
+/// An issuer's web server: its response, and the number of requests.
 #[derive(Clone)]
 struct Published {
     answer: Arc<Mutex<(StatusCode, String)>>,
@@ -297,10 +297,10 @@ async fn caches_key_set_from_url() {
     for _ in 0..20 {
         old.get("/v1/albums").await.expect(200);
     }
-    // The reading at the start may come after the first request's own.
+    // The initial read may follow that of the first request.
     assert!(issuer.asked() <= asked + 1, "asked {} times", issuer.asked());
 
-    // Forged key ids don't make us hammer the issuer.
+    // Unknown key ids do not cause a request to the issuer each.
     let (asked, begun) = (issuer.asked(), Instant::now());
     for number in 0..30 {
         server
@@ -314,7 +314,7 @@ async fn caches_key_set_from_url() {
     let most = 1 + begun.elapsed().as_secs() / 5;
     assert!(u64::from(issuer.asked() - asked) <= most, "asked {} times", issuer.asked() - asked);
 
-    // Both for a while, as issuers rotate; then only the new one.
+    // Both keys for a while, then only the new one, as issuers rotate them.
     issuer.set(StatusCode::OK, &json!({ "keys": [first.jwk, second.jwk] }));
     eventually("rotated", async || (new.get("/v1/albums").await.status == 200).then_some(())).await;
     old.get("/v1/albums").await.expect(200);
@@ -347,7 +347,7 @@ async fn missing_key_set_answers_503() {
     assert!(!answer.header("retry-after").is_empty());
     let problem = answer.expect(503);
     assert!(!problem.to_string().contains(&published.url), "{problem}");
-    // What needs no key is judged all the same.
+    // Checks that need no key still apply.
     server.bearer("garbage").get("/v1/albums").await.expect(401);
     server.anybody().get("/health/live").await.expect(200);
     published.set(StatusCode::OK, &issuer.jwks());

@@ -1,4 +1,4 @@
-//! Events: numbered without gaps, followed with a long poll, shown to each reader as far as it may see.
+//! Events: numbered without gaps, followed by long polling, filtered by what the reader may see.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::harness::{Client, PATIENT, TestServer, client::id, eventually, images, process::Process};
+use crate::harness::{Client, LONG_TIMEOUTS, TestServer, client::id, eventually, images, process::Process};
 
 const API_ONLY: &str = "worker.enabled = false";
-/// The longest wait of the contract; a poll that was woken ends well before.
+/// The maximum of `wait`; a poll that receives an event ends well before.
 const LONGEST: Duration = Duration::from_secs(25);
 const WELL_BEFORE: Duration = Duration::from_secs(10);
 
@@ -17,7 +17,7 @@ async fn rename(host: &Client, album: &str, title: &str) {
     host.patch(&format!("/v1/albums/{album}"), &json!({ "title": title })).await.expect(200);
 }
 
-/// Begins a long poll and waits until the service holds it; answers with the time that it took.
+/// Starts a long poll and waits until the service holds it; returns the response and its duration.
 async fn following(server: &TestServer, who: &Client, album: &str, after: u64) -> JoinHandle<(Value, Duration)> {
     let (who, path) = (who.clone(), format!("/v1/albums/{album}/events?after={after}&wait={}", LONGEST.as_secs()));
     let poll = tokio::spawn(async move {
@@ -30,7 +30,7 @@ async fn following(server: &TestServer, who: &Client, album: &str, after: u64) -
     poll
 }
 
-/// The numbers of a list of events, and how far it has come.
+/// The event numbers of a list, and its `last`.
 fn numbers(list: &Value) -> (Vec<u64>, u64) {
     let items = list["items"].as_array().unwrap();
     (items.iter().map(|event| event["seq"].as_u64().unwrap()).collect(), list["last"].as_u64().unwrap())
@@ -38,12 +38,12 @@ fn numbers(list: &Value) -> (Vec<u64>, u64) {
 
 #[tokio::test]
 async fn numbers_concurrent_events_without_gaps() {
-    let server = TestServer::start_with(PATIENT).await;
+    let server = TestServer::start_with(LONG_TIMEOUTS).await;
     let host = server.user("alice");
     let (album, other) = (host.album("Busy").await, host.album("Quiet").await);
     join_all((0..40).map(async |number| {
         rename(&host, &album, &format!("Title {number}")).await;
-        // A change that fails takes no number.
+        // A failed change uses no number.
         let refused = host.request(reqwest::Method::PATCH, &format!("/v1/albums/{album}")).header("if-match", "\"0-\"");
         host.send(refused.json(&json!({ "title": "never" }))).await.expect(412);
     }))
@@ -68,13 +68,13 @@ async fn reader_resumes_after_last_number() {
     assert_eq!(numbers(&read("?after=0").await), (vec![1, 2, 3], 3));
     assert_eq!(numbers(&read("?after=2").await), (vec![3], 3));
     assert_eq!(numbers(&read("?after=3").await), (vec![], 3));
-    // What is there already is not waited for.
+    // Existing events are returned at once.
     let begun = Instant::now();
     assert_eq!(numbers(&read("?after=2&wait=25").await), (vec![3], 3));
     assert!(begun.elapsed() < WELL_BEFORE);
     let event = &read("?after=2").await["items"][0];
     assert_eq!(event, &json!({ "seq": 3, "kind": "album.updated", "at": event["at"] }));
-    // More than one answer's worth comes in order, in pieces.
+    // More events than a page come in order.
     for number in 0..230 {
         rename(&host, &album, &number.to_string()).await;
     }
@@ -99,7 +99,7 @@ async fn long_poll_ends_on_event() {
             assert!(took < WELL_BEFORE, "{took:?}");
         }
     }
-    // Followers that have gone are forgotten.
+    // Disconnected followers are removed.
     let forgotten = async || server.app.db.wakeups().followed_albums().is_empty().then_some(());
     eventually("forgotten", forgotten).await;
 }
@@ -155,7 +155,7 @@ async fn hides_events_but_advances_numbers() {
     for (who, seen) in [(&host, vec![1]), (&uploader, vec![1]), (&other, vec![]), (&viewer, vec![])] {
         assert_eq!(numbers(&who.get(&list).await.expect(200)), (seen, 1));
     }
-    // What it may not see did not wake the viewer; what it may does.
+    // Hidden events do not end the viewer's poll; visible ones do.
     assert!(!poll.is_finished());
     host.patch(&format!("/v1/photos/{photo}"), &json!({ "visibility": "visible" })).await.expect(200);
     let (list, took) = poll.await.unwrap();

@@ -1,11 +1,11 @@
-//! `Idempotency-Key`: the first answer again, byte for byte, and each change made once.
+//! `Idempotency-Key`: the first response is replayed byte for byte, and each change is made once.
 
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Connection;
 
-use crate::harness::{Answer, Client, PATIENT, TestServer, client::id, database::literal, eventually};
+use crate::harness::{Answer, Client, LONG_TIMEOUTS, TestServer, client::id, database::literal, eventually};
 
 const API_ONLY: &str = "worker.enabled = false";
 
@@ -55,11 +55,10 @@ async fn replays_first_response_byte_for_byte() {
             )
             .await;
         assert_eq!(now, count, "{path}");
-        // Another key is another request.
         let other = post(who, path, &format!("another {path}"), &body).await;
         assert!(other.status == 201 && !replayed(&other) && other.bytes != first.bytes, "{path}");
     }
-    // The invite's token is in the answer that was given again, and works.
+    // The replayed response contains the invite's token, which works.
     let invite = post(&host, &invites, &format!("key of {invites}"), &json!({ "role": "view" })).await;
     assert!(replayed(&invite));
     server.bearer(invite.json()["token"].as_str().unwrap()).get(&album).await.expect(200);
@@ -85,7 +84,7 @@ async fn keys_are_per_caller_and_path() {
         seen.push(id(&answer.expect(201)["photo"]));
     }
     assert_ne!(seen[0], seen[1]);
-    // The same caller, key and body on another album: not what the key was used for.
+    // The same caller, key and body on another path.
     assert_eq!(post(&alice, &photos, "shared", &photo).await.fields(), ["idempotency-key"]);
 }
 
@@ -96,7 +95,7 @@ async fn concurrent_request_answers_409() {
     let album = host.album("Held up").await;
     let (photos, photo) = (format!("/v1/albums/{album}/photos"), json!({ "content_type": "image/png", "bytes": 9 }));
 
-    // The first is held up by a lock on the album.
+    // A lock on the album blocks the first request.
     let mut connection = server.database.connect().await;
     let mut lock = connection.begin().await.unwrap();
     let held = format!("SELECT title FROM albums WHERE id = {} FOR UPDATE", literal(&album));
@@ -112,7 +111,7 @@ async fn concurrent_request_answers_409() {
     let second = post(&host, &photos, "slow", &photo).await;
     assert_eq!((second.status.as_u16(), second.header("retry-after")), (409, "1"));
     assert_eq!(second.json()["type"], "urn:darkroom:problem:busy");
-    // Another body is wrong even now.
+    // Another body is rejected even now.
     let other = json!({ "content_type": "image/png", "bytes": 8 });
     assert_eq!(post(&host, &photos, "slow", &other).await.fields(), ["idempotency-key"]);
     lock.rollback().await.unwrap();
@@ -143,7 +142,7 @@ async fn does_not_store_errors() {
         let answer = post(who, &photos, "k", &photo).await;
         assert!(answer.status == 201 && !replayed(&answer));
     }
-    // The invite is spent now; its first answer is given all the same.
+    // The invite is used up; the first response is still replayed.
     post(&guest, &photos, "another", &photo).await.expect(409);
     let again = post(&guest, &photos, "k", &photo).await;
     assert!(again.status == 201 && replayed(&again));
@@ -184,7 +183,7 @@ async fn rejects_invalid_keys() {
 
 #[tokio::test]
 async fn concurrent_requests_create_one_album() {
-    let server = TestServer::start_with(PATIENT).await;
+    let server = TestServer::start_with(LONG_TIMEOUTS).await;
     let host = server.user("alice");
     let body = json!({ "title": "Only one" });
     let answers = join_all((0..20).map(|_| post(&host, "/v1/albums", "together", &body))).await;
@@ -213,6 +212,6 @@ async fn encrypts_stored_response() {
     for secret in [invite["token"].as_str().unwrap(), "dki_", "/join#", "a secret key"] {
         assert_eq!(server.database.columns_with(secret.as_bytes()).await, Vec::<String>::new(), "{secret}");
     }
-    // The search does find what is there in clear.
+    // The search does find clear text.
     assert_eq!(server.database.columns_with(b"readable label").await, ["invites.label"]);
 }

@@ -1,4 +1,4 @@
-//! Invites: three roles and what each may do, tokens that are shown once, and limits that hold under load.
+//! Invites: the permissions of the three roles, tokens that are returned once, and limits under concurrent use.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{TimeDelta, Utc};
@@ -6,14 +6,14 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, PATIENT, TestServer, client::id, database::literal, images};
+use crate::harness::{Client, LONG_TIMEOUTS, TestServer, client::id, database::literal, images};
 
 const API_ONLY: &str = "worker.enabled = false";
 
-/// What each caller is answered: host, view, contribute, drop, another user, nobody.
+/// The status for each caller: host, view, contribute, drop, another user, anonymous.
 struct Rule(Method, String, Value, [u16; 6]);
 
-/// The rules for an album with an invite and a photo of the host. What destroys comes last.
+/// The rules for an album with an invite and a photo of the host. Deletions come last.
 fn rules(album: &str, invite: &str, photo: &str) -> Vec<Rule> {
     let (album, photo) = (format!("/v1/albums/{album}"), format!("/v1/photos/{photo}"));
     let declaration = json!({ "content_type": "image/jpeg", "bytes": 9 });
@@ -53,7 +53,7 @@ async fn each_role_has_its_permissions_only() {
     }
     callers.extend([server.user("bob"), server.anybody()]);
     for Rule(method, path, body, wanted) in rules(&album, &id(&spare), &photo) {
-        // The host last: it may, and then the thing may be gone.
+        // The host comes last, because its request may delete the resource.
         for (caller, status) in callers.iter().zip(wanted).rev() {
             let request = caller.request(method.clone(), &path);
             let answer = caller.send(if body.is_null() { request } else { request.json(&body) }).await;
@@ -87,7 +87,7 @@ async fn returns_token_once_and_stores_hash() {
     let join = server.anybody().get(front).await;
     assert_eq!((join.status.as_u16(), join.header("referrer-policy")), (200, "no-referrer"));
 
-    // The same as was answered, but for the token.
+    // Equal to the creation's response, without the token.
     let listed = host.get(&invites).await;
     assert!(!String::from_utf8_lossy(&listed.bytes).contains(&token[4..]));
     let mut listed = listed.expect(200)["items"][0].take();
@@ -145,7 +145,7 @@ async fn rejects_expired_or_revoked_invite() {
         nobody.post(&format!("{path}/photos"), &json!({ "content_type": "image/jpeg", "bytes": 9 })).await.expect(401);
     }
     guest(&good).get(&path).await.expect(200);
-    // Revoked ones leave the list, their photos stay.
+    // Revoked invites leave the list; their photos stay.
     let listed: Vec<String> = host.all(&invites).await.iter().map(id).collect();
     assert_eq!(listed, [id(&good), id(&expired)]);
     host.get(&format!("/v1/photos/{photo}")).await.expect(200);
@@ -153,7 +153,7 @@ async fn rejects_expired_or_revoked_invite() {
 
 #[tokio::test]
 async fn enforces_photo_limit_concurrently() {
-    let server = TestServer::start_with(PATIENT).await;
+    let server = TestServer::start_with(LONG_TIMEOUTS).await;
     let host = server.user("alice");
     let album = host.album("Ten").await;
     let guest = server.bearer(&host.invite(&album, &json!({ "role": "contribute", "max_photos": 10 })).await);
@@ -168,7 +168,7 @@ async fn enforces_photo_limit_concurrently() {
     let used = async || host.all(&format!("/v1/albums/{album}/invites")).await[0]["photos_used"].clone();
     assert_eq!(used().await, 10);
 
-    // A photo that never came gives its place back, once.
+    // An expired upload frees one unit of the quota, once.
     let photo = answers.iter().find(|answer| answer.status == 201).unwrap().json();
     let photo = format!("/v1/photos/{}", id(&photo["photo"]));
     guest.delete(&photo).await.expect(204);
@@ -191,7 +191,7 @@ async fn only_expired_upload_frees_invite_quota() {
     guest.post(&photos, &another).await.expect(409);
     guest.delete(&format!("/v1/photos/{photo}")).await.expect(204);
     guest.post(&photos, &another).await.expect(409);
-    // What was spent spoils nothing else.
+    // A used-up quota does not affect other requests.
     guest.get(&photos).await.expect(200);
 }
 
@@ -234,7 +234,7 @@ async fn validates_each_invite_field() {
     assert_eq!(host.all(&invites).await, [Value::Null; 0]);
 }
 
-/// Times are kept in milliseconds: what is answered is what will be read later.
+/// Times are stored in milliseconds, and the response equals later reads.
 #[tokio::test]
 async fn keeps_unusual_valid_times() {
     let server = TestServer::start_with(API_ONLY).await;

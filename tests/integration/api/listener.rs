@@ -1,5 +1,5 @@
-//! The main listener: whom it believes behind a balancer that speaks PROXY protocol version 2, whom it waits for and for
-//! how long, TLS, HTTP/2, limits and reloads.
+//! The main listener: client addresses by PROXY protocol version 2 and `X-Forwarded-For`, timeouts, TLS, HTTP/2,
+//! limits and reloads.
 
 use std::net::SocketAddr;
 
@@ -14,20 +14,20 @@ use crate::harness::{
     certificates::{Authority, Validity},
     eventually,
     process::{Process, free_address},
-    tiny,
+    tiny_photo,
 };
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const REQUEST: &str = "GET /v1/albums HTTP/1.1\r\nhost: darkroom\r\nconnection: close\r\n\r\n";
 
-/// A header for a TCP client of IPv4, with more values.
+/// A PROXY header for an IPv4 client, with more TLVs.
 fn header(client: [u8; 4], values: &[u8]) -> Vec<u8> {
     let addresses = [&client[..], &[10, 0, 0, 1, 0xC0, 0x01, 0x1F, 0x90]].concat();
     let length = u16::try_from(addresses.len() + values.len()).unwrap().to_be_bytes();
     [SIGNATURE, &[0x21, 0x11], &length, &addresses, values].concat()
 }
 
-/// What a health check of a Network Load Balancer begins with.
+/// The LOCAL header of an NLB's health check.
 fn local() -> Vec<u8> {
     [SIGNATURE, &[0x20, 0x00, 0, 0]].concat()
 }
@@ -50,18 +50,18 @@ async fn connect(process: &Process, from: &str) -> TcpStream {
     socket.connect(to).await.unwrap()
 }
 
-/// All that is answered to these bytes; nothing when the connection is closed without a word.
+/// The response to these bytes; empty if the connection is closed without one.
 async fn answer(process: &Process, from: &str, pieces: &[&[u8]]) -> String {
     let mut stream = connect(process, from).await;
     for piece in pieces {
-        // It may be closed before all is sent.
+        // The server may close before everything is sent.
         if stream.write_all(piece).await.is_err() {
             break;
         }
     }
     let mut answer = Vec::new();
     let read = timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("answered or closed");
-    // A reset is how a connection ends that had more to say.
+    // Unread data causes a reset.
     let _ = read;
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -70,7 +70,7 @@ async fn refused(process: &Process, reason: &str) -> u64 {
     metric(process, &format!("darkroom_connections_refused_total{{reason=\"{reason}\"}}")).await
 }
 
-/// Waits for a line of the log about a request of this client.
+/// Waits for a log line about a request of this client.
 async fn logged(process: &Process, client: &str) {
     let words = format!("\"client\":\"{client}\"");
     eventually(&words, async || process.log().contains(&words).then_some(())).await;
@@ -100,7 +100,7 @@ async fn required_proxy_header_sets_client() {
         assert_eq!(answer(&process, "127.0.0.1", &[sent]).await, "", "{what}");
         assert_eq!(refused(&process, reason).await, before + 1, "{what}");
     }
-    // One that never gets on with it.
+    // A client that stalls.
     let mut slow = connect(&process, "127.0.0.1").await;
     slow.write_all(&SIGNATURE[..5]).await.unwrap();
     let mut nothing = Vec::new();
@@ -115,7 +115,7 @@ async fn trusts_proxy_header_of_listed_networks() {
     assert!(answer(&process, "127.0.0.2", &[&with_header]).await.starts_with("HTTP/1.1 401 "));
     logged(&process, "203.0.113.8").await;
     assert_eq!(answer(&process, "127.0.0.2", &[REQUEST.as_bytes()]).await, "", "the balancer has to send one");
-    // Anybody else who sends one would like to be somebody else.
+    // A header of an untrusted sender would be spoofed.
     let spoofed = [&header([203, 0, 113, 9], &[]), REQUEST.as_bytes()].concat();
     let told = answer(&process, "127.0.0.3", &[&spoofed]).await;
     assert!(told.is_empty() || told.starts_with("HTTP/1.1 400 "), "{told}");
@@ -157,14 +157,14 @@ async fn trusts_forwarded_header_by_hop_count() {
     assert!(!process.log().contains("198.51.100.5"), "no hop is trusted by default");
 }
 
-/// What is left of a connection's answers once it has been closed.
+/// The remaining data until the connection is closed.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let _ = timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("closed");
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Sends a request over a connection that stays open, and reads the answer's status line.
+/// Sends a request over a kept connection and reads the status line.
 async fn ask(stream: &mut TcpStream) -> String {
     stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
@@ -185,7 +185,7 @@ async fn cuts_stalled_but_not_idle_clients() {
     let mut silent = connect(&process, "127.0.0.1").await;
     let mut idle = connect(&process, "127.0.0.1").await;
     assert_eq!(ask(&mut idle).await, "HTTP/1.1 200 OK");
-    // A byte now and then, for ever.
+    // A byte at a time.
     let mut slow = connect(&process, "127.0.0.1").await;
     slow.set_nodelay(true).unwrap();
     let (mut reader, mut writer) = slow.split();
@@ -202,13 +202,13 @@ async fn cuts_stalled_but_not_idle_clients() {
         read = timeout(DEADLINE, reader.read_to_end(&mut answer)) => { let _ = read.expect("cut"); }
         () = dribble => {}
     }
-    // The second request of a connection is no better.
+    // The limit applies to the second request too.
     let mut second = connect(&process, "127.0.0.1").await;
     assert_eq!(ask(&mut second).await, "HTTP/1.1 200 OK");
     second.write_all(b"GET / HT").await.unwrap();
     rest(&mut second).await;
     assert_eq!(metric(&process, "darkroom_connection_timeouts_total{reason=\"header\"}").await, 2);
-    // A body that does not come on, in time and with a word.
+    // A stalled body, which is answered.
     let mut body = connect(&process, "127.0.0.1").await;
     let token = server.identity.token("alice").unwrap();
     let head = format!(
@@ -246,7 +246,7 @@ async fn limits_connections_and_header_size() {
     let large = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(20_000));
     let _ = first.write_all(large.as_bytes()).await;
     assert!(rest(&mut first).await.starts_with("HTTP/1.1 431 "));
-    // Its place is free again.
+    // The connection is no longer counted.
     eventually("a free place", async || {
         let mut third = connect(&process, "127.0.0.1").await;
         third.write_all(REQUEST.as_bytes()).await.ok()?;
@@ -295,7 +295,7 @@ async fn reloads_certificate_and_rejects_bad_one() {
         ("DARKROOM_HTTP_TLS_KEY", key.to_str().unwrap()),
     ];
     let (_server, process) = serve(&settings).await;
-    // A client of its own each time: a kept connection would know the old certificate.
+    // A new client each time: a kept connection would have the old certificate.
     let trusts = async |nth: usize| {
         let root = std::fs::read(authorities[nth].path()).unwrap();
         let root = reqwest::Certificate::from_pem(&root).unwrap();
@@ -382,11 +382,11 @@ async fn rate_limit_sends_retry_after() {
     assert_eq!(status("2001:db8:0:1::1").await, "401", "another network");
 }
 
-/// How many idle connections are held at a time, and what one costs.
+/// Holds many idle connections and prints the memory of each.
 #[tokio::test]
 async fn holds_ten_thousand_idle_connections() {
     const WANTED: u64 = 10_000;
-    // Both sides are files of this user: one here, one in the service.
+    // Each connection takes two file descriptors: one here and one in the service.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let room = limit.current.unwrap_or(u64::MAX).saturating_sub(2000);
     let count = WANTED.min(room);
@@ -415,13 +415,13 @@ async fn holds_ten_thousand_idle_connections() {
     assert_eq!(ask(&mut connect(&process, "127.0.0.1").await).await, "HTTP/1.1 200 OK");
 }
 
-/// hyper is done with an answer before the kernel has taken it: the end of a large one stands in its buffer.
+/// hyper completes a response before the kernel has accepted all of it: the end is still in hyper's buffer.
 #[tokio::test]
 async fn slow_client_gets_full_response_on_close() {
     let (server, mut process) = serve(&[("DARKROOM_WORKER_ENABLED", "false")]).await;
     let host = process.user(&server, "alice");
     let album = host.album("large").await;
-    let bytes: Vec<u8> = [&tiny(0)[..], &vec![7; 12 << 20]].concat();
+    let bytes: Vec<u8> = [&tiny_photo(0)[..], &vec![7; 12 << 20]].concat();
     let photo = host.upload(&album, "image/png", &bytes).await;
     let found = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let token = server.identity.token("alice").unwrap();
@@ -471,7 +471,7 @@ async fn drain_answers_http2_long_poll() {
     connection.await.unwrap().expect("GOAWAY, not a broken connection");
 }
 
-/// Nobody reads a connection while its answer is awaited: somebody has to tell that the wait for the next request begins.
+/// The connection is not read while a response is pending, so the idle timeout must start explicitly.
 #[tokio::test]
 async fn applies_idle_timeout_after_long_request() {
     let settings = [("DARKROOM_LIMITS_HEADER_TIMEOUT", "100ms"), ("DARKROOM_LIMITS_IDLE_TIMEOUT", "2s")];

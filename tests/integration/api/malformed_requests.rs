@@ -1,4 +1,4 @@
-//! Bodies that are no JSON, break a rule, or are only unusual; and what is no route.
+//! Malformed, invalid and unusual request bodies, and unknown routes.
 
 use reqwest::{Method, header::CONTENT_TYPE};
 use serde_json::{Value, json};
@@ -102,7 +102,7 @@ async fn rejects_large_body_unread() {
     let parts = title(10 << 20).chunks(8192).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect::<Vec<_>>();
     let chunked = reqwest::Body::wrap_stream(futures_util::stream::iter(parts));
     post(&host, "/v1/albums", chunked).await.expect(413);
-    // Just within the limit it is the title's own rule.
+    // Below the body limit, the title's own rule applies.
     assert_eq!(post(&host, "/v1/albums", title(60_000)).await.fields(), ["title"]);
 }
 
@@ -135,7 +135,7 @@ async fn keeps_unicode_titles_byte_for_byte() {
         assert_eq!(host.patch(&path, &json!({ "title": title })).await.expect(200)["title"], title);
         assert_eq!(host.get(&path).await.expect(200)["title"], title);
     }
-    // Titles that a careless comparison takes for the same are two.
+    // Titles that some collations treat as equal are different.
     let renamed = format!("/v1/albums/{patched}");
     for title in ["e\u{301}", "\u{e9}", "\u{c9}", "\u{e9} "] {
         let before = host.events(&patched).await.len();

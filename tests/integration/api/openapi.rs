@@ -1,4 +1,4 @@
-//! The document, the page that shows it, and what every answer has: request ids and CORS.
+//! The OpenAPI document, its documentation page, and what every response has: request ids and CORS.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -9,7 +9,7 @@ use crate::harness::{Answer, TestServer, openapi};
 
 const API_ONLY: &str = "worker.enabled = false";
 
-/// The routes, with the statuses that a caller without identity gets.
+/// The routes, with the status for anonymous callers.
 const ROUTES: [(&str, &[(&str, u16)]); 16] = [
     ("/v1/albums", &[("post", 401), ("get", 401)]),
     ("/v1/albums/{album_id}", &[("get", 401), ("patch", 401), ("delete", 401)]),
@@ -101,7 +101,7 @@ async fn document_is_3_1_and_equals_cli_output() {
     resolve(&document, &document);
 }
 
-/// Each `$ref` leads somewhere, and no operation has the name of another.
+/// Each `$ref` resolves, and operation ids are unique.
 fn resolve(value: &Value, document: &Value) {
     match value {
         Value::Object(fields) => fields.iter().for_each(|(name, value)| match (name.as_str(), value.as_str()) {
@@ -121,7 +121,7 @@ fn operation_ids_are_unique() {
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
 }
 
-/// What `src="..."` and `href="..."` of a page name.
+/// The links in `src="..."` and `href="..."` of a page.
 fn links(page: &str) -> Vec<String> {
     let after = |mark: &'static str| page.split(mark).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
     after("src=\"").chain(after("href=\"")).collect()
@@ -136,7 +136,7 @@ async fn documentation_page_is_self_contained() {
     assert_eq!((root.status.as_u16(), root.header("location")), (307, "/docs/"));
     let page = anybody.get("/docs/").await;
     assert!(page.status == 200 && page.header("content-type").starts_with("text/html"));
-    // CloudFront keeps what is marked, and nothing else.
+    // CloudFront caches only marked responses.
     for (path, kept) in [("/docs/", true), ("/openapi.json", true), ("/docs/none", false), ("/health/live", false)] {
         assert_eq!(anybody.get(path).await.header("cache-control") == "public, max-age=300", kept, "{path}");
     }
@@ -148,12 +148,12 @@ async fn documentation_page_is_self_contained() {
         assert!(!link.contains(':') && !link.starts_with("//"), "{link}");
         let file = anybody.get(&format!("/docs/{}", link.trim_start_matches("./"))).await;
         assert!(file.status == 200 && !file.bytes.is_empty(), "{link}");
-        // The bundle names hosts in licences and schemas; what it may call is told by the initializer.
+        // The bundle mentions hosts in licences and schemas; the initializer defines which ones it calls.
         if link.contains("initializer") {
             let script = text(&file);
             assert!(!script.contains("http://") && !script.contains("https://"), "{script}");
             assert!(script.contains("/openapi.json"), "{script}");
-            // Else the bundle asks validator.swagger.io about each document that is not on localhost.
+            // Otherwise the bundle sends documents to validator.swagger.io, unless they are on localhost.
             assert!(script.contains("\"validatorUrl\": \"none\""), "{script}");
         }
     }

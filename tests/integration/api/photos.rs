@@ -1,4 +1,4 @@
-//! Photos: who sees which, the same bytes twice, review, captions, originals and renditions.
+//! Photos: visibility, duplicate bytes, review, captions, originals and renditions.
 
 use std::collections::BTreeSet;
 
@@ -6,11 +6,11 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Client, PATIENT, TestServer, client::id, eventually, fixture, images, sha256_hex};
+use crate::harness::{Answer, Client, LONG_TIMEOUTS, TestServer, client::id, eventually, fixture, images, sha256_hex};
 
 const PNG: &str = "image/png";
 
-/// A small picture; another seed makes another.
+/// A small PNG, different for each seed.
 fn picture(seed: u8) -> Vec<u8> {
     images::png(24, 16, seed)
 }
@@ -19,7 +19,7 @@ async fn guest(server: &TestServer, host: &Client, album: &str, role: &str) -> C
     server.bearer(&host.invite(album, &json!({ "role": role })).await)
 }
 
-/// Adds a picture and waits until it is ready; answers its id.
+/// Uploads an image and waits until it is ready; returns its id.
 async fn ready(who: &Client, album: &str, seed: u8) -> String {
     let photo = who.upload(album, PNG, &picture(seed)).await;
     assert_eq!(who.settled(&photo).await["state"], "ready");
@@ -30,7 +30,7 @@ async fn set_visibility(host: &Client, photo: &str, visibility: &str) {
     host.patch(&format!("/v1/photos/{photo}"), &json!({ "visibility": visibility })).await.expect(200);
 }
 
-/// Declares bytes under their checksum; answers status, id and whether there is an upload.
+/// Declares bytes with their checksum; returns status, id and whether there is an upload.
 async fn declared(who: &Client, album: &str, bytes: &[u8]) -> (u16, String, bool) {
     let body = json!({ "content_type": PNG, "bytes": bytes.len(), "sha256": sha256_hex(bytes) });
     let answer = who.post(&format!("/v1/albums/{album}/photos"), &body).await;
@@ -83,7 +83,7 @@ async fn lists_visible_photos_exactly_once() {
     }
 }
 
-/// Each filter gives what the whole list has of it, in both orders.
+/// Each filter returns the matching part of the whole list, in both orders.
 async fn check_filters(name: &str, who: &Client, album: &str, whole: &[Value]) {
     let states = ["", "awaiting_upload", "processing", "ready", "rejected", "expired"];
     let mut filters = BTreeSet::new();
@@ -116,7 +116,7 @@ async fn same_bytes_are_the_same_photo() {
     for who in [&one, &host, &guest(&server, &host, &album, "contribute").await] {
         assert_eq!(declared(who, &album, &bytes).await, (200, photo.clone(), false));
     }
-    // In upper case too, and whatever else is said of it.
+    // In upper case too, and with other attributes.
     let body = json!({ "content_type": "image/jpeg", "bytes": 5, "sha256": sha256_hex(&bytes).to_uppercase(), "caption": "x" });
     let again = one.post(&format!("/v1/albums/{album}/photos"), &body).await.expect(200);
     assert_eq!(
@@ -124,10 +124,10 @@ async fn same_bytes_are_the_same_photo() {
         (photo.clone(), &Value::Null, &Value::Null)
     );
     assert_eq!(host.all(&format!("/v1/albums/{album}/photos")).await.len(), 1);
-    // Another album knows nothing of it.
+    // Another album is independent.
     let (status, elsewhere, open) = declared(&host, &other, &bytes).await;
     assert!(status == 201 && elsewhere != photo && open);
-    // Deleted bytes may come again.
+    // Deleted photos may be added again.
     one.delete(&format!("/v1/photos/{photo}")).await.expect(204);
     let (status, fresh, open) = declared(&one, &album, &bytes).await;
     assert!(status == 201 && fresh != photo && open);
@@ -145,7 +145,7 @@ async fn only_uploader_resumes_upload() {
     let photo = id(&first["photo"]);
     let again = one.declare(&album, PNG, &bytes).await;
     assert_eq!(id(&again["photo"]), photo);
-    // Another guest's, or the host's own, is another photo: this one may never come.
+    // For another guest or the host it is another photo, because the first upload may never arrive.
     let (status, others, open) = declared(&two, &album, &bytes).await;
     assert!(status == 201 && others != photo && open);
     two.get(&format!("/v1/photos/{photo}")).await.expect(404);
@@ -176,18 +176,18 @@ async fn checksum_reveals_no_hidden_photo() {
     {
         let (status, photo, open) = declared(who, &album, &picture(seed)).await;
         assert!(status == 201 && &photo != known && open, "{seed}");
-        // Nor by sending the bytes, nor the second time.
+        // Not by uploading the bytes and not the second time.
         who.put(&who.declare(&album, PNG, &picture(seed)).await["upload"], picture(seed)).await.expect(200);
         assert_eq!(who.settled(&photo).await["state"], "ready");
         assert_eq!(declared(who, &album, &picture(seed)).await, (200, photo, false));
     }
-    // Its own a drop guest knows again.
+    // A `drop` guest recognizes its own photo.
     assert_eq!(declared(&drop, &album, &picture(3)).await, (200, dropped, false));
 }
 
 #[tokio::test]
 async fn concurrent_declarations_make_one_photo() {
-    let server = TestServer::start_with(PATIENT).await;
+    let server = TestServer::start_with(LONG_TIMEOUTS).await;
     let host = server.user("alice");
     let album = host.album("Race").await;
     for role in ["contribute", "drop"] {
@@ -202,7 +202,7 @@ async fn concurrent_declarations_make_one_photo() {
     }
 }
 
-/// The events of one caller after a number, as kind and photo.
+/// Kind and photo of a caller's events after a number.
 async fn news(who: &Client, album: &str, after: u64) -> (Vec<(String, String)>, u64) {
     let list = who.get(&format!("/v1/albums/{album}/events?after={after}")).await.expect(200);
     let items = list["items"].as_array().unwrap().iter();
@@ -233,7 +233,7 @@ async fn guests_see_photos_approved_in_review() {
     assert_eq!(news(&viewer, &album, 0).await, (vec![], 1));
     assert_eq!(count().await, 0);
 
-    // What the visibility becomes, what the host and the viewer learn, what the viewer gets, how many are public.
+    // The new visibility, the events of host and viewer, the viewer's status, and the number of public photos.
     for (after, visibility, viewers_event, status, public) in [
         (1, "visible", Some("photo.updated"), 200, 1),
         (2, "hidden", Some("photo.removed"), 404, 0),
@@ -250,7 +250,7 @@ async fn guests_see_photos_approved_in_review() {
             assert_eq!(who.get(&path).await.expect(200)["visibility"], visibility);
         }
     }
-    // The same again is no news.
+    // The same change again adds no event.
     set_visibility(&host, &photo, "visible").await;
     assert_eq!(news(&host, &album, 5).await, (vec![], 5));
     // The host's own photos need no review.
@@ -289,7 +289,7 @@ async fn restricts_caption_and_visibility_changes() {
         who.patch(&path, &json!({ "caption": null })).await.expect(status);
         who.patch(&path, &json!({ "visibility": "hidden" })).await.expect(status);
     }
-    // Not even together with what it may do.
+    // Not even in one request with a permitted change.
     uploader.patch(&path, &json!({ "visibility": "hidden" })).await.expect(403);
     uploader.patch(&path, &json!({ "caption": "x", "visibility": "visible" })).await.expect(403);
     for (body, field) in [
@@ -373,7 +373,7 @@ async fn original_is_for_host_and_uploader() {
     server.user("bob").get(&path).await.expect(404);
     server.anybody().get(&path).await.expect(401);
 
-    // No rendition's URL leads there, however it is bent.
+    // No altered rendition URL reaches the original.
     let thumb = photo["renditions"][0]["url"].as_str().unwrap();
     let original = format!("/v1/originals/{}", id(&photo));
     let renditions = format!("/v1/renditions/{}/thumb.jpg", id(&photo));
@@ -445,7 +445,7 @@ async fn renditions_carry_no_metadata() {
     for rendition in photo["renditions"].as_array().unwrap() {
         let jpeg = server.anybody().get(rendition["url"].as_str().unwrap()).await.bytes;
         for (marker, payload) in images::segments(&jpeg) {
-            // JFIF's own header may be there; nothing else that applications write, and no comment.
+            // APP0 (JFIF) is allowed; other application segments and comments are not.
             assert!(!(0xE1..=0xEF).contains(&marker) && marker != 0xFE, "segment {marker:02x}");
             assert!(marker != 0xE0 || payload.starts_with(b"JFIF\0"));
         }
@@ -455,7 +455,7 @@ async fn renditions_carry_no_metadata() {
     }
 }
 
-/// Scanned albums are older than the clocks of computers, and the clocks of cameras err both ways.
+/// Scanned photos predate computer clocks, and camera clocks may be wrong in both directions.
 #[tokio::test]
 async fn keeps_capture_time_of_any_year() {
     let server = TestServer::start().await;

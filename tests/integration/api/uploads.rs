@@ -1,4 +1,4 @@
-//! Uploads by signed URL: all that fits the declaration is kept, and nothing else.
+//! Uploads by signed URL: a body is accepted only if it matches its declaration.
 
 use chrono::{TimeDelta, Utc};
 use futures_util::{future::join_all, stream};
@@ -14,7 +14,7 @@ use crate::harness::{Answer, Client, TestServer, album_invariants::files, client
 const API_ONLY: &str = "worker.enabled = false";
 const PNG: &str = "image/png";
 
-/// The bytes that were declared; their content is nobody's business before a worker looks.
+/// The declared bytes, whose content only a worker checks.
 fn bytes() -> Vec<u8> {
     b"bytes of a picture ".repeat(50)
 }
@@ -29,7 +29,7 @@ async fn prepared() -> (TestServer, Client, Value, String) {
     (server, host, declared, url)
 }
 
-/// PUTs with headers of the test's choice.
+/// PUT with these headers.
 async fn put(server: &TestServer, url: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
     let anybody = server.anybody();
     let mut request = anybody.request(Method::PUT, url).body(body);
@@ -45,7 +45,7 @@ fn chunked(bytes: &[u8]) -> Body {
     Body::wrap_stream(stream::iter(parts))
 }
 
-/// No file was kept, and the photo still waits.
+/// No file was kept, and the photo still awaits its upload.
 async fn nothing_kept(server: &TestServer, host: &Client, photo: &Value, what: &str) {
     eventually("nothing kept", async || files(&server.photos()).is_empty().then_some(())).await;
     let now = host.get(&format!("/v1/photos/{}", id(photo))).await.expect(200);
@@ -53,7 +53,7 @@ async fn nothing_kept(server: &TestServer, host: &Client, photo: &Value, what: &
     assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs").await, 0, "{what}");
 }
 
-/// The right upload works once, and what is kept is what was sent.
+/// The valid upload works once, and the stored bytes are equal.
 async fn right_upload_works(server: &TestServer, host: &Client, declared: &Value) {
     let photo = id(&declared["photo"]);
     host.put(&declared["upload"], bytes()).await.expect(200);
@@ -69,7 +69,7 @@ fn assert_kept(server: &TestServer, photo: &str) {
     assert!(std::fs::read(server.photos().join(&kept[0])).unwrap() == bytes());
 }
 
-/// What is wrong, the status that it gets, the headers and the body.
+/// Name, expected status, headers and body.
 type Case<'a> = (&'a str, u16, &'a [(&'a str, &'a str)], Body);
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn rejects_altered_or_expired_url() {
     for method in [Method::GET, Method::POST, Method::PATCH, Method::DELETE] {
         host.send(host.request(method, &url).body(bytes())).await.expect(405);
     }
-    // A URL signed as the service does it, to see that the ones above failed for their own reasons.
+    // A correctly signed URL shows that the ones above failed for the intended reason.
     put(&server, &signed("PUT", path, later), &[("content-type", PNG)], bytes()).await.expect(200);
     assert_kept(&server, &photo);
 }
@@ -179,7 +179,7 @@ async fn rejects_altered_or_expired_url() {
 #[tokio::test]
 async fn rejects_upload_of_replaced_photo() {
     let (server, host, declared, url) = prepared().await;
-    // The same checksum with another type: the first URL is void.
+    // The same checksum with another type invalidates the first URL.
     let album = declared["photo"]["album_id"].as_str().unwrap();
     let anew = host.declare(album, "image/webp", &bytes()).await;
     assert_eq!(id(&anew["photo"]), id(&declared["photo"]));
@@ -190,7 +190,7 @@ async fn rejects_upload_of_replaced_photo() {
     assert!(files(&server.photos()).is_empty());
 }
 
-/// Opens a connection, sends the head and a part of the body, and waits until the service has begun to take it.
+/// Sends the head and a part of the body, and waits until the service has received some of it.
 async fn begun(server: &TestServer, url: &str, framing: &str, part: &[u8]) -> TcpStream {
     let address = server.url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -213,7 +213,7 @@ async fn interrupted_upload_can_be_repeated() {
     for (framing, part) in [(&*length, &half), ("transfer-encoding: chunked", &chunk)] {
         drop(begun(&server, &url, framing, part).await);
         nothing_kept(&server, &host, &declared["photo"], "the connection is gone").await;
-        // Only the way there is closed: the client may still hear why.
+        // Only the sending half is closed, so that the client can read the response.
         let mut stream = begun(&server, &url, framing, part).await;
         stream.shutdown().await.unwrap();
         let mut answer = Vec::new();

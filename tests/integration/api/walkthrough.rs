@@ -1,4 +1,4 @@
-//! The main job: a host opens an album, a guest adds a photo, everybody sees it.
+//! The main use case: a host creates an album, a guest adds a photo, everybody sees it.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! What the agent is told in `deploy/cloudwatch` exists: each metric is in the registry, and each unit is a unit. What alarms and
-//! dashboard look at is held against it in `deploy::alarms`.
+//! The agent's configuration in `deploy/cloudwatch` names only existing metrics and units. `deploy::alarms` checks
+//! alarms and dashboards.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::harness::{process::write_program, template};
 
-/// Under which the agent sends all of it.
+/// The namespace of the agent's metrics.
 pub const NAMESPACE: &str = "Darkroom";
 
-/// The metrics of the service: name, and whether it is a summary.
+/// The registered metrics: name, and whether it is a summary.
 fn registry() -> BTreeMap<String, bool> {
     metrics::registry().iter().map(|metric| (metric.name.to_owned(), metric.kind == MetricKind::Summary)).collect()
 }
@@ -36,12 +36,12 @@ fn texts(value: &Value) -> Vec<String> {
 /// A metric with the names of its dimensions.
 pub type Sent = (String, BTreeSet<String>);
 
-/// What the agent sends: what the service tells, and what it sees of the machine itself.
+/// All metrics that the agent sends: of the service and of the machine.
 pub fn sent() -> BTreeSet<Sent> {
     told().union(&seen()).cloned().collect()
 }
 
-/// What the agent sends of the machine. All are added up to the one dimension that is named here.
+/// The machine metrics that the agent sends, aggregated to one dimension.
 fn seen() -> BTreeSet<Sent> {
     let agent = read("agent.json");
     assert_eq!(agent["metrics"]["namespace"], NAMESPACE);
@@ -55,7 +55,7 @@ fn seen() -> BTreeSet<Sent> {
     names.map(|name| (name, BTreeSet::from(["service".to_owned()]))).collect()
 }
 
-/// What the agent sends of the metrics that the service tells.
+/// The service metrics that the agent sends.
 fn told() -> BTreeSet<Sent> {
     let agent = read("agent.json");
     let emf = &agent["logs"]["metrics_collected"]["prometheus"]["emf_processor"];
@@ -99,7 +99,7 @@ fn agent_reads_existing_units() {
     }
 }
 
-/// What an instance tells its agent, where the repository has this version of it and none that is newer.
+/// The agent configuration of an instance if the repository has this version.
 fn told_by_an_instance(version: &str) -> Value {
     let service = template::read("service");
     let data =
@@ -113,7 +113,7 @@ fn told_by_an_instance(version: &str) -> Value {
     let script = script
         .replace("/usr/share/darkroom/cloudwatch/prometheus.yaml", &format!("{ours}/prometheus.yaml"))
         .replace("/usr/share/darkroom/cloudwatch/agent.json", &format!("{ours}/agent.json"));
-    // Of two versions the least comes first.
+    // The lower version first.
     let dnf = format!(
         "#!/bin/sh\nwanted=${{3#*>= }}\n[ \"$wanted\" = \"$3\" ] || \
          [ \"$(printf '%s\\n' \"$wanted\" {version} | sort -V | head -1)\" = \"$wanted\" ]\n"

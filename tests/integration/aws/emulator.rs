@@ -1,5 +1,4 @@
-//! The emulated AWS is strict enough to stand on: it lets nobody do what the roles of `deploy/stacks` do not give, and its
-//! parts are wired as `deploy` wires them.
+//! The AWS emulator enforces the roles of `deploy/stacks`, and its services are connected as `deploy` connects them.
 
 use std::time::{Duration, Instant};
 
@@ -20,10 +19,10 @@ use crate::harness::{
     eventually,
     fault_proxy::{Fault, FaultProxy},
     process::{darkroom, run},
-    tiny,
+    tiny_photo,
 };
 
-/// The body of the next message about an object, past the test message that S3 sends when it is told where to.
+/// The next notification about an object, without the test message that S3 sends first.
 async fn next_upload(cloud: &Cloud) -> Value {
     loop {
         let message = cloud.received(&cloud.queue).await;
@@ -66,7 +65,7 @@ async fn rejects_missing_permission() {
     for role in [Role::Operator, Role::Migrate, Role::LambdaAnnounce] {
         assert_eq!(upload(&cloud, role, "originals/00/a").await, denied, "{role:?}");
     }
-    // Somebody else's, in the same account.
+    // Of another test, in the same account.
     let other = Cloud::start().await;
     let s3 = S3::new(&cloud.sdk(Role::Work));
     let theirs = s3.get_object().bucket(&other.bucket).key("originals/00/a").send().await.unwrap_err();
@@ -94,7 +93,7 @@ async fn queue_receives_each_notification_format() {
             }
             Notifications::EventBridge => body["detail"]["object"]["key"].clone(),
         };
-        // Only EventBridge leaves keys as they are.
+        // Only EventBridge does not URL-encode keys.
         let wanted = if way == Notifications::EventBridge { "originals/00/a b+c" } else { "originals/00/a+b%2Bc" };
         assert_eq!(key, wanted, "{way:?}: {body}");
     }
@@ -110,21 +109,21 @@ async fn fifo_topic_delivers_once_in_order() {
         call.message_group_id("album").message_deduplication_id(number.to_string()).send().await.expect("published");
     }
     for wanted in ["one", "two"] {
-        let message = cloud.received(&cloud.fifo_ear).await;
+        let message = cloud.received(&cloud.fifo_subscriber).await;
         assert_eq!(message.body(), Some(wanted));
         let attribute = &message.message_attributes().expect("attributes")["kind"];
         assert_eq!(attribute.string_value(), Some("photo.ready"));
     }
-    assert!(cloud.receive(&cloud.fifo_ear).await.is_none());
+    assert!(cloud.receive(&cloud.fifo_subscriber).await.is_none());
     sns.publish().topic_arn(&cloud.topic).message("three").send().await.expect("published");
-    assert_eq!(cloud.received(&cloud.ear).await.body(), Some("three"));
+    assert_eq!(cloud.received(&cloud.subscriber).await.body(), Some("three"));
 }
 
 #[tokio::test]
 async fn fault_proxy_injects_each_fault() {
     let cloud = Cloud::start().await;
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
-    // Without tries of its own, so that each fault shows.
+    // Without retries, so that each fault is visible.
     let once = aws_config::retry::RetryConfig::disabled();
     let sdk = cloud.sdk(Role::Instance).into_builder().endpoint_url(&proxy.url).retry_config(once).build();
     let (s3, sqs, sns) = (S3::new(&sdk), Sqs::new(&sdk), Sns::new(&sdk));
@@ -143,7 +142,7 @@ async fn fault_proxy_injects_each_fault() {
     let outcomes: Vec<bool> =
         futures_util::future::join_all((0..10).map(|_| send())).await.iter().map(Result::is_ok).collect();
     assert_eq!(outcomes.iter().filter(|well| !**well).count(), 2, "one in five: {outcomes:?}");
-    assert_eq!(proxy.hit(), 2);
+    assert_eq!(proxy.faults_injected(), 2);
 
     proxy.every(1, Fault::Throttle);
     assert_eq!(put("originals/00/b").await.unwrap_err(), (Some("SlowDown".to_owned()), Some(503)));
@@ -162,7 +161,7 @@ async fn fault_proxy_injects_each_fault() {
     let head = s3.head_object().bucket(&cloud.bucket).key("originals/00/d").send().await;
     assert_eq!(head.expect("what nobody heard of was done").content_length(), Some(7));
     assert!(begun.elapsed() >= Duration::from_millis(200));
-    proxy.heal();
+    proxy.clear_faults();
     let missing = s3.head_object().bucket(&cloud.bucket).key("originals/00/b").send().await;
     assert!(missing.unwrap_err().into_service_error().is_not_found(), "what was refused was not done");
 }
@@ -211,7 +210,7 @@ async fn configures_server_and_processes() {
     assert!(config.notifications.topic.is_none());
     let host = server.user("host");
     let album = host.album("in the cloud").await;
-    let photo = tiny(1);
+    let photo = tiny_photo(1);
     let upload = host.declare(&album, "image/png", &photo).await;
     assert!(upload["upload"]["url"].as_str().expect("a URL").starts_with(&cloud.emulator.url), "{upload}");
     let put = host.sending(&upload["upload"], photo).send().await.expect("an answer of S3");

@@ -1,5 +1,5 @@
-//! All parts of AWS at once: the whole way of a photo through them, what a doctor says when one is in trouble, and that the
-//! papers on rights are true.
+//! All AWS services at once: a photo passes through all of them, `darkroom check` names the failing one, and
+//! `docs/aws.md` lists the permissions.
 
 use std::collections::BTreeSet;
 
@@ -14,16 +14,16 @@ use crate::harness::{
     eventually,
     fault_proxy::{Fault, FaultProxy},
     fixture,
-    instance_metadata::Imds,
+    instance_metadata::MetadataService,
     process::Process,
 };
 
 const PARTS: [Part; 5] = [Part::Storage, Part::Queue, Part::Announce, Part::ReadModel, Part::Workflow];
-/// What each part's row is called.
+/// The row names in `darkroom check`.
 const ROWS: [&str; 5] = ["storage", "sqs", "sns", "dynamodb", "step_functions"];
-/// And what health calls it.
+/// The names in `/health`.
 const LOOKS: [&str; 5] = ["storage", "queue", "sns", "dynamodb", "step_functions"];
-/// What leads edits is not the matter here.
+/// A trivial state machine, because edits are not tested here.
 const NOTHING_TO_DO: &str = r#"{"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}"#;
 
 #[tokio::test]
@@ -37,11 +37,11 @@ async fn processes_photo_on_all_services() {
     let photo = guest.upload(&album, "image/jpeg", &fixture("camera.jpg")).await;
     let ready = guest.settled(&photo).await;
     assert_eq!(ready["state"], "ready", "{ready}");
-    // Announced by SNS, to whoever listens.
-    let told = cloud.received(&cloud.fifo_ear).await;
+    // Published by SNS.
+    let told = cloud.received(&cloud.fifo_subscriber).await;
     let told: Value = serde_json::from_str(told.body().expect("a body")).expect("JSON");
     assert_eq!((&told["type"], &told["data"]["photo_id"]), (&json!("darkroom.photo.ready"), &json!(photo)));
-    // Shown from DynamoDB, which says the same as MySQL.
+    // Served from DynamoDB, equal to MySQL.
     let pages = format!("/v1/albums/{album}/photos");
     eventually("from the read model", async || {
         let page = viewer.get(&pages).await.expect(200);
@@ -53,7 +53,7 @@ async fn processes_photo_on_all_services() {
     .await;
     let thumb = server.anybody().get(ready["renditions"][0]["url"].as_str().expect("a URL")).await;
     assert_eq!(thumb.status, 200);
-    // An edit lies in the bucket too.
+    // Edits are in the bucket too.
     let edits = format!("/v1/photos/{photo}/edits");
     let edit = host.post(&edits, &json!({ "filters": [{ "name": "grayscale" }] })).await.expect(202);
     let edit = eventually("made", async || {
@@ -79,7 +79,7 @@ async fn check_names_failing_service_and_remedy() {
     for part in ROWS {
         assert!(row(&table, part).is_some_and(|row| row.contains(" ok ")), "{part}: {table}");
     }
-    // Something that is not there.
+    // A resource that does not exist.
     let nowhere = format!("{}-nowhere", cloud.queue);
     for (part, variable, name) in [
         ("storage", "DARKROOM_STORAGE_BUCKET", "nowhere"),
@@ -103,7 +103,7 @@ async fn check_names_failing_service_and_remedy() {
     }
 }
 
-/// Each part with the same trouble, at once.
+/// Asserts that all components fail at once with this text.
 async fn all_fail_saying(server: &TestServer, variables: &[(&str, &str)], words: &[&str]) {
     let (code, table) = check(server, variables).await;
     assert_eq!(code, 1, "{table}");
@@ -148,17 +148,17 @@ async fn check_classifies_aws_failures() {
     all_fail_saying(&server, &proxied, &["the credentials have expired"]).await;
     proxy.every(1, Fault::Refuse("RequestTimeTooSkewed"));
     all_fail_saying(&server, &proxied, &["this host's clock is off"]).await;
-    // One call in five is nothing that anybody notices.
+    // One failing call in five is hidden by retries.
     proxy.every(5, Fault::Status(503));
     let (code, table) = check(&server, &proxied).await;
     assert_eq!(code, 0, "{table}");
-    let hit = proxy.hit();
+    let hit = proxy.faults_injected();
     proxy.every(1, Fault::Status(500));
     all_fail_saying(&server, &proxied, &["500", "InternalError", "InternalFailure", "InternalServerError", "->"]).await;
-    assert!(proxy.hit() > hit);
+    assert!(proxy.faults_injected() > hit);
 }
 
-/// What is wrong with keys and clocks is the same at all parts, and is told by each for as long as it is.
+/// Invalid credentials and a wrong clock affect all components, and each reports them until they are corrected.
 #[tokio::test]
 async fn health_explains_expired_keys_and_clock() {
     let cloud = Cloud::start().await;
@@ -180,16 +180,16 @@ async fn health_explains_expired_keys_and_clock() {
         ("RequestTimeTooSkewed", "this host's clock is wrong: is chronyd"),
     ] {
         proxy.every(1, Fault::Refuse(code));
-        // A topic is known by what is published to it.
+        // The state of a topic is known from publishing to it.
         host.patch(&format!("/v1/albums/{album}"), &json!({ "title": code })).await.expect(200);
         let told = |detail: &Value| detail.as_str().is_some_and(|text| text.contains(code) && text.contains(advice));
         all(&|part| part["status"] == "failing" && told(&part["detail"])).await;
-        proxy.heal();
+        proxy.clear_faults();
         all(&|part| part["status"] == "ok" && told(&part["last_error"]["detail"])).await;
     }
 }
 
-/// As `docs/aws.md` says, for whoever looks for it in a trail.
+/// As `docs/aws.md` says, for `CloudTrail`.
 #[tokio::test]
 async fn calls_carry_user_agent() {
     let cloud = Cloud::start().await;
@@ -214,14 +214,14 @@ async fn calls_carry_user_agent() {
     }
 }
 
-/// On an instance keys come from its metadata service, are temporary, and change: URLs are signed by those that are there, end
-/// with them, and go on when there are no others for a while.
+/// An instance has temporary keys from the metadata service. URLs are signed with the current key, expire with it, and
+/// continue to be signed while no new key is available.
 #[tokio::test]
 async fn signs_with_instance_credentials() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, &[Part::Storage, Part::Queue], "worker.enabled = false").await;
-    let imds = Imds::start(&cloud.temporary_key(Role::Instance).await, TimeDelta::minutes(14)).await;
-    let mut variables = imds.environment();
+    let metadata = MetadataService::start(&cloud.temporary_key(Role::Instance).await, TimeDelta::minutes(14)).await;
+    let mut variables = metadata.environment();
     variables.extend(["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name.to_owned(), String::new())));
     let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let process = Process::start(&server, "serve", &variables).await;
@@ -238,12 +238,12 @@ async fn signs_with_instance_credentials() {
     let left = ends - Utc::now();
     assert!(left <= TimeDelta::minutes(14) && left > TimeDelta::minutes(10), "it ends with its key: {left}");
     assert_eq!(server.anybody().get(url.as_str()).await.status, 200);
-    imds.fail(true);
+    metadata.fail(true);
     let again = host.get(&format!("/v1/photos/{}", id(&photo))).await.expect(200);
     assert_eq!(server.anybody().get(again["renditions"][0]["url"].as_str().expect("a URL")).await.status, 200);
 }
 
-/// `docs/aws.md` lists what the roles of the templates may do, process by process, and nothing else.
+/// `docs/aws.md` lists exactly the permissions of the templates' roles for each process.
 #[test]
 fn documentation_lists_permissions() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,5 +1,5 @@
-//! The program as functions of AWS Lambda, with events as AWS documents them (`tests/fixtures/lambda`), each function under
-//! the rights that `deploy/stacks/functions.yaml` gives it.
+//! The program as AWS Lambda functions, with events as AWS documents them (`tests/fixtures/lambda`). Each function has
+//! the role that `deploy/stacks/functions.yaml` gives it.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +20,9 @@ use crate::harness::{
     fault_proxy::{Fault, FaultProxy},
     fixture,
     lambda::Function,
-    numbered,
+    numbered_photo,
     process::darkroom,
-    tiny,
+    tiny_photo,
     webhook::Reply,
 };
 
@@ -31,7 +31,7 @@ pub fn sample(name: &str) -> Value {
     serde_json::from_slice(&fixture(&format!("lambda/{name}.json"))).expect("JSON")
 }
 
-/// What functions share: a database that is up to date, a bucket and a queue.
+/// The shared resources of the functions: a migrated database, a bucket and a queue.
 struct Parts {
     cloud: Cloud,
     server: TestServer,
@@ -40,13 +40,13 @@ struct Parts {
 impl Parts {
     async fn start() -> Self {
         let cloud = Cloud::start().await;
-        // It neither develops nor announces anything.
+        // Without a worker.
         let settings = "worker.enabled = false";
         let server = TestServer::start_in(&cloud, &[Part::Storage, Part::Queue], settings).await;
         Self { cloud, server }
     }
 
-    /// Variables for a function, the last of a name counts.
+    /// The variables of a function; the last value of a name applies.
     fn environment(&self, role: Role, more: &[(&str, String)]) -> Vec<(String, String)> {
         let more = more.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
         [self.server.environment(), self.cloud.environment(role)].concat().into_iter().chain(more).collect()
@@ -56,7 +56,7 @@ impl Parts {
         Function::start(handler, &self.environment(role, more)).await
     }
 
-    /// What the event source of a queue would hand to `develop`: some of its messages, when there are that many.
+    /// The event of a queue's event source with `count` messages.
     async fn batch(&self, count: usize) -> Value {
         let sqs = Sqs::new(&self.cloud.admin());
         let mut records = Vec::new();
@@ -76,7 +76,7 @@ impl Parts {
     }
 }
 
-/// A REST API's event for a request.
+/// The REST API event of a request.
 pub fn rest(method: &str, path: &str, token: &str, body: Option<&Value>) -> Value {
     let mut event = sample("rest");
     event["httpMethod"] = method.into();
@@ -89,7 +89,7 @@ pub fn rest(method: &str, path: &str, token: &str, body: Option<&Value>) -> Valu
     event
 }
 
-/// The body of an answer in either format.
+/// The body of a response in either format.
 fn body(answer: &Value) -> Value {
     serde_json::from_str(answer["body"].as_str().expect("a text")).expect("JSON")
 }
@@ -101,7 +101,7 @@ async fn answers_each_gateway_event_format() {
     let more = [("DARKROOM_HTTP_PUBLIC_URL", "https://photos.example/api".to_owned())];
     let function = parts.function("api", Role::LambdaApi, &more).await;
 
-    // As documented: a path that nobody knows.
+    // As in the documentation: an unknown path.
     for (name, headers) in [("rest", "multiValueHeaders"), ("http", "headers"), ("url", "headers")] {
         let answer = function.invoke(sample(name)).await.expect(name);
         assert_eq!((&answer["statusCode"], &answer["isBase64Encoded"]), (&json!(404), &json!(false)), "{answer}");
@@ -172,7 +172,7 @@ async fn functions_process_photos() {
     let album = id(&body(&ask("POST", "/v1/albums", Some(&json!({ "title": "Lambda" }))).await));
     let mut photos = Vec::new();
     for number in [1, 2] {
-        let bytes = tiny(number);
+        let bytes = tiny_photo(number);
         let declared = json!({ "content_type": "image/png", "bytes": bytes.len() });
         let declared = body(&ask("POST", &format!("/v1/albums/{album}/photos"), Some(&declared)).await);
         let client = parts.server.anybody();
@@ -181,7 +181,7 @@ async fn functions_process_photos() {
         photos.push(id(&declared["photo"]));
     }
 
-    // Two uploads, S3's test message, and one that nobody can act on.
+    // Two uploads, S3's test message, and an invalid message.
     Sqs::new(&parts.cloud.admin())
         .send_message()
         .queue_url(&parts.cloud.queue)
@@ -198,14 +198,14 @@ async fn functions_process_photos() {
         let url = photo["renditions"][0]["url"].as_str().expect("a URL");
         assert_eq!(reqwest::get(url).await.expect("an answer of S3").status(), 200);
     }
-    // The whole batch once more, as SQS may.
+    // The whole batch again, as SQS may deliver it.
     let again = develop.invoke(batch).await;
     assert_eq!(again, Ok(json!({ "batchItemFailures": [] })));
 
     let relayed = announce.invoke(sample("schedule")).await.expect("an answer");
     assert_eq!(relayed, json!({ "announcements": 1, "failed": 0, "jobs_sent": 0 }), "one album's");
     assert_eq!(webhook.accepted(&album), [1, 2]);
-    // No instance has to be there for alarms to see what waits.
+    // Alarms see waiting jobs without an instance.
     let told = announce.log();
     for level in ["darkroom_jobs_dead_lettered", "darkroom_job_queue_depth", "darkroom_outbox_lag_seconds"] {
         assert!(told.contains(&format!("\"{level}\":0")), "{level}: {told}");
@@ -231,8 +231,8 @@ async fn functions_run_edit_steps() {
     let step = parts.function("step", Role::LambdaStep, &[]).await;
     let host = parts.server.user("host");
     let album = host.album("edited").await;
-    let photo = host.declare(&album, "image/png", &tiny(1)).await;
-    assert_eq!(host.sending(&photo["upload"], tiny(1)).send().await.expect("an answer of S3").status(), 200);
+    let photo = host.declare(&album, "image/png", &tiny_photo(1)).await;
+    assert_eq!(host.sending(&photo["upload"], tiny_photo(1)).send().await.expect("an answer of S3").status(), 200);
     develop.invoke(parts.batch(2).await).await.expect("the test message and the upload");
     let edits = format!("/v1/photos/{}/edits", id(&photo["photo"]));
     let edit = id(&host.post(&edits, &json!({ "filters": [{ "name": "grayscale" }] })).await.expect(202));
@@ -243,7 +243,7 @@ async fn functions_run_edit_steps() {
         steps.push(event["step"].clone());
         event["edit_id"] = edit.as_str().into();
         outcome = step.invoke(event.clone()).await.expect("an outcome");
-        // Once more, as a state machine may.
+        // Again, as a state machine may retry.
         assert_eq!(step.invoke(event).await.as_ref(), Ok(&outcome));
     }
     assert_eq!(
@@ -263,7 +263,7 @@ async fn functions_run_edit_steps() {
 #[tokio::test]
 async fn reports_partial_batch_failures() {
     let parts = Parts::start().await;
-    // It can lay nothing aside.
+    // The dead-letter queue is unusable.
     let nowhere = [("DARKROOM_QUEUE_DEAD_LETTER_URL", format!("{}-nowhere", parts.cloud.queue))];
     let develop = parts.function("develop", Role::LambdaDevelop, &nowhere).await;
     let batch = async |bodies: &[&str]| {
@@ -278,7 +278,7 @@ async fn reports_partial_batch_failures() {
     let bad = batch["Records"].as_array().expect("records").iter().find(|record| record["body"] == "Test message.");
     let answer = develop.invoke(batch.clone()).await.expect("an answer");
     assert_eq!(answer, json!({ "batchItemFailures": [{ "itemIdentifier": bad.expect("it")["messageId"] }] }));
-    // Without time nothing is begun, and nothing is lost.
+    // Without remaining time no message is processed, and none is lost.
     let answer = develop.invoke_within(Duration::from_millis(1450), batch.clone()).await.expect("an answer");
     assert_eq!(answer["batchItemFailures"].as_array().map(Vec::len), batch["Records"].as_array().map(Vec::len));
 
@@ -316,14 +316,14 @@ async fn invocation_timeout_loses_no_work() {
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
 }
 
-/// One decoder, and an original that does not come: only the photo that had the time has spent a try.
+/// With one decoder and a stalled original, only the photo that was processed has used an attempt.
 #[tokio::test]
 async fn returns_messages_without_free_decoder() {
     let parts = Parts::start().await;
     let host = parts.server.user("host");
     let album = host.album("many").await;
     for number in 0..3 {
-        host.upload(&album, "image/jpeg", &numbered(number)).await;
+        host.upload(&album, "image/jpeg", &numbered_photo(number)).await;
     }
     parts.server.database.change("UPDATE photos SET sweep_at = '2020-01-01'").await;
     assert_eq!(reconciler::run(&parts.server.app, false).await.expect("a sweep").accepted, 3);
@@ -332,7 +332,7 @@ async fn returns_messages_without_free_decoder() {
     let develop = parts.function("develop", Role::LambdaDevelop, &more).await;
     // S3's test message too.
     let batch = parts.batch(4).await;
-    // What its start takes is not the photos' time.
+    // Excludes the start-up time.
     assert_eq!(develop.invoke(json!({ "Records": [] })).await, Ok(json!({ "batchItemFailures": [] })));
     proxy.every_of("s3", 1, Fault::Delay(Duration::from_mins(1)));
     let answer = develop.invoke_within(Duration::from_secs(10), batch.clone()).await.expect("an answer");
@@ -342,9 +342,9 @@ async fn returns_messages_without_free_decoder() {
         parts.server.database.count(sqlx::AssertSqlSafe(query)).await
     };
     assert_eq!((tries(0).await, tries(1).await), (2, 1));
-    // SQS hides what was given out for longer than this test may take.
+    // SQS hides received messages for longer than this test runs.
     parts.batch(3).await;
-    proxy.heal();
+    proxy.clear_faults();
     assert_eq!(develop.invoke(batch).await, Ok(json!({ "batchItemFailures": [] })));
     assert_eq!(parts.server.database.count("SELECT COUNT(*) FROM photos WHERE state = 'ready'").await, 3);
 }
@@ -361,7 +361,7 @@ async fn reports_initialization_error() {
         ("develop", vec![table], &["queue.kind"]),
     ] {
         let mut environment = parts.environment(Role::LambdaApi, &more);
-        // With a table these would be mistakes of their own.
+        // With a table these would be configuration errors.
         environment
             .retain(|(name, _)| handler != "develop" || !name.starts_with("DARKROOM_QUEUE_") || name.ends_with("KIND"));
         let mut function = Function::start(handler, &environment).await;
@@ -387,7 +387,7 @@ async fn exits_cleanly_on_sigterm() {
     }
     assert_eq!(api.stop().await.code(), Some(0), "{}", api.log());
 
-    // With arguments it is the program that it always is.
+    // With arguments it is the command-line program.
     let mut environment = parts.environment(Role::LambdaApi, &[]);
     environment.push(("AWS_LAMBDA_RUNTIME_API".to_owned(), "127.0.0.1:1".to_owned()));
     let (code, said, _) = crate::harness::process::run(darkroom(&["openapi"], &environment)).await;

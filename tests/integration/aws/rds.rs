@@ -1,8 +1,8 @@
-//! The service on a database as on RDS: signed in by IAM over verified TLS, on a server that dies, freezes, is replaced.
+//! The service on a database as on RDS: IAM authentication over verified TLS, and a server that crashes, freezes and
+//! is replaced.
 
 mod check_command;
 mod failures;
-mod load;
 mod read_replica;
 mod sign_in;
 mod tls;
@@ -10,7 +10,10 @@ mod users;
 
 use crate::harness::{Client, TestServer, database::Database, process::Process, rds::Rds};
 
-/// What `deploy/sql/users.sql` grants a user, for another database.
+/// The number of clients of a load.
+const CLIENTS: usize = 6;
+
+/// The privileges that `deploy/sql/users.sql` grants a user, for another database.
 pub(crate) fn granted(user: &str, database: &str) -> String {
     let sql = include_str!("../../../deploy/sql/users.sql");
     let line = sql.lines().find(|line| line.starts_with("GRANT ") && line.contains(&format!("'{user}'")));
@@ -18,14 +21,14 @@ pub(crate) fn granted(user: &str, database: &str) -> String {
     format!("{} ON {database}.*", privileges.trim_start_matches("GRANT "))
 }
 
-/// `darkroom serve` as a process of its own, beside an idle server that has made its tables and its identity.
+/// A `darkroom serve` process beside an idle server that has created the schema and the identity.
 pub(crate) struct Service {
     pub(crate) process: Process,
     beside: TestServer,
 }
 
 impl Service {
-    /// Signed in as a new user of this name, whom IAM has to let in.
+    /// Signs in as a new user, whom IAM must allow.
     pub(crate) async fn start(rds: &Rds, user: &str, more: &[(String, String)]) -> Self {
         let database = rds.database().await;
         rds.create_user(user, &granted("darkroom_app", &database.name)).await;
@@ -46,21 +49,21 @@ impl Service {
         self.process.user(&self.beside, subject)
     }
 
-    /// The value of a metric; 0 when it is not there.
+    /// The value of a metric; 0 if it is missing.
     async fn metric(&self, name: &str) -> f64 {
         let text = reqwest::get(format!("{}/metrics", self.process.operations)).await.unwrap().text().await.unwrap();
         text.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).sum()
     }
 
-    /// A row of `/health`.
+    /// A component of `/health`.
     async fn health(&self, row: &str) -> serde_json::Value {
         let answer = reqwest::get(format!("{}/health", self.process.operations)).await.unwrap();
         answer.json::<serde_json::Value>().await.unwrap()["dependencies"][row].take()
     }
 }
 
-/// The settings for a user of a server, without the name of the database. A login takes a process of the stand-in, and a
-/// busy machine its time for that: who waits for one is to be served.
+/// The settings for a user, without the database name. A login starts a process, which is slow on a busy machine, so
+/// the timeout for a connection is long.
 pub(crate) fn settings(rds: &Rds, user: &str, more: &[(String, String)]) -> Vec<(String, String)> {
     let mut all = vec![("DARKROOM_DATABASE_SOCKET".to_owned(), String::new())];
     all.extend(rds.settings(user, ""));
@@ -70,7 +73,7 @@ pub(crate) fn settings(rds: &Rds, user: &str, more: &[(String, String)]) -> Vec<
     all
 }
 
-/// Pairs for settings.
+/// Database settings as environment variables.
 pub(crate) fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
     all.iter().map(|(name, value)| (format!("DARKROOM_DATABASE_{name}"), (*value).to_owned())).collect()
 }

@@ -1,4 +1,4 @@
-//! The read model: pages of viewers that are MySQL's byte for byte and need no MySQL, whatever comes late or twice.
+//! The read model: viewers' pages equal MySQL's byte for byte and need no MySQL, even if writes are late or repeated.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -20,22 +20,22 @@ use crate::harness::{
     eventually,
     fault_proxy::{Fault, FaultProxy},
     process::{Process, darkroom, run},
-    read_model::{Mirrors, NO_WORKER, NOWHERE, pages},
-    tiny,
+    read_model::{NO_WORKER, NOWHERE, ReadModelComparison, pages},
+    tiny_photo,
 };
 
-/// A service with a read model, and two processes that show what is in it.
+/// A service with a read model, and the processes that compare it.
 struct Two {
     server: TestServer,
     cloud: Cloud,
-    mirrors: Mirrors,
+    mirrors: ReadModelComparison,
 }
 
 impl Two {
     async fn start(settings: &str) -> Self {
         let cloud = Cloud::start().await;
         let server = TestServer::start_in(&cloud, &[Part::ReadModel], settings).await;
-        let mirrors = Mirrors::of(&server).await;
+        let mirrors = ReadModelComparison::start(&server).await;
         Self { server, cloud, mirrors }
     }
 
@@ -57,7 +57,7 @@ async fn pages_equal_database_after_each_change() {
     assert!(two.mirrors.same("empty", &viewer, &album).await.is_empty());
     let mut photos = Vec::new();
     for number in 0..5 {
-        photos.push(host.upload(&album, "image/png", &tiny(number)).await);
+        photos.push(host.upload(&album, "image/png", &tiny_photo(number)).await);
         host.settled(&photos[number as usize]).await;
     }
     assert_eq!(two.mirrors.same("five photos", &viewer, &album).await.len(), 5);
@@ -74,13 +74,13 @@ async fn pages_equal_database_after_each_change() {
     let settings = json!({ "title": "reviewed", "review": true, "closed": false });
     host.patch(&format!("/v1/albums/{album}"), &settings).await.expect(200);
     let guest = two.server.bearer(&host.invite(&album, &json!({ "role": "contribute" })).await);
-    let waiting = guest.upload(&album, "image/png", &tiny(9)).await;
+    let waiting = guest.upload(&album, "image/png", &tiny_photo(9)).await;
     host.settled(&waiting).await;
     assert_eq!(two.mirrors.same("one that waits for review", &viewer, &album).await.len(), 4);
     host.patch(&format!("/v1/photos/{waiting}"), &json!({ "visibility": "visible" })).await.expect(200);
     assert_eq!(two.mirrors.same("reviewed", &viewer, &album).await.len(), 5);
 
-    // A list may change over in the middle.
+    // The source may change between two pages.
     let [plain, model] =
         [&two.mirrors.plain, &two.mirrors.model].map(|process| Client::new(&process.url, Some(viewer.clone())));
     for order in ["newest", "oldest"] {
@@ -94,13 +94,13 @@ async fn pages_equal_database_after_each_change() {
         }
         assert!(turn == 3 && items == plain.all(&path).await, "{order}");
     }
-    // What only the database can tell is not made up.
+    // Queries that need the database fail without it.
     model.get(&format!("/v1/albums/{album}/photos?state=processing")).await.expect(503);
     Client::new(&two.mirrors.model.url, Some(guest_token(&host, &album).await))
         .get(&format!("/v1/albums/{album}"))
         .await
         .expect(503);
-    // An album that it does not open, and an entity tag that both give.
+    // An album without access, and an ETag that both return.
     let other = host.album("other").await;
     for client in [&plain, &model] {
         let path = format!("/v1/albums/{album}");
@@ -115,8 +115,8 @@ async fn pages_equal_database_after_each_change() {
     plain.get(&format!("/v1/albums/{other}")).await.expect(404);
 }
 
-/// Asks until the answer is the one that is wanted. A table that took too long to answer is asked again, where no database can
-/// answer in its place: that is no other answer.
+/// Repeats a request until it has the expected status. Without a database a slow table is answered 503, which is
+/// retried; any other status fails.
 async fn answered(client: &Client, path: &str, wanted: u16) -> Answer {
     eventually(path, async || {
         let answer = client.get(path).await;
@@ -126,7 +126,7 @@ async fn answered(client: &Client, path: &str, wanted: u16) -> Answer {
     .await
 }
 
-/// An album's pages, all of which could be shown; see [`answered`].
+/// All pages of an album; see [`answered`].
 async fn whole_pages(viewer: &Client, album: &str) -> BTreeMap<String, (u16, String)> {
     eventually("all pages", async || {
         let pages = pages(viewer, album).await;
@@ -152,7 +152,7 @@ async fn serves_pages_without_database() {
     let album = host.album("outage").await;
     let viewer = server.bearer(&host.invite(&album, &json!({ "role": "view" })).await);
     for number in 0..3 {
-        host.settled(&host.upload(&album, "image/png", &tiny(number)).await).await;
+        host.settled(&host.upload(&album, "image/png", &tiny_photo(number)).await).await;
     }
     eventually("projected", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(()))
         .await;
@@ -162,7 +162,7 @@ async fn serves_pages_without_database() {
     for _ in 0..3 {
         let asked = Instant::now();
         assert_eq!(whole_pages(&viewer, &album).await, before);
-        // Less than it would take if each page waited for a connection.
+        // Less than if each page waited for a connection.
         assert!(asked.elapsed().as_secs() < 10, "{:?}", asked.elapsed());
     }
     host.get(&format!("/v1/albums/{album}")).await.expect(503);
@@ -174,8 +174,10 @@ async fn ignores_late_and_repeated_writes() {
     let host = two.server.user("alice");
     let album = host.album("first title").await;
     let viewer = host.invite(&album, &json!({ "role": "view" })).await;
-    let [kept, gone] =
-        [host.upload(&album, "image/png", &tiny(1)).await, host.upload(&album, "image/png", &tiny(2)).await];
+    let [kept, gone] = [
+        host.upload(&album, "image/png", &tiny_photo(1)).await,
+        host.upload(&album, "image/png", &tiny_photo(2)).await,
+    ];
     host.settled(&kept).await;
     host.settled(&gone).await;
     two.mirrors.same("two photos", &viewer, &album).await;
@@ -202,17 +204,17 @@ async fn ignores_late_and_repeated_writes() {
     assert_eq!(whole_pages(&Client::new(&two.mirrors.model.url, Some(viewer.clone())), &album).await, after);
     two.mirrors.same("still one", &viewer, &album).await;
 
-    // Nor does an album come back.
+    // A deleted album does not reappear.
     host.delete(&format!("/v1/albums/{album}")).await.expect(204);
     model.write(&late, Overwrite::OlderOrSame).await.unwrap();
-    // Refused as long as the invite is known here, and then unknown to who has no database.
+    // First refused, and unknown once the process without a database no longer finds the invite.
     let status = Client::new(&two.mirrors.model.url, Some(viewer)).get(&format!("/v1/albums/{album}")).await.status;
     assert!(status == 401 || status == 503, "{status}");
 }
 
 #[tokio::test]
 async fn ended_invite_opens_nothing_at_once() {
-    // Nobody works: what is refused was written by the request itself.
+    // Without a worker: the request itself must write the refusal.
     let two = Two::start("worker.enabled = false").await;
     let host = two.server.user("alice");
     let album = host.album("private").await;
@@ -246,14 +248,14 @@ async fn rebuilds_table_and_removes_orphans() {
     let host = two.server.user("alice");
     let album = host.album("rebuilt").await;
     let viewer = host.invite(&album, &json!({ "role": "view" })).await;
-    let shown = host.upload(&album, "image/png", &tiny(1)).await;
-    let hidden = host.upload(&album, "image/png", &tiny(2)).await;
+    let shown = host.upload(&album, "image/png", &tiny_photo(1)).await;
+    let hidden = host.upload(&album, "image/png", &tiny_photo(2)).await;
     host.settled(&shown).await;
     host.settled(&hidden).await;
     host.patch(&format!("/v1/photos/{hidden}"), &json!({ "visibility": "hidden" })).await.expect(200);
     two.mirrors.same("projected", &viewer, &album).await;
 
-    // A worker has no right to look through all of it.
+    // A worker may not scan the table.
     assert!(two.read_model().all_keys(None).await.unwrap_err().is_access_denied());
     let operator = two.cloud.sdk(Role::Operator);
     let model = &ReadModel::new(&two.server.app.config.read_model, Some(&operator)).unwrap().unwrap();
@@ -264,7 +266,7 @@ async fn rebuilds_table_and_removes_orphans() {
         Item::deleted(AlbumId::generate(), chrono::Utc::now()).key,
         Key::photo(AlbumId::generate(), PhotoId::generate()),
         Key::invite(&[7; 32]),
-        // Of a photo that is hidden, and of one that there never was.
+        // Of a hidden photo, and of one that never existed.
         Key::photo(album.parse().unwrap(), hidden.parse().unwrap()),
         Key::photo(album.parse().unwrap(), PhotoId::generate()),
     ];
@@ -299,7 +301,7 @@ async fn syncs_due_albums() {
     assert!(code == 0 && said == "2 albums projected\n", "{code}: {said}{complaint}");
     two.mirrors.same("by the command", &viewers[0], &albums[0]).await;
 
-    // A job that was lost.
+    // A lost job.
     host.patch(&format!("/v1/albums/{}", albums[1]), &json!({ "title": "renamed" })).await.expect(200);
     two.server.database.change("DELETE FROM jobs").await;
     let report = darkroom::jobs::reconciler::run(&two.server.app, false).await.unwrap();
@@ -319,7 +321,7 @@ async fn syncs_due_albums() {
     nowhere.push((NOWHERE.0.to_owned(), NOWHERE.1.to_owned()));
     let (code, said, complaint) = run(darkroom(&["project"], &nowhere)).await;
     assert!(code == 1 && said.is_empty() && complaint.contains("database"), "{code}: {complaint}");
-    // An instance may not look through all of the table.
+    // An instance may not scan the table.
     let (code, said, complaint) = run(darkroom(&["project", "--rebuild"], &two.server.environment())).await;
     assert!(code == 1 && said.is_empty() && complaint.contains("does the role allow"), "{code}: {complaint}");
 }
@@ -330,12 +332,12 @@ async fn falls_back_when_table_fails_or_is_slow() {
     let host = two.server.user("alice");
     let album = host.album("slow").await;
     let token = host.invite(&album, &json!({ "role": "view" })).await;
-    host.settled(&host.upload(&album, "image/png", &tiny(1)).await).await;
+    host.settled(&host.upload(&album, "image/png", &tiny_photo(1)).await).await;
     two.mirrors.same("projected", &token, &album).await;
     let proxy = FaultProxy::start(&two.cloud.emulator.url).await;
     let address = ("DARKROOM_HTTP_PUBLIC_URL", &*two.server.url);
     for fault in [Fault::Cut, Fault::Status(500), Fault::Throttle, Fault::Delay(std::time::Duration::from_secs(20))] {
-        proxy.heal();
+        proxy.clear_faults();
         let process =
             Process::start(&two.server, "serve", &[address, NO_WORKER, ("AWS_ENDPOINT_URL", &proxy.url)]).await;
         let viewer = Client::new(&process.url, Some(token.clone()));
@@ -355,16 +357,16 @@ async fn falls_back_when_table_fails_or_is_slow() {
         proxy.every_of("dynamodb", 1, fault);
         let asked = Instant::now();
         assert_eq!(viewer.get(&path).await.expect(200), before, "{fault:?}");
-        // Neither the 20 s of a table that is slow nor the time of a database that is away.
+        // Not the 20 s of a slow table, and not the timeout of an unreachable database.
         assert!(asked.elapsed().as_millis() < 2_500, "{fault:?}: {:?}", asked.elapsed());
         assert_eq!(reads("fallback").await, fallbacks + 1, "{fault:?}");
-        // It is left alone now, for 3 s from when it failed.
-        let hit = proxy.hit();
+        // The circuit breaker is open for 3 s after the failure.
+        let hit = proxy.faults_injected();
         for _ in 0..5 {
             assert_eq!(viewer.get(&path).await.expect(200), before, "{fault:?}");
         }
-        assert!(proxy.hit() <= hit + 2 || asked.elapsed().as_secs() >= 3, "{fault:?}");
-        proxy.heal();
+        assert!(proxy.faults_injected() <= hit + 2 || asked.elapsed().as_secs() >= 3, "{fault:?}");
+        proxy.clear_faults();
         assert_eq!(eventually("read from it again", from_the_table).await, before, "{fault:?}");
     }
 }
@@ -381,9 +383,9 @@ async fn failing_writes_lose_no_change() {
     let host = server.user("alice");
     let album = host.album("later").await;
     let token = host.invite(&album, &json!({ "role": "view" })).await;
-    host.settled(&host.upload(&album, "image/png", &tiny(1)).await).await;
+    host.settled(&host.upload(&album, "image/png", &tiny_photo(1)).await).await;
     assert_eq!(
-        serde_json::from_str::<Value>(cloud.received(&cloud.fifo_ear).await.body().unwrap()).unwrap()["data"]["seq"],
+        serde_json::from_str::<Value>(cloud.received(&cloud.fifo_subscriber).await.body().unwrap()).unwrap()["data"]["seq"],
         1
     );
     eventually("tried for longer than other jobs are", async || {
@@ -392,7 +394,7 @@ async fn failing_writes_lose_no_change() {
     .await;
     let failed = "SELECT COUNT(*) FROM jobs WHERE kind = 'sync_read_model' AND dead = FALSE AND last_error LIKE '%ThroughputExceeded%quota%'";
     assert_eq!(server.database.count(failed).await, 1);
-    // The very service that reads the table says no more than what it knows: MySQL answers.
+    // MySQL answers while the table is unavailable.
     let viewer = server.bearer(&token);
     let photos = format!("/v1/albums/{album}/photos");
     assert_eq!(viewer.get(&photos).await.expect(200)["items"].as_array().unwrap().len(), 1);
@@ -404,7 +406,7 @@ async fn failing_writes_lose_no_change() {
     assert_eq!(answered(&alone, &photos, 200).await.json(), viewer.get(&photos).await.expect(200));
 }
 
-/// What is deleted while the table takes no writes goes when it does, without an operator.
+/// Deletions during an outage of the table are applied after it, without an operator.
 #[tokio::test]
 async fn purges_album_deleted_during_outage() {
     let cloud = Cloud::start().await;
@@ -414,7 +416,7 @@ async fn purges_album_deleted_during_outage() {
     let _worker = Process::start(&server, "work", &[("AWS_ENDPOINT_URL", &proxy.url), once]).await;
     let host = server.user("alice");
     let album = host.album("gone").await;
-    host.settled(&host.upload(&album, "image/png", &tiny(1)).await).await;
+    host.settled(&host.upload(&album, "image/png", &tiny_photo(1)).await).await;
     eventually("at rest", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
     proxy.every_of("dynamodb", 1, Fault::Refuse("AccessDeniedException"));
     assert_eq!(host.delete(&format!("/v1/albums/{album}")).await.status, 204);
@@ -422,7 +424,7 @@ async fn purges_album_deleted_during_outage() {
         "SELECT COUNT(*) FROM jobs WHERE kind = 'purge_album' AND last_error LIKE '%AccessDenied%does the role allow%'";
     eventually("refused", async || (server.database.count(refused).await == 1).then_some(())).await;
     assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE dead").await, 0);
-    proxy.heal();
+    proxy.clear_faults();
     eventually("purged", async || {
         (server.database.count("SELECT (SELECT COUNT(*) FROM jobs) + (SELECT COUNT(*) FROM albums)").await == 0)
             .then_some(())
@@ -440,7 +442,7 @@ async fn falls_back_when_changes_are_late() {
     assert_eq!(project().await, 0);
     host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "new title" })).await.expect(200);
     let (viewer, path) = (two.server.bearer(&token), format!("/v1/albums/{album}"));
-    // Nobody works.
+    // Without a worker.
     eventually("as the table has it", async || {
         (viewer.get(&path).await.expect(200)["title"] == "old title").then_some(())
     })
@@ -450,7 +452,7 @@ async fn falls_back_when_changes_are_late() {
         (viewer.get(&path).await.expect(200)["title"] == "new title").then_some(())
     })
     .await;
-    // Without a database the old one is better than none.
+    // Without a database an old page is served.
     let alone = answered(&Client::new(&two.mirrors.model.url, Some(token)), &path, 200).await.json();
     assert_eq!(alone["title"], "old title");
 }
@@ -471,7 +473,7 @@ async fn check_and_health_report_table() {
         let rows: Vec<&str> = said.lines().skip_while(|line| !line.starts_with("dynamodb ")).take(2).collect();
         (code, rows.join("\n"))
     };
-    // A look that takes the emulator too long is taken again.
+    // Repeated, because the emulator may be slow.
     eventually("well", async || (health().await["status"] == "ok").then_some(())).await;
     let (code, row) = check(&[]).await;
     assert!(code == 0 && row.contains("ok ") && row.contains(&cloud.table), "{row}");
@@ -497,15 +499,14 @@ async fn check_and_health_report_table() {
         (told["status"] == "failing" && told["detail"].as_str()?.contains("are the name, the region")).then_some(())
     })
     .await;
-    // No row, no write, and no page that MySQL has is lost.
+    // No row, write or page is lost.
     let host = server.user("alice");
     let album = host.album("there").await;
     let viewer = server.bearer(&host.invite(&album, &json!({ "role": "view" })).await);
     viewer.get(&format!("/v1/albums/{album}/photos")).await.expect(200);
 }
 
-/// Each state of some photos and their album under its number, written by several at once in any order and more than once,
-/// leaves the newest.
+/// Concurrent, repeated and reordered writes of numbered states leave the newest state.
 #[tokio::test]
 async fn newest_version_wins() {
     let cloud = Cloud::start().await;
@@ -516,7 +517,7 @@ async fn newest_version_wins() {
     for _ in 0..25 {
         let writes = writes.new_tree(&mut runner).unwrap().current();
         let (album, photos) = (AlbumId::generate(), [(); 3].map(|()| PhotoId::generate()));
-        // One number has one state: the same one each time.
+        // Each number has one state.
         let item = |(subject, seq, _): &(u64, u64, bool)| {
             let key = Key::photo(album, photos[usize::try_from(*subject).unwrap()]);
             let live = (seq * 7 + subject) % 3 > 0;

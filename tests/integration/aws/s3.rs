@@ -1,4 +1,4 @@
-//! Photos in S3: uploads by URLs that S3 itself checks, renditions and originals by signed URLs.
+//! Photos in S3: uploads by presigned URLs that S3 verifies, renditions and originals by signed URLs.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::harness::{
     cloudfront::{self, Distribution, KeyGroup, Signed},
     eventually,
     fault_proxy::{Fault, FaultProxy},
-    fixture, numbered,
+    fixture, numbered_photo,
     process::{Process, darkroom, run},
     sha256_hex,
 };
@@ -43,7 +43,7 @@ async fn processes_each_upload_notification() {
             assert_eq!(fetched.header("cache-control"), "public, max-age=31536000, immutable");
             assert_eq!(fetched.bytes.len() as u64, rendition["bytes"].as_u64().unwrap());
         }
-        // The same URLs a moment later.
+        // The URLs stay equal.
         let again = guest.get(&format!("/v1/photos/{}", id(&photo))).await.expect(200);
         assert_eq!(again["renditions"], photo["renditions"]);
         let original = guest.get(&format!("/v1/photos/{}/original", id(&photo))).await;
@@ -101,7 +101,7 @@ async fn s3_rejects_undeclared_body() {
         );
         assert!(server.stored().await.is_empty(), "{what}");
     }
-    // A URL of a while ago.
+    // An expired URL.
     let links = server.app.storage.original_urls(Utc::now() - Duration::from_mins(30)).await.expect("links");
     let mut session = server.app.db.session().await.expect("a session");
     let row =
@@ -111,32 +111,32 @@ async fn s3_rejects_undeclared_body() {
     assert_eq!(host.put(&expired, bytes.clone()).await.status, 403);
 
     assert_eq!(host.put(&upload, bytes.clone()).await.status, 200);
-    // An original can't be written over.
+    // An original can't be overwritten.
     assert_eq!(host.put(&upload, bytes.clone()).await.status, 412);
     assert_eq!(host.settled(&id(&photo)).await["state"], "ready");
     assert!(server.stored().await.contains(&key));
-    // The service itself takes no uploads and has no files to show.
+    // The service itself accepts no uploads and serves no files.
     let own = format!("/v1/uploads/{}?bytes=1&content_type=image/jpeg", id(&photo));
     let own = server.app.storage.signer().sign("PUT", &own, Utc::now() + Duration::from_mins(1));
     let answer = server.anybody().send(server.anybody().request(reqwest::Method::PUT, &own).body("x")).await;
     assert_eq!(answer.status, 404);
 }
 
-/// S3 gets no checksum from who declared none; then the worker finds it.
+/// Without a declared checksum, the worker computes it.
 #[tokio::test]
 async fn worker_computes_undeclared_digest() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PHOTOS, "").await;
     let host = server.user("alice");
     let album = host.album("Wedding").await;
-    let bytes = numbered(1);
+    let bytes = numbered_photo(1);
     let new = json!({ "content_type": "image/jpeg", "bytes": bytes.len() });
     let answer = host.post(&format!("/v1/albums/{album}/photos"), &new).await.expect(201);
     assert_eq!(answer["photo"]["sha256"], Value::Null);
     assert_eq!(host.put(&answer["upload"], bytes.clone()).await.status, 200);
     let photo = host.settled(&id(&answer["photo"])).await;
     assert_eq!((&photo["state"], &photo["sha256"]), (&json!("ready"), &json!(sha256_hex(&bytes))));
-    // From then on the same bytes are the same photo.
+    // Afterwards the same bytes are the same photo.
     let same = host.declaration(&album, "image/jpeg", &bytes);
     let same = host.send(same).await.expect(200);
     assert_eq!((id(&same["photo"]), &same["upload"]), (id(&photo), &Value::Null));
@@ -152,7 +152,7 @@ async fn rejects_non_image_by_first_bytes() {
     let photo = host.settled(&host.upload(&album, "image/jpeg", &film).await).await;
     assert_eq!(photo["reject_reason"], "this file is a video, not a photo");
 
-    // By the very calls: one for the head, and a second one only for who goes on.
+    // By the calls: one for the first bytes, a second one only for valid files.
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
     let sdk = cloud.sdk(Role::Work).into_builder().endpoint_url(&proxy.url).build();
     let config = &server.app.config;
@@ -160,11 +160,11 @@ async fn rejects_non_image_by_first_bytes() {
     let photo: PhotoId = id(&photo).parse().unwrap();
     proxy.every_of("s3", 1, Fault::Delay(Duration::ZERO));
     let no = storage.open_original(photo, |head| Err::<(), _>(head.to_vec())).await.expect("an answer").unwrap_err();
-    assert_eq!((no.len(), proxy.hit()), (64 << 10, 1));
+    assert_eq!((no.len(), proxy.faults_injected()), (64 << 10, 1));
     let all = storage.open_original(photo, |_| Ok::<_, ()>(())).await.expect("an answer").expect("an original");
     assert_eq!(all.sha256.unwrap().to_string(), sha256_hex(&film));
     assert_eq!(all.file.metadata().unwrap().len(), film.len() as u64);
-    assert_eq!(proxy.hit(), 3);
+    assert_eq!(proxy.faults_injected(), 3);
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn reconciles_s3_uploads_and_orphans() {
     let server = TestServer::start_in(&cloud, PHOTOS, settings).await;
     let host = server.user("alice");
     let album = host.album("Wedding").await;
-    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     server.database.change("UPDATE photos SET sweep_at = '2020-01-01'").await;
     let s3 = S3::new(&cloud.admin());
     let put = async |key: &str| {
@@ -213,17 +213,17 @@ async fn serves_renditions_by_cloudfront() {
     let server = TestServer::start_in(&cloud, PHOTOS, &settings).await;
     let host = server.user("alice");
     let album = host.album("Wedding").await;
-    let photo = host.settled(&host.upload(&album, "image/jpeg", &numbered(1)).await).await;
+    let photo = host.settled(&host.upload(&album, "image/jpeg", &numbered_photo(1)).await).await;
     let urls: Vec<reqwest::Url> =
         photo["renditions"].as_array().unwrap().iter().map(|it| it["url"].as_str().unwrap().parse().unwrap()).collect();
     assert!(urls.iter().all(|url| url.host_str() == Some("d111111abcdef8.cloudfront.net")), "{urls:?}");
-    // One signature for all of them, and what it opens holds no original.
+    // One signature for all renditions, which does not cover the original.
     assert!(urls.iter().all(|url| url.query() == urls[0].query() && url.path().starts_with("/renditions/")));
     let key = &urls[0].path()[1..];
     assert!(server.stored().await.iter().any(|it| it == key), "{key}");
 }
 
-/// Pages need no credentials of AWS when CloudFront shows the photos, and what fails for want of them has not happened.
+/// With CloudFront pages need no AWS credentials, and a request that fails without them has no effect.
 #[tokio::test]
 async fn cloudfront_urls_need_no_credentials() {
     let cloud = Cloud::start().await;
@@ -233,12 +233,12 @@ async fn cloudfront_urls_need_no_credentials() {
         ("DARKROOM_STORAGE_CLOUDFRONT_KEY_ID", "K2JCJMDEHXQW5F"),
         ("DARKROOM_STORAGE_CLOUDFRONT_KEY", &key),
     ];
-    // Where no credentials are to be had.
+    // Without any source of credentials.
     let without = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", ""), ("AWS_EC2_METADATA_DISABLED", "true")];
     let server = TestServer::start_in(&cloud, PHOTOS, "").await;
     let host = server.user("alice");
     let album = host.album("Wedding").await;
-    let photo = id(&host.settled(&host.upload(&album, "image/jpeg", &numbered(1)).await).await);
+    let photo = id(&host.settled(&host.upload(&album, "image/jpeg", &numbered_photo(1)).await).await);
     let path = format!("/v1/photos/{photo}");
     for (cloudfront, status) in [(&with[..], 200), (&[][..], 503)] {
         let worker = [("DARKROOM_WORKER_ENABLED", "false")];
@@ -250,20 +250,20 @@ async fn cloudfront_urls_need_no_credentials() {
         assert_eq!(host.patch(&path, &json!({ "caption": title })).await.status, status);
         let caption = server.user("alice").get(&path).await.expect(200)["caption"].clone();
         assert_eq!(caption == *title, status == 200, "{caption}");
-        // Originals are S3's alone.
+        // Originals need S3.
         assert_eq!(host.get(&format!("{path}/original")).await.status, 503);
-        let declared = host.declaration(&album, "image/jpeg", &numbered(2));
+        let declared = host.declaration(&album, "image/jpeg", &numbered_photo(2));
         assert_eq!(host.send(declared).await.status, 503);
     }
 }
 
-/// The public key of before stays in the group until all that it has signed is at its end.
+/// The old public key stays in the group until its URLs have expired.
 #[tokio::test]
 async fn key_rotation_keeps_old_urls_valid() {
     const ADDRESS: &str = "https://d111111abcdef8.cloudfront.net";
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PHOTOS, "worker.enabled = false").await;
-    // From one kind of key to the other, which is the more there may be to go wrong.
+    // From one key type to the other.
     let [before, after] =
         [("K2JCJMDEHXQW5F", &rcgen::PKCS_RSA_SHA256), ("K36X4ZBQ9H1JTL", &rcgen::PKCS_ECDSA_P256_SHA256)]
             .map(|(id, kind)| (id, rcgen::KeyPair::generate_for(kind).expect("a key")));
@@ -285,7 +285,7 @@ async fn key_rotation_keeps_old_urls_valid() {
     let mut process = start(&before).await;
     let host = process.user(&server, "alice");
     let album = host.album("Wedding").await;
-    let photo = host.settled(&host.upload(&album, "image/jpeg", &numbered(1)).await).await;
+    let photo = host.settled(&host.upload(&album, "image/jpeg", &numbered_photo(1)).await).await;
     let old = urls(&photo);
     process.signal(Signal::TERM);
     assert_eq!(process.ended().await.code(), Some(0), "{}", process.log());
@@ -317,7 +317,7 @@ async fn key_rotation_keeps_old_urls_valid() {
             }
         }
     }
-    // To the second, and no other photo on the way.
+    // To the second URL, without another photo.
     let (both, now) = (group(&[&before, &after]), Utc::now());
     for url in old.iter().chain(&new) {
         let until = Signed::read(url).expect("a signed URL").until;
@@ -332,7 +332,7 @@ async fn key_rotation_keeps_old_urls_valid() {
     assert_eq!([&old, &new].map(|urls| Signed::read(&urls[0]).expect("a signed URL").key), [before.0, after.0]);
 }
 
-/// The command sends the bytes straight to S3, and what is there already it does not send again.
+/// The command uploads directly to S3, and skips existing photos.
 #[tokio::test]
 async fn upload_command_uses_s3() {
     let cloud = Cloud::start().await;
@@ -359,11 +359,11 @@ async fn encrypts_objects_with_kms_key() {
     let server = TestServer::start_in(&cloud, PHOTOS, &format!("storage.kms_key = \"{key}\"")).await;
     let host = server.user("alice");
     let album = host.album("Wedding").await;
-    let declared = host.declare(&album, "image/jpeg", &numbered(1)).await;
+    let declared = host.declare(&album, "image/jpeg", &numbered_photo(1)).await;
     let mut without = declared["upload"].clone();
     without["headers"].as_object_mut().unwrap().remove("x-amz-server-side-encryption");
-    assert_eq!(host.put(&without, numbered(1)).await.status, 403, "the URL is bound to it");
-    host.put(&declared["upload"], numbered(1)).await.expect(200);
+    assert_eq!(host.put(&without, numbered_photo(1)).await.status, 403, "the URL is bound to it");
+    host.put(&declared["upload"], numbered_photo(1)).await.expect(200);
     assert_eq!(host.settled(&id(&declared["photo"])).await["state"], "ready");
     let bucket = cloud.objects();
     for object in server.stored().await {

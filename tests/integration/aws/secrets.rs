@@ -1,4 +1,4 @@
-//! Secrets that Secrets Manager keeps for a setting: taken up once, at the start; and what is said when they can't be.
+//! Settings from Secrets Manager: read once at start-up, with a clear error if that fails.
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -16,7 +16,7 @@ use crate::{
 
 const SIGNING: &str = "DARKROOM_STORAGE_SIGNING_KEYS_SECRET_ID";
 
-/// An account, and a server of ours in it with the variables for others beside it, which hold no secret.
+/// An account with a server, and variables for other processes, which contain no secret.
 async fn stage() -> (Cloud, TestServer, Vec<(String, String)>) {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, &[Part::Storage, Part::Queue], "worker.enabled = false").await;
@@ -37,7 +37,7 @@ async fn reads_settings_from_secrets_manager() {
     for title in ["first", "second"] {
         host.album(title).await;
     }
-    // The one that signs, and the one before it.
+    // The current signing key and the previous one.
     let keys = format!("{}\n{}\n", server.identity.signing_secret(), "an-older-key-of-thirty-two-characters");
     let signing = cloud.keep("signing", &keys).await;
     let pem = rcgen::KeyPair::generate().expect("a key").serialize_pem();
@@ -62,7 +62,7 @@ async fn reads_settings_from_secrets_manager() {
     assert!(!function.log().contains(server.identity.signing_secret()));
 }
 
-/// A certificate is renewed also while Secrets Manager is away, or has lost the secret.
+/// Certificates are renewed even if Secrets Manager is unreachable or the secret is deleted.
 #[tokio::test]
 async fn reload_reads_no_secret() {
     let (cloud, server, variables) = stage().await;
@@ -73,7 +73,7 @@ async fn reload_reads_no_secret() {
     call(&cloud.emulator, "secretsmanager", "secretsmanager.DeleteSecret", &gone).await;
     process.signal(Signal::HUP);
     eventually("read again", async || process.log().contains("the configuration was read again").then_some(())).await;
-    // A start asks.
+    // Start-up reads secrets.
     let (ended, _, complaint) = run(darkroom(&["serve"], &variables)).await;
     assert!(ended == 1 && complaint.contains(SIGNING), "{ended}: {complaint}");
 }
@@ -97,7 +97,7 @@ async fn names_unreadable_secret_before_binding() {
         (bytes, None, 1, [bytes, "holds no text"]),
         (&short, Some(nowhere), 1, [&short, "is there a route to it"]),
         (&short, None, 64, ["storage.signing_keys: must hold", "32 characters"]),
-        // With what else is wrong; then nobody tries again.
+        // With other mistakes, which are not retried.
         (&missing, Some(("DARKROOM_LOG_LEVEL", "=")), 64, ["log.level", "are the name, the region"]),
         (
             &short,
@@ -119,7 +119,7 @@ async fn names_unreadable_secret_before_binding() {
         }
     }
 
-    // A doctor says the same, and Lambda is told.
+    // `darkroom check` and the Lambda initialization report the same.
     let variables = with(&variables, &[(SIGNING, &forbidden)]);
     let (ended, _, complaint) = run(darkroom(&["check"], &variables)).await;
     assert!(ended == 1 && complaint.contains(SIGNING), "{ended}: {complaint}");
@@ -127,7 +127,7 @@ async fn names_unreadable_secret_before_binding() {
     assert_eq!(function.ended().await.code(), Some(1), "{}", function.log());
     let told = function.init_error().expect("Lambda is told");
     assert!(told["errorMessage"].as_str().is_some_and(|said| said.contains(SIGNING)), "{told}");
-    // Another function answers nobody and asks for nothing.
+    // Another function serves no clients and needs no signing key.
     let mut variables = variables;
     variables.retain(|(name, _)| name != SIGNING);
     let mut function = Function::start("develop", &variables).await;

@@ -1,4 +1,4 @@
-//! Announcements to a topic: in order and once on FIFO topics, by attributes to who filters, and never lost.
+//! Notifications to SNS: in order and once on FIFO topics, filtered by attributes, never lost.
 
 use aws_sdk_sns::Client as Sns;
 use aws_sdk_sqs::{
@@ -14,17 +14,17 @@ use crate::harness::{
     eventually,
     fault_proxy::{Fault, FaultProxy},
     process::{Process, darkroom, run},
-    tiny,
+    tiny_photo,
 };
 
-/// Uploads photos one after the other, and so has as many events.
+/// Uploads photos one after the other, one event each.
 async fn photos(host: &Client, album: &str, numbers: std::ops::Range<u32>) {
     for number in numbers {
-        host.settled(&host.upload(album, "image/png", &tiny(number)).await).await;
+        host.settled(&host.upload(album, "image/png", &tiny_photo(number)).await).await;
     }
 }
 
-/// The next messages of a queue with all their attributes.
+/// The next messages of a queue with their attributes.
 async fn heard(cloud: &Cloud, queue: &str, count: usize) -> Vec<Message> {
     let sqs = Sqs::new(&cloud.admin());
     let mut all = Vec::new();
@@ -58,7 +58,7 @@ async fn at_rest(server: &TestServer) {
     eventually("at rest", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
 }
 
-/// What health says of the topic.
+/// The topic in `/health`.
 async fn health(operations: &str) -> Value {
     let details: Value = reqwest::get(format!("{operations}/health")).await.unwrap().json().await.unwrap();
     details["dependencies"]["sns"].clone()
@@ -72,7 +72,7 @@ async fn publishes_cloud_events_to_fifo_topic() {
     let album = host.album("told").await;
     photos(&host, &album, 0..3).await;
     host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "renamed" })).await.expect(200);
-    let messages = heard(&cloud, &cloud.fifo_ear, 4).await;
+    let messages = heard(&cloud, &cloud.fifo_subscriber, 4).await;
     assert_eq!(seqs(&messages), [1, 2, 3, 4]);
     let events = host.get(&format!("/v1/albums/{album}/events")).await.expect(200);
     for (message, event) in messages.iter().zip(events["items"].as_array().unwrap()) {
@@ -97,13 +97,13 @@ async fn publishes_cloud_events_to_fifo_topic() {
     }
     assert_eq!(health(&server.operations).await["status"], "ok");
 
-    // As after a crash between the topic's answer and the note of it.
+    // As after a crash between publishing and recording it.
     at_rest(&server).await;
     server.database.change("UPDATE albums SET announced_seq = 0").await;
     server.app.db.enqueue(PUBLISH_EVENTS, album.parse().unwrap()).await.unwrap();
     at_rest(&server).await;
     photos(&host, &album, 3..4).await;
-    assert_eq!(seqs(&heard(&cloud, &cloud.fifo_ear, 1).await), [5], "repeats were dropped");
+    assert_eq!(seqs(&heard(&cloud, &cloud.fifo_subscriber, 1).await), [5], "repeats were dropped");
 }
 
 #[tokio::test]
@@ -121,12 +121,12 @@ async fn filter_policy_selects_review_events() {
     let album = host.post("/v1/albums", &json!({ "title": "reviewed", "review": true })).await.expect(201);
     let album = album["id"].as_str().unwrap();
     let guest = server.bearer(&host.invite(album, &json!({ "role": "contribute" })).await);
-    let photo = guest.upload(album, "image/png", &tiny(1)).await;
+    let photo = guest.upload(album, "image/png", &tiny_photo(1)).await;
     host.settled(&photo).await;
     host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "about no photo" })).await.expect(200);
     host.patch(&format!("/v1/photos/{photo}"), &json!({ "visibility": "visible" })).await.expect(200);
     at_rest(&server).await;
-    let messages = heard(&cloud, &cloud.ear, 1).await;
+    let messages = heard(&cloud, &cloud.subscriber, 1).await;
     assert_eq!(seqs(&messages), [3], "neither the photo before its review nor the album");
     assert!(messages[0].attributes().is_none_or(|all| !all.contains_key(&MessageSystemAttributeName::MessageGroupId)));
 }
@@ -165,20 +165,20 @@ async fn topic_created_later_gets_all_events() {
         "{row}"
     );
 
-    // Nothing is tried while the topic is there and its subscription is not: it would be told to nobody.
+    // No job may run between the creation of the topic and its subscription: its messages would be lost.
     let later = "UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR WHERE kind = 'publish_events' AND lease IS NULL";
     eventually("held back", async || (server.database.change(later).await == 1).then_some(())).await;
     let name = cloud.topic.rsplit(':').next().unwrap();
     sns.create_topic().name(name).send().await.unwrap();
-    let ear = format!("arn:aws:sqs:eu-west-1:{}:{name}-ear", crate::harness::aws::ACCOUNT);
-    let subscribe = sns.subscribe().topic_arn(&cloud.topic).protocol("sqs").endpoint(ear);
+    let subscriber = format!("arn:aws:sqs:eu-west-1:{}:{name}-ear", crate::harness::aws::ACCOUNT);
+    let subscribe = sns.subscribe().topic_arn(&cloud.topic).protocol("sqs").endpoint(subscriber);
     subscribe.attributes("RawMessageDelivery", "true").send().await.unwrap();
     server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) WHERE kind = 'publish_events'").await;
-    let mut seqs = seqs(&heard(&cloud, &cloud.ear, 3).await);
-    // A standard topic promises no order.
+    let mut seqs = seqs(&heard(&cloud, &cloud.subscriber, 3).await);
+    // Standard topics are unordered.
     seqs.sort_unstable();
     assert_eq!(seqs, [1, 2, 3]);
-    // A look is good for a second.
+    // Check results are cached for a second.
     eventually("well", async || (health(&server.operations).await["status"] == "ok").then_some(())).await;
     let row = check(0).await;
     assert!(row.contains("ok ") && row.contains("is there"), "{row}");
@@ -206,18 +206,18 @@ async fn retries_failing_topic_in_order() {
     proxy.every_of("sns", 5, Fault::Status(503));
     photos(&host, &album, 0..8).await;
     at_rest(&server).await;
-    assert!(proxy.hit() > 0);
+    assert!(proxy.faults_injected() > 0);
     for (round, fault) in [Fault::Throttle, Fault::Status(500), Fault::LoseAnswer].into_iter().enumerate() {
-        let hit = proxy.hit();
+        let hit = proxy.faults_injected();
         proxy.every_of("sns", 1, fault);
         let first = 10 * u32::try_from(round + 1).unwrap();
         photos(&host, &album, first..first + 2).await;
         let failed = "SELECT COUNT(*) FROM jobs WHERE kind = 'publish_events' AND last_error IS NOT NULL";
         eventually("failed", async || (server.database.count(failed).await == 1).then_some(())).await;
-        assert!(proxy.hit() > hit);
-        proxy.heal();
+        assert!(proxy.faults_injected() > hit);
+        proxy.clear_faults();
         at_rest(&server).await;
     }
-    assert_eq!(seqs(&heard(&cloud, &cloud.fifo_ear, 14).await), (1..=14).collect::<Vec<_>>());
+    assert_eq!(seqs(&heard(&cloud, &cloud.fifo_subscriber, 14).await), (1..=14).collect::<Vec<_>>());
     assert!(worker.log().contains("tried again"), "{}", worker.log());
 }

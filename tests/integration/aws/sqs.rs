@@ -1,4 +1,4 @@
-//! Jobs by SQS: messages that come twice, late, in another order, or never; garbage; and processes that are killed.
+//! Jobs by SQS: duplicate, late, reordered, missing and invalid messages, and killed processes.
 
 use std::time::Duration;
 
@@ -23,16 +23,16 @@ use crate::harness::{
     database::literal,
     eventually,
     fault_proxy::{Fault, FaultProxy},
-    numbered,
+    numbered_photo,
     process::{Process, darkroom, run},
     slow_photo,
 };
 
 const PARTS: &[Part] = &[Part::Storage, Part::Queue];
-/// Without a worker of its own, and with a sweep that spares nothing.
+/// Without a worker, and without a grace period for orphans.
 const QUIET: &str = "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n";
 
-/// What S3 says of an upload.
+/// S3's notification of an upload.
 fn notification(cloud: &Cloud, photo: &str) -> String {
     let object = json!({ "key": format!("originals/{}/{photo}", &photo[34..]) });
     let record =
@@ -50,7 +50,7 @@ async fn tell(cloud: &Cloud, body: &str) {
         .expect("it is sent");
 }
 
-/// The variables of a process that has these rights and this endpoint.
+/// The variables of a process with this role and endpoint.
 fn variables(cloud: &Cloud, role: Role, endpoint: &str) -> Vec<(String, String)> {
     let mut variables = cloud.environment(role);
     variables.retain(|(name, _)| name != "AWS_ENDPOINT_URL");
@@ -71,7 +71,7 @@ async fn stopping_worker_releases_messages() {
     let sqs = Sqs::new(&cloud.admin());
     worker.signal(Signal::TERM);
     eventually("told to stop", async || worker.log().contains("stopping:").then_some(())).await;
-    // It waits for a message still, and this one is given to it.
+    // It is still in a long poll, which receives this message.
     sqs.send_message().queue_url(&cloud.queue).message_body("{}").send().await.expect("a message");
     assert_eq!(worker.ended().await.code(), Some(0), "{}", worker.log());
     assert!(cloud.receive(&cloud.queue).await.is_some(), "hidden from all: {}", worker.log());
@@ -87,14 +87,16 @@ async fn server_and_worker_use_own_roles() {
     let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
     let host = api.user(&server, "alice");
     let album = host.album("rights").await;
-    let photos =
-        [host.upload(&album, "image/jpeg", &numbered(1)).await, host.upload(&album, "image/jpeg", &numbered(2)).await];
+    let photos = [
+        host.upload(&album, "image/jpeg", &numbered_photo(1)).await,
+        host.upload(&album, "image/jpeg", &numbered_photo(2)).await,
+    ];
     album_invariants::check(&server, &host, &album, &photos).await;
     assert_eq!(host.delete(&format!("/v1/photos/{}", photos[0])).await.status, 204);
     eventually("purged", async || (!server.stored().await.iter().any(|key| key.contains(&photos[0]))).then_some(()))
         .await;
     for process in [&api, &worker] {
-        // A look that takes the emulator too long is taken again.
+        // Repeated, because the emulator may be slow.
         eventually("well", async || {
             let health = reqwest::get(format!("{}/health", process.operations)).await.unwrap();
             let health: Value = health.json().await.unwrap();
@@ -111,8 +113,8 @@ async fn ignores_duplicate_or_reordered_messages() {
     let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
     let host = server.user("alice");
     let album = host.album("twice").await;
-    // Told before the bytes are there, and of a photo that never was.
-    let declared = host.declare(&album, "image/jpeg", &numbered(1)).await;
+    // A notification before the upload, and one of an unknown photo.
+    let declared = host.declare(&album, "image/jpeg", &numbered_photo(1)).await;
     let first = id(&declared["photo"]);
     let early = notification(&cloud, &first);
     assert_eq!(consumer::handle(&server.app, &early, 1).await, MessageOutcome::Delete);
@@ -121,9 +123,9 @@ async fn ignores_duplicate_or_reordered_messages() {
         MessageOutcome::Delete
     );
     assert_eq!(host.get(&format!("/v1/photos/{first}")).await.expect(200)["state"], "awaiting_upload");
-    host.put(&declared["upload"], numbered(1)).await.expect(200);
+    host.put(&declared["upload"], numbered_photo(1)).await.expect(200);
     let job = message::write(uuid::Uuid::now_v7(), RENDER_PHOTO.name, first.parse().unwrap());
-    // At the same moment, to two who act on it: one does it, and to the other it comes again if it is not done yet.
+    // To two consumers at once: one processes it, and the other gets it again if it is not done.
     let (one, other) = tokio::join!(consumer::handle(&server.app, &early, 1), consumer::handle(&server.app, &early, 2));
     let again = MessageOutcome::RetryAfter(server.app.config.worker.visibility_timeout);
     assert!([&one, &other].iter().all(|fate| [&MessageOutcome::Delete, &again].contains(fate)), "{one:?}, {other:?}");
@@ -133,10 +135,10 @@ async fn ignores_duplicate_or_reordered_messages() {
     }
     assert_eq!(host.events(&album).await, [(1, "photo.ready".to_owned())]);
 
-    // And all of it again with workers, backwards, three times each.
+    // Again with workers, in reverse order, three times each.
     let mut photos = vec![first];
     for number in 2..10 {
-        photos.push(host.upload(&album, "image/jpeg", &numbered(number)).await);
+        photos.push(host.upload(&album, "image/jpeg", &numbered_photo(number)).await);
     }
     for _ in 0..3 {
         for photo in photos.iter().rev() {
@@ -150,14 +152,14 @@ async fn ignores_duplicate_or_reordered_messages() {
     drop(workers);
 }
 
-/// Deleted for the other's sake, it would leave the job to its row if that try fails, which is minutes later.
+/// If it were deleted, a failure of the other worker would delay the job until its row is sent again, minutes later.
 #[tokio::test]
 async fn redelivers_message_of_leased_job() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, &format!("{QUIET}worker.visibility_timeout = \"1m\"\n")).await;
     let host = server.user("alice");
     let album = host.album("taken").await;
-    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     let rules = &server.app.config.worker;
     server.app.db.enqueue(RENDER_PHOTO, photo.parse().unwrap()).await.expect("a job");
     let mut session = server.app.db.session().await.expect("a session");
@@ -171,7 +173,7 @@ async fn redelivers_message_of_leased_job() {
         assert_eq!(consumer::handle(&server.app, body, 1).await, MessageOutcome::RetryAfter(rules.visibility_timeout));
     }
     assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "processing");
-    // The other's try is over, and nobody sends the job anew for the time being.
+    // The other attempt has ended, and the row is not sent again for now.
     let mut session = server.app.db.session().await.expect("a session");
     jobs::release(&mut session, &others, Duration::from_mins(10), true, None).await.expect("released");
     drop(session);
@@ -192,7 +194,7 @@ async fn survives_failed_calls_and_killed_workers() {
     let first = start(&server, "work", &work).await;
     let mut photos = Vec::new();
     for number in 0..12 {
-        photos.push(host.upload(&album, "image/jpeg", &numbered(number)).await);
+        photos.push(host.upload(&album, "image/jpeg", &numbered_photo(number)).await);
     }
     eventually("some are ready", async || {
         (server.database.count("SELECT COUNT(*) FROM photos WHERE state = 'ready'").await >= 2).then_some(())
@@ -202,16 +204,16 @@ async fn survives_failed_calls_and_killed_workers() {
     proxy.every(5, Fault::Status(500));
     let second = start(&server, "work", &work).await;
     proxy.every(5, Fault::LoseAnswer);
-    // Messages that the first one held come back when their time is over; what S3 said goes out again meanwhile.
+    // Messages of the first worker return after their visibility timeout; S3's notifications are sent again meanwhile.
     for photo in &photos {
         tell(&cloud, &notification(&cloud, photo)).await;
     }
     album_invariants::check(&server, &host, &album, &photos).await;
-    assert!(proxy.hit() > 5);
+    assert!(proxy.faults_injected() > 5);
     drop(second);
 }
 
-/// The outbox: what was committed is sent once there is a queue to send it to.
+/// The outbox: committed jobs are sent once the queue is reachable.
 #[tokio::test]
 async fn jobs_wait_while_queue_is_unreachable() {
     let cloud = Cloud::start().await;
@@ -220,7 +222,7 @@ async fn jobs_wait_while_queue_is_unreachable() {
     let album = host.album("outbox").await;
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
     let worker = start(&server, "work", &variables(&cloud, Role::Work, &proxy.url)).await;
-    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     host.settled(&photo).await;
     proxy.every_of("sqs", 1, Fault::Cut);
     assert_eq!(host.delete(&format!("/v1/photos/{photo}")).await.status, 204);
@@ -231,7 +233,7 @@ async fn jobs_wait_while_queue_is_unreachable() {
     assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'purge_photo'").await, 1);
     let health: Value = reqwest::get(format!("{}/health", worker.operations)).await.unwrap().json().await.unwrap();
     assert_eq!(health["dependencies"]["queue"]["status"], "failing", "{health}");
-    proxy.heal();
+    proxy.clear_faults();
     eventually("purged", async || server.stored().await.is_empty().then_some(())).await;
 }
 
@@ -257,7 +259,7 @@ async fn extends_visibility_during_render() {
             at
         }
     };
-    // Past the time that it is hidden for at first, which is the lease's: the lease was renewed twice.
+    // Longer than the initial visibility timeout, which equals the lease: it was renewed twice.
     let mut seen = std::collections::BTreeSet::new();
     eventually("the lease is renewed for longer than the message was hidden at first", async || {
         seen.insert(held("the job's row").await);
@@ -291,10 +293,10 @@ async fn dead_letters_invalid_messages() {
     .await;
     assert!(line.contains("neither a job nor a notification of S3"), "{line}");
     let message = line.split_whitespace().next().expect("an id").to_owned();
-    // Looking does not take it away.
+    // Listing does not remove it.
     assert!(jobs(&server, &cloud, &["list"]).await.1.contains(&message));
     assert_eq!(jobs(&server, &cloud, &["retry", &message]).await, (true, "1 scheduled for retry\n".to_owned()));
-    // It is no better the second time; it has another id then.
+    // It fails again, with another id.
     let again = eventually("dead again", async || {
         let (_, said) = jobs(&server, &cloud, &["list"]).await;
         said.lines().find(|line| line.contains("hello")).map(str::to_owned)
@@ -315,11 +317,11 @@ async fn retries_dead_job_from_queue_or_table() {
     let server = TestServer::start_in(&cloud, PARTS, &settings).await;
     let host = server.user("alice");
     let album = host.album("dead").await;
-    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     let told = notification(&cloud, &photo);
     let object = format!("originals/{}/{photo}", &photo[34..]);
     let bucket = cloud.objects();
-    // Its original is gone between the news and the work.
+    // Its original disappears before the job runs.
     let kept = bucket.client.get_object().bucket(&bucket.name).key(&object).send().await.expect("an original");
     let kept = kept.body.collect().await.expect("bytes").into_bytes();
     let mut session = server.app.db.session().await.expect("a session");
@@ -353,7 +355,7 @@ async fn retries_dead_job_from_queue_or_table() {
     drop(worker);
 }
 
-/// S3 looks at a URL's time when an upload begins; one that takes long ends after the sweep has given it up.
+/// S3 checks the expiry when an upload starts; a slow one may end after the reconciler has expired the photo.
 #[tokio::test]
 async fn accepts_upload_completed_after_expiry() {
     let cloud = Cloud::start().await;
@@ -362,22 +364,22 @@ async fn accepts_upload_completed_after_expiry() {
     let album = host.album("late").await;
     let invite = json!({ "role": "contribute", "max_photos": 1 });
     let guest = server.bearer(&host.invite(&album, &invite).await);
-    let declared = guest.declare(&album, "image/jpeg", &numbered(1)).await;
+    let declared = guest.declare(&album, "image/jpeg", &numbered_photo(1)).await;
     let photo = id(&declared["photo"]);
     server.database.change(format!("UPDATE photos SET sweep_at = '2020-01-01' WHERE id = {}", literal(&photo))).await;
     assert_eq!(reconciler::run(&server.app, false).await.expect("a sweep").expired, 1);
     assert_eq!(guest.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "expired");
-    guest.put(&declared["upload"], numbered(1)).await.expect(200);
+    guest.put(&declared["upload"], numbered_photo(1)).await.expect(200);
     assert_eq!(consumer::handle(&server.app, &notification(&cloud, &photo), 1).await, MessageOutcome::Delete);
     assert_eq!(guest.settled(&photo).await["state"], "ready");
     assert_eq!(server.database.count("SELECT CAST(photos_used AS SIGNED) FROM invites").await, 1);
-    // The same bytes are that photo again.
-    let again = guest.send(guest.declaration(&album, "image/jpeg", &numbered(1))).await.expect(200);
+    // The same bytes are the same photo.
+    let again = guest.send(guest.declaration(&album, "image/jpeg", &numbered_photo(1))).await.expect(200);
     assert_eq!((id(&again["photo"]), &again["upload"]), (photo.clone(), &Value::Null));
     album_invariants::check(&server, &host, &album, &[photo]).await;
 }
 
-/// And nobody tells of it.
+/// Without a notification.
 #[tokio::test]
 async fn full_scan_accepts_late_silent_upload() {
     let cloud = Cloud::start().await;
@@ -385,20 +387,20 @@ async fn full_scan_accepts_late_silent_upload() {
     let host = server.user("alice");
     let album = host.album("late").await;
     let guest = server.bearer(&host.invite(&album, &json!({ "role": "drop", "max_photos": 2 })).await);
-    let declared = guest.declare(&album, "image/jpeg", &numbered(1)).await;
+    let declared = guest.declare(&album, "image/jpeg", &numbered_photo(1)).await;
     let [photo, other] =
-        [id(&declared["photo"]), id(&guest.declare(&album, "image/jpeg", &numbered(2)).await["photo"])];
+        [id(&declared["photo"]), id(&guest.declare(&album, "image/jpeg", &numbered_photo(2)).await["photo"])];
     server.database.change("UPDATE photos SET sweep_at = '2020-01-01'").await;
     assert_eq!(reconciler::run(&server.app, false).await.expect("a sweep").expired, 2);
-    guest.put(&declared["upload"], numbered(1)).await.expect(200);
-    // Not what was declared, by whoever may write to the bucket.
+    guest.put(&declared["upload"], numbered_photo(1)).await.expect(200);
+    // Other bytes than declared, written directly to the bucket.
     let (bucket, key) = (cloud.objects(), |photo: &str| format!("originals/{}/{photo}", &photo[34..]));
     bucket.client.put_object().bucket(&bucket.name).key(key(&other)).send().await.expect("put");
     let report = reconciler::run(&server.app, true).await.expect("a sweep");
     assert_eq!((report.accepted, report.removed), (1, 1), "{report:?}");
     assert_eq!(server.stored().await.into_iter().collect::<Vec<_>>(), [key(&photo)]);
     assert_eq!(server.database.count("SELECT CAST(photos_used AS SIGNED) FROM invites").await, 1);
-    let again = guest.send(guest.declaration(&album, "image/jpeg", &numbered(1))).await.expect(200);
+    let again = guest.send(guest.declaration(&album, "image/jpeg", &numbered_photo(1))).await.expect(200);
     assert_eq!((&id(&again["photo"]), &again["upload"]), (&photo, &Value::Null));
     let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
     assert_eq!(guest.settled(&photo).await["state"], "ready");
@@ -406,7 +408,7 @@ async fn full_scan_accepts_late_silent_upload() {
     drop(worker);
 }
 
-/// An outage is not the job's fault: what it keeps from being done is done afterwards, without an operator.
+/// An outage uses no attempts: blocked jobs run afterwards, without an operator.
 #[tokio::test]
 async fn outage_dead_letters_no_job() {
     outlasts(Fault::Cut).await;
@@ -417,13 +419,13 @@ async fn refetches_truncated_original() {
     outlasts(Fault::CutBody).await;
 }
 
-/// What S3 does to the calls of a worker costs no job a try, and leaves no message behind that a queue would give up.
+/// Faults of S3 cost a job no attempt, and leave no message that would go to the dead-letter queue.
 async fn outlasts(fault: Fault) {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
     let host = server.user("alice");
     let album = host.album("outage").await;
-    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
     proxy.every_of("s3", 1, fault);
     let mut work = variables(&cloud, Role::Work, &proxy.url);
@@ -439,7 +441,7 @@ async fn outlasts(fault: Fault) {
         .await
         .expect("a job");
     if fault == Fault::CutBody {
-        // It is looked at without a body.
+        // Checked without reading the body.
         tell(&cloud, &notification(&cloud, &photo)).await;
     }
     let worker = start(&server, "work", &work).await;
@@ -449,7 +451,7 @@ async fn outlasts(fault: Fault) {
     .await;
     assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE dead OR attempts > 1").await, 0);
     assert!(!worker.metrics().await.contains("darkroom_sqs_messages_total{outcome=\"dead\"}"), "{}", worker.log());
-    proxy.heal();
+    proxy.clear_faults();
     tell(&cloud, &notification(&cloud, &photo)).await;
     album_invariants::check(&server, &host, &album, &[photo]).await;
     eventually("no jobs", async || {

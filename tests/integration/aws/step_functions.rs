@@ -1,5 +1,5 @@
-//! Edits led by a worker and by a state machine: the same scenarios, the same outcome. The state machine runs in the emulator by
-//! the definition in `deploy/stacks/messaging.yaml`, and its steps are done by the real program as a function.
+//! Edits run by a worker and by a state machine: the same scenarios, the same results. The emulator runs the
+//! definition in `deploy/stacks/messaging.yaml`, whose steps call the program as a function.
 
 use std::time::Duration;
 
@@ -20,20 +20,20 @@ use crate::{
         database::literal,
         eventually,
         fault_proxy::Fault,
-        numbered, template,
+        numbered_photo, template,
     },
 };
 
-/// Who leads.
+/// Who runs the steps of an edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Led {
-    ByWorker,
-    ByStateMachine,
+enum Executor {
+    Worker,
+    StateMachine,
 }
 
-const BOTH: [Led; 2] = [Led::ByWorker, Led::ByStateMachine];
+const BOTH: [Executor; 2] = [Executor::Worker, Executor::StateMachine];
 
-/// The state machine's definition, with what `DefinitionSubstitutions` puts in.
+/// The definition of the state machine with its `DefinitionSubstitutions`.
 fn definition(function: &str) -> String {
     let template = template::read("messaging");
     let definition = template["Resources"]["Edits"]["Properties"]["Definition"].to_string();
@@ -43,35 +43,35 @@ fn definition(function: &str) -> String {
         .fold(definition, |text, (name, value)| text.replace(&format!("${{{name}}}"), value))
 }
 
-struct Bed {
+struct EditService {
     cloud: Option<Cloud>,
     server: TestServer,
 }
 
-impl Bed {
-    async fn start(led: Led) -> Self {
-        Self::start_with(led, "").await
+impl EditService {
+    async fn start(executor: Executor) -> Self {
+        Self::start_with(executor, "").await
     }
 
-    async fn start_with(led: Led, settings: &str) -> Self {
-        Self::start_within(led, settings, "604800").await
+    async fn start_with(executor: Executor, settings: &str) -> Self {
+        Self::start_within(executor, settings, "604800").await
     }
 
-    /// The same with a host who has so many seconds to decide, where a state machine waits for that.
-    async fn start_within(led: Led, settings: &str, seconds: &str) -> Self {
-        match led {
-            Led::ByWorker => Self { cloud: None, server: TestServer::start_with(settings).await },
-            Led::ByStateMachine => {
+    /// With a review timeout in seconds for the state machine.
+    async fn start_within(executor: Executor, settings: &str, seconds: &str) -> Self {
+        match executor {
+            Executor::Worker => Self { cloud: None, server: TestServer::start_with(settings).await },
+            Executor::StateMachine => {
                 let cloud = Cloud::start().await;
-                // A function has no files of its own, so photos are in the bucket.
+                // Functions have no local files, so photos are in the bucket.
                 let parts = [Part::Storage, Part::Queue, Part::Workflow];
                 let server = TestServer::start_in(&cloud, &parts, settings).await;
                 let mut variables = server.environment();
-                // An environment of Lambda is thrown away at once here; nothing else is to be heard from it.
+                // The emulator discards the environment at once, so only warnings are logged.
                 variables.push(("DARKROOM_LOG_LEVEL".to_owned(), "warn".to_owned()));
                 let function = cloud.make_function("step", Role::LambdaStep, &variables).await;
                 let definition = definition(&function);
-                // Its tries would take minutes.
+                // The retries would take minutes.
                 let definition = definition.replace("\"IntervalSeconds\":2", "\"IntervalSeconds\":1");
                 let definition = definition.replace("\"MaxAttempts\":6", "\"MaxAttempts\":1");
                 let definition =
@@ -82,21 +82,21 @@ impl Bed {
         }
     }
 
-    /// An album with a photo that a guest has added: host, guest, album, photo.
+    /// Creates an album with a photo of a guest; returns host, guest, album and photo.
     async fn photo(&self, review: bool) -> (Client, Client, String, String) {
         let host = self.server.user("alice");
         let album = id(&host.post("/v1/albums", &json!({ "title": "edits", "review": review })).await.expect(201));
         let guest = self.server.bearer(&host.invite(&album, &json!({ "role": "contribute" })).await);
-        let photo = guest.upload(&album, "image/jpeg", &numbered(1)).await;
+        let photo = guest.upload(&album, "image/jpeg", &numbered_photo(1)).await;
         host.settled(&photo).await;
         (host, guest, album, photo)
     }
 
-    /// Waits until the execution of an edit has ended; answers how.
+    /// Waits for the end of an edit's execution and returns its result.
     async fn ended(&self, edit: &str) -> Ended {
         let (sfn, arn) = (self.step_functions(), self.execution(edit));
         let told = eventually("the execution has ended", async || {
-            // Until a worker has begun it, there is none.
+            // It does not exist until a worker has started it.
             let told = sfn.describe_execution().execution_arn(&arn).send().await.ok()?;
             (told.status != ExecutionStatus::Running).then_some(told)
         })
@@ -108,13 +108,13 @@ impl Bed {
         Ended { status: told.status, error: told.error, states, failures }
     }
 
-    /// What has happened in the execution of an edit.
+    /// The history of an edit's execution.
     async fn events_of(&self, edit: &str) -> Vec<HistoryEvent> {
         let call = self.step_functions().get_execution_history().execution_arn(self.execution(edit)).max_results(1000);
         call.send().await.expect("a history").events
     }
 
-    /// Waits until the execution of an edit waits for the host; answers its token.
+    /// Waits until the execution waits for the host; returns the task token.
     async fn token(&self, edit: &str) -> String {
         let query = format!("SELECT task_token FROM edits WHERE id = {}", literal(edit));
         eventually("it waits with a token", async || {
@@ -124,18 +124,18 @@ impl Bed {
         .await
     }
 
-    /// Tells an execution that waits in the host's stead: what comes next.
+    /// Completes the review task with an outcome.
     async fn tell(&self, token: &str, outcome: &Value) {
         let call = self.step_functions().send_task_success().task_token(token).output(outcome.to_string());
         call.send().await.expect("it is told");
     }
 
-    /// From now on the database takes no edit of which this is not true.
+    /// Adds a constraint to the table of edits.
     async fn takes_only(&self, condition: &str) {
         self.server.database.change(format!("ALTER TABLE edits ADD CONSTRAINT refused CHECK ({condition})")).await;
     }
 
-    /// From now on it takes all of them again.
+    /// Removes the constraint.
     async fn takes_all(&self) {
         self.server.database.change("ALTER TABLE edits DROP CONSTRAINT refused").await;
     }
@@ -144,7 +144,7 @@ impl Bed {
         Sfn::new(&self.cloud.as_ref().expect("a cloud").admin())
     }
 
-    /// How many executions there were.
+    /// The number of executions.
     async fn executions(&self) -> usize {
         let machine = &self.cloud.as_ref().expect("a cloud").state_machine;
         let listed = self.step_functions().list_executions().state_machine_arn(machine).send().await;
@@ -158,24 +158,23 @@ impl Bed {
     }
 }
 
-/// How many tries of tasks failed.
+/// The number of failed task attempts.
 fn failures(events: &[HistoryEvent]) -> usize {
     events.iter().filter(|event| event.r#type == HistoryEventType::TaskFailed).count()
 }
 
-/// How an execution has ended.
+/// The result of an execution.
 struct Ended {
     status: ExecutionStatus,
-    /// The error that it failed with.
     error: Option<String>,
-    /// The states that it went through, less `Route`.
+    /// The entered states without `Route`.
     states: Vec<String>,
-    /// How many tries of its tasks failed.
+    /// The number of failed task attempts.
     failures: usize,
 }
 
 impl Ended {
-    /// It went through these states, with so many failed tries, to the state `Failed`.
+    /// Asserts that it failed after these states, with this number of failed attempts.
     #[track_caller]
     fn failed_by(&self, states: &[&str], failures: usize) {
         assert_eq!(self.states, states);
@@ -183,7 +182,7 @@ impl Ended {
         assert_eq!((&self.status, self.error.as_deref()), (&ExecutionStatus::Failed, Some("EditFailed")));
     }
 
-    /// It went through these states, without a failed try, to the state `Done`.
+    /// Asserts that it succeeded after these states, without a failed attempt.
     #[track_caller]
     fn done_by(&self, states: &[&str]) {
         assert_eq!(self.states, states);
@@ -204,7 +203,7 @@ async fn settled(who: &Client, photo: &str, edit: &Value) -> Value {
     .await
 }
 
-/// What an edit came to, without what differs from one to the next.
+/// An edit without its ids and times.
 fn outcome(edit: &Value) -> Value {
     let mut edit = edit.clone();
     for field in ["id", "photo_id", "created_at", "ready_at"] {
@@ -216,12 +215,12 @@ fn outcome(edit: &Value) -> Value {
     edit
 }
 
-/// Runs a scenario under both; answers what the edits and the album's events came to under each, which is the same.
-async fn under_both(scenario: impl AsyncFn(&Bed, Led) -> Vec<Value>) {
+/// Runs a scenario with both executors, and asserts equal edits and events.
+async fn with_both_executors(scenario: impl AsyncFn(&EditService, Executor) -> Vec<Value>) {
     let mut outcomes = Vec::new();
-    for led in BOTH {
-        let bed = Bed::start(led).await;
-        outcomes.push(scenario(&bed, led).await);
+    for executor in BOTH {
+        let service = EditService::start(executor).await;
+        outcomes.push(scenario(&service, executor).await);
     }
     assert_eq!(outcomes[0], outcomes[1]);
 }
@@ -233,16 +232,16 @@ async fn events(who: &Client, album: &str) -> Value {
 
 #[tokio::test]
 async fn edit_becomes_ready() {
-    under_both(async |bed, led| {
-        let (host, _, album, photo) = bed.photo(false).await;
+    with_both_executors(async |service, executor| {
+        let (host, _, album, photo) = service.photo(false).await;
         let filters = json!([{ "name": "rotate", "degrees": 90 }, { "name": "sepia", "amount": 0.5 }]);
         let edit = ask(&host, &photo, &filters).await;
         let made = settled(&host, &photo, &edit).await;
-        assert_eq!(made["state"], "ready", "{led:?}: {made}");
-        let fetched = bed.server.anybody().get(made["renditions"][0]["url"].as_str().expect("a URL")).await;
+        assert_eq!(made["state"], "ready", "{executor:?}: {made}");
+        let fetched = service.server.anybody().get(made["renditions"][0]["url"].as_str().expect("a URL")).await;
         assert_eq!(fetched.status, 200);
-        if led == Led::ByStateMachine {
-            bed.ended(&id(&edit)).await.done_by(&["Validate", "Apply", "File", "Announce", "Done"]);
+        if executor == Executor::StateMachine {
+            service.ended(&id(&edit)).await.done_by(&["Validate", "Apply", "File", "Announce", "Done"]);
         }
         vec![outcome(&made), events(&host, &album).await]
     })
@@ -251,15 +250,15 @@ async fn edit_becomes_ready() {
 
 #[tokio::test]
 async fn rejects_edit_with_empty_result() {
-    under_both(async |bed, led| {
-        let (host, _, album, photo) = bed.photo(false).await;
-        // One percent of one percent, five times over.
+    with_both_executors(async |service, executor| {
+        let (host, _, album, photo) = service.photo(false).await;
+        // Crops to 1 % five times.
         let crop = json!({ "name": "crop", "x": 0.0, "y": 0.0, "width": 0.01, "height": 0.01 });
         let edit = ask(&host, &photo, &json!(vec![crop; 5])).await;
         let failed = settled(&host, &photo, &edit).await;
-        assert_eq!(failed["state"], "failed", "{led:?}: {failed}");
-        if led == Led::ByStateMachine {
-            bed.ended(&id(&edit)).await.failed_by(&["Validate", "Fail", "Failed"], 0);
+        assert_eq!(failed["state"], "failed", "{executor:?}: {failed}");
+        if executor == Executor::StateMachine {
+            service.ended(&id(&edit)).await.failed_by(&["Validate", "Fail", "Failed"], 0);
         }
         vec![outcome(&failed), events(&host, &album).await]
     })
@@ -268,23 +267,23 @@ async fn rejects_edit_with_empty_result() {
 
 #[tokio::test]
 async fn host_decides_on_guest_edit() {
-    under_both(async |bed, led| {
-        let (host, guest, album, photo) = bed.photo(true).await;
+    with_both_executors(async |service, executor| {
+        let (host, guest, album, photo) = service.photo(true).await;
         let sepia = json!([{ "name": "sepia", "amount": 0.5 }]);
         let mut outcomes = Vec::new();
         for (review, ends) in [("approve", "ready"), ("refuse", "failed")] {
             let edit = ask(&guest, &photo, &sepia).await;
             assert_eq!(edit["state"], "pending_review");
-            if led == Led::ByStateMachine {
-                bed.token(&id(&edit)).await;
+            if executor == Executor::StateMachine {
+                service.token(&id(&edit)).await;
             }
             let path = format!("/v1/photos/{photo}/edits/{}", id(&edit));
             host.patch(&path, &json!({ "review": review })).await.expect(200);
             let settled = settled(&guest, &photo, &edit).await;
-            assert_eq!(settled["state"], ends, "{led:?}: {settled}");
+            assert_eq!(settled["state"], ends, "{executor:?}: {settled}");
             outcomes.push(outcome(&settled));
-            if led == Led::ByStateMachine {
-                let ended = bed.ended(&id(&edit)).await;
+            if executor == Executor::StateMachine {
+                let ended = service.ended(&id(&edit)).await;
                 if review == "approve" {
                     ended.done_by(&["Validate", "Review", "Apply", "File", "Announce", "Done"]);
                 } else {
@@ -292,7 +291,7 @@ async fn host_decides_on_guest_edit() {
                     assert_eq!((ended.status, ended.error.as_deref()), (ExecutionStatus::Failed, Some("Refused")));
                 }
                 assert_eq!(
-                    bed.server.database.count("SELECT COUNT(*) FROM edits WHERE task_token IS NOT NULL").await,
+                    service.server.database.count("SELECT COUNT(*) FROM edits WHERE task_token IS NOT NULL").await,
                     0
                 );
             }
@@ -303,18 +302,18 @@ async fn host_decides_on_guest_edit() {
     .await;
 }
 
-/// The decision is there before there is a token to tell the state machine with.
+/// The decision arrives before the task token exists.
 #[tokio::test]
 async fn keeps_immediate_review_decision() {
-    under_both(async |bed, led| {
-        let (host, guest, album, photo) = bed.photo(true).await;
+    with_both_executors(async |service, executor| {
+        let (host, guest, album, photo) = service.photo(true).await;
         let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
         let path = format!("/v1/photos/{photo}/edits/{}", id(&edit));
         host.patch(&path, &json!({ "review": "approve" })).await.expect(200);
         let made = settled(&guest, &photo, &edit).await;
-        if led == Led::ByStateMachine {
-            // By way of the review or past it, as it happens.
-            assert_eq!(bed.ended(&id(&edit)).await.status, ExecutionStatus::Succeeded);
+        if executor == Executor::StateMachine {
+            // With or without the review state, depending on timing.
+            assert_eq!(service.ended(&id(&edit)).await.status, ExecutionStatus::Succeeded);
         }
         vec![outcome(&made), events(&host, &album).await]
     })
@@ -324,174 +323,179 @@ async fn keeps_immediate_review_decision() {
 #[tokio::test]
 async fn fails_edit_after_max_attempts() {
     let settings = "worker.max_attempts = 2";
-    let bed = Bed::start_with(Led::ByStateMachine, settings).await;
-    let (host, _, album, photo) = bed.photo(false).await;
-    let cloud = bed.cloud.as_ref().expect("a cloud");
+    let service = EditService::start_with(Executor::StateMachine, settings).await;
+    let (host, _, album, photo) = service.photo(false).await;
+    let cloud = service.cloud.as_ref().expect("a cloud");
     let original = format!("originals/{}/{photo}", &photo[34..]);
     let s3 = aws_sdk_s3::Client::new(&cloud.admin());
     s3.delete_object().bucket(&cloud.bucket).key(original).send().await.expect("its original");
     let edit = ask(&host, &photo, &json!([{ "name": "grayscale" }])).await;
     let failed = settled(&host, &photo, &edit).await;
     assert_eq!((&failed["state"], &failed["fail_reason"]), (&json!("failed"), &json!("the edit could not be made")));
-    bed.ended(&id(&edit)).await.failed_by(&["Validate", "Apply", "GiveUp", "Fail", "Failed"], 2);
+    service.ended(&id(&edit)).await.failed_by(&["Validate", "Apply", "GiveUp", "Fail", "Failed"], 2);
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.failed"]));
 }
 
 #[tokio::test]
 async fn unreviewed_edit_fails_after_timeout() {
-    let bed = Bed::start_within(Led::ByStateMachine, "", "2").await;
-    let (host, guest, album, photo) = bed.photo(true).await;
+    let service = EditService::start_within(Executor::StateMachine, "", "2").await;
+    let (host, guest, album, photo) = service.photo(true).await;
     let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
     let failed = settled(&guest, &photo, &edit).await;
     assert_eq!(failed["fail_reason"], "the host did not review it in time");
-    bed.ended(&id(&edit)).await.failed_by(&["Validate", "Review", "NobodyDecided", "Fail", "Failed"], 1);
-    // Too late: it has failed, and says so.
+    service.ended(&id(&edit)).await.failed_by(&["Validate", "Review", "NobodyDecided", "Fail", "Failed"], 1);
+    // Too late: it has failed.
     let path = format!("/v1/photos/{photo}/edits/{}", id(&edit));
     host.patch(&path, &json!({ "review": "approve" })).await.expect(409);
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.failed"]));
 }
 
-/// Somebody ends an execution, or it breaks off: the sweep finds the edit, and its job finds what became of it.
+/// An execution is stopped or aborted: the reconciler finds the edit, and its job reads the result.
 #[tokio::test]
 async fn aborted_execution_fails_edit() {
-    let bed = Bed::start(Led::ByStateMachine).await;
-    let (_, guest, _, photo) = bed.photo(true).await;
+    let service = EditService::start(Executor::StateMachine).await;
+    let (_, guest, _, photo) = service.photo(true).await;
     for (row, reason) in [
-        // While it waits for the host; so it does when all the time for that is over.
+        // While it waits for the host, as at the review timeout.
         ("", "the edit could not be made"),
         ("created_at = '2020-01-01', ", "the host did not review it in time"),
-        // And after the host has agreed.
+        // And after the host's approval.
         ("state = 'processing', task_token = NULL, ", "the edit could not be made"),
     ] {
         let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
-        bed.token(&id(&edit)).await;
-        let execution = bed.execution(&id(&edit));
-        bed.step_functions().stop_execution().execution_arn(execution).send().await.expect("it is ended");
+        service.token(&id(&edit)).await;
+        let execution = service.execution(&id(&edit));
+        service.step_functions().stop_execution().execution_arn(execution).send().await.expect("it is ended");
         let edit_id = literal(&id(&edit));
-        bed.server.database.change(format!("UPDATE edits SET {row}sweep_at = '2020-01-01' WHERE id = {edit_id}")).await;
-        darkroom::jobs::reconciler::run(&bed.server.app, false).await.expect("a sweep");
+        service
+            .server
+            .database
+            .change(format!("UPDATE edits SET {row}sweep_at = '2020-01-01' WHERE id = {edit_id}"))
+            .await;
+        darkroom::jobs::reconciler::run(&service.server.app, false).await.expect("a sweep");
         let failed = settled(&guest, &photo, &edit).await;
         assert_eq!((&failed["state"], &failed["fail_reason"]), (&json!("failed"), &json!(reason)), "{row}");
     }
 }
 
-/// Past the 3 s of a try. What was given up arrives all the same, and of a name there is one execution.
+/// Longer than the attempt timeout, 3 s. Timed-out calls still take effect, and execution names are unique.
 #[tokio::test]
 async fn slow_step_functions_delays_edits() {
-    let Bed { cloud, server } = Bed::start_with(Led::ByStateMachine, "worker.enabled = false").await;
+    let EditService { cloud, server } = EditService::start_with(Executor::StateMachine, "worker.enabled = false").await;
     let slow = Slow::beside(cloud.as_ref().expect("a cloud"), server).await;
     let host = slow.host();
     let album = host.album("edits").await;
-    let photo = slow.server.user("alice").upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = slow.server.user("alice").upload(&album, "image/jpeg", &numbered_photo(1)).await;
     host.settled(&photo).await;
     slow.proxy.every_of("states", 1, Fault::Delay(Duration::from_secs(4)));
     let edit = ask(&host, &photo, &json!([{ "name": "grayscale" }])).await;
     tokio::join!(slow.check_tells_of("step_functions"), slow.health_tells_of("step_functions"));
-    slow.proxy.heal();
+    slow.proxy.clear_faults();
     assert_eq!(settled(&host, &photo, &edit).await["state"], "ready");
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.ready"]));
-    let bed = Bed { cloud, server: slow.server };
-    bed.ended(&id(&edit)).await.done_by(&["Validate", "Apply", "File", "Announce", "Done"]);
-    assert_eq!(bed.executions().await, 1);
+    let service = EditService { cloud, server: slow.server };
+    service.ended(&id(&edit)).await.done_by(&["Validate", "Apply", "File", "Announce", "Done"]);
+    assert_eq!(service.executions().await, 1);
 }
 
-/// The job comes twice, from two workers: there is one execution.
+/// Two workers run the job, which starts one execution.
 #[tokio::test]
 async fn starts_one_execution_per_edit() {
-    let bed = Bed::start(Led::ByStateMachine).await;
-    let (host, _, album, photo) = bed.photo(false).await;
+    let service = EditService::start(Executor::StateMachine).await;
+    let (host, _, album, photo) = service.photo(false).await;
     let edit = ask(&host, &photo, &json!([{ "name": "grayscale" }])).await;
     for _ in 0..3 {
-        bed.server.app.db.enqueue(darkroom::db::jobs::APPLY_EDIT, id(&edit).parse().unwrap()).await.expect("a job");
+        service.server.app.db.enqueue(darkroom::db::jobs::APPLY_EDIT, id(&edit).parse().unwrap()).await.expect("a job");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(settled(&host, &photo, &edit).await["state"], "ready");
-    bed.ended(&id(&edit)).await.done_by(&["Validate", "Apply", "File", "Announce", "Done"]);
-    assert_eq!(bed.executions().await, 1);
+    service.ended(&id(&edit)).await.done_by(&["Validate", "Apply", "File", "Announce", "Done"]);
+    assert_eq!(service.executions().await, 1);
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.ready"]));
 }
 
-/// Each step is done by the function and fails in it; the last of its tries leads to `GiveUp`.
+/// Each step fails in the function; after the last attempt `GiveUp` follows.
 #[tokio::test]
 async fn repeated_step_failure_fails_edit() {
-    let bed = Bed::start(Led::ByStateMachine).await;
-    let (host, _, album, photo) = bed.photo(false).await;
-    // What the step writes at its end is refused; `Apply` has a test of its own.
+    let service = EditService::start(Executor::StateMachine).await;
+    let (host, _, album, photo) = service.photo(false).await;
+    // The final write of the step fails; `Apply` has its own test.
     for (written, states) in [
         ("step <> 'apply'", &["Validate", "GiveUp", "Fail", "Failed"][..]),
         ("step <> 'announce'", &["Validate", "Apply", "File", "GiveUp", "Fail", "Failed"]),
     ] {
-        bed.takes_only(&format!("step IS NULL OR {written}")).await;
+        service.takes_only(&format!("step IS NULL OR {written}")).await;
         let edit = ask(&host, &photo, &json!([{ "name": "grayscale" }])).await;
         let failed = settled(&host, &photo, &edit).await;
         assert_eq!(
             (&failed["state"], &failed["fail_reason"]),
             (&json!("failed"), &json!("the edit could not be made"))
         );
-        bed.ended(&id(&edit)).await.failed_by(states, 2);
-        bed.takes_all().await;
+        service.ended(&id(&edit)).await.failed_by(states, 2);
+        service.takes_all().await;
     }
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.failed", "edit.failed"]));
 }
 
-/// By then it is ready, and whoever sees the album learns of it by the event's own job: there is nothing to give up.
+/// The edit is ready by then, and the event's own job publishes it: there is nothing to fail.
 #[tokio::test]
 async fn edit_is_ready_if_only_last_step_fails() {
-    let bed = Bed::start(Led::ByStateMachine).await;
-    let (host, _, album, photo) = bed.photo(false).await;
-    bed.takes_only("state <> 'ready' OR step IS NOT NULL").await;
+    let service = EditService::start(Executor::StateMachine).await;
+    let (host, _, album, photo) = service.photo(false).await;
+    service.takes_only("state <> 'ready' OR step IS NOT NULL").await;
     let edit = ask(&host, &photo, &json!([{ "name": "grayscale" }])).await;
     let states = ["Validate", "Apply", "File", "Announce", "GiveUp", "Fail", "Failed"];
-    bed.ended(&id(&edit)).await.failed_by(&states, 2);
+    service.ended(&id(&edit)).await.failed_by(&states, 2);
     let made = settled(&host, &photo, &edit).await;
     assert_eq!((&made["state"], &made["fail_reason"]), (&json!("ready"), &Value::Null));
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.ready"]));
     let announced = format!("SELECT COUNT(*) FROM albums WHERE announced_seq = 2 AND id = {}", literal(&album));
     eventually("announced", async || {
-        (bed.server.database.count(AssertSqlSafe(announced.clone())).await == 1).then_some(())
+        (service.server.database.count(AssertSqlSafe(announced.clone())).await == 1).then_some(())
     })
     .await;
 }
 
-/// `Fail` has nobody to catch it: the execution breaks off, and the sweep sees to the edit.
+/// An error in `Fail` is not caught: the execution fails, and the reconciler fails the edit.
 #[tokio::test]
 async fn reconciler_fails_abandoned_edit() {
-    let bed = Bed::start(Led::ByStateMachine).await;
-    let (host, _, album, photo) = bed.photo(false).await;
-    bed.takes_only("state <> 'failed'").await;
+    let service = EditService::start(Executor::StateMachine).await;
+    let (host, _, album, photo) = service.photo(false).await;
+    service.takes_only("state <> 'failed'").await;
     let crop = json!({ "name": "crop", "x": 0.0, "y": 0.0, "width": 0.01, "height": 0.01 });
     let edit = ask(&host, &photo, &json!(vec![crop; 5])).await;
-    let ended = bed.ended(&id(&edit)).await;
+    let ended = service.ended(&id(&edit)).await;
     assert_eq!(ended.states, ["Validate", "Fail"]);
     assert_eq!(ended.failures, 2);
     assert_eq!((ended.status, ended.error.as_deref()), (ExecutionStatus::Failed, Some("Darkroom.step")));
     let path = format!("/v1/photos/{photo}/edits/{}", id(&edit));
     assert_eq!(host.get(&path).await.expect(200)["state"], "processing");
-    bed.takes_all().await;
-    bed.server.database.change("UPDATE edits SET sweep_at = '2020-01-01'").await;
-    assert_eq!(darkroom::jobs::reconciler::run(&bed.server.app, false).await.expect("a sweep").enqueued, 1);
+    service.takes_all().await;
+    service.server.database.change("UPDATE edits SET sweep_at = '2020-01-01'").await;
+    assert_eq!(darkroom::jobs::reconciler::run(&service.server.app, false).await.expect("a sweep").enqueued, 1);
     assert_eq!(settled(&host, &photo, &edit).await["fail_reason"], "the edit could not be made");
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.failed"]));
 }
 
-/// Somebody else than the service has a say in the execution, and ends the wait in error; the first time it waits anew.
+/// Another caller fails the review task; the first time it is retried.
 #[tokio::test]
 async fn repeated_review_failure_fails_edit() {
-    let bed = Bed::start(Led::ByStateMachine).await;
-    let (host, guest, album, photo) = bed.photo(true).await;
+    let service = EditService::start(Executor::StateMachine).await;
+    let (host, guest, album, photo) = service.photo(true).await;
     let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
     for told in 1..=2 {
         eventually("it waits and is told", async || {
-            // To AWS each try has a token of its own; the emulator has one for all.
-            let token = bed.token(&id(&edit)).await;
-            bed.step_functions().send_task_failure().task_token(token).error("Somebody").send().await.ok()
+            // On AWS each attempt has its own token; the emulator reuses one.
+            let token = service.token(&id(&edit)).await;
+            service.step_functions().send_task_failure().task_token(token).error("Somebody").send().await.ok()
         })
         .await;
-        eventually("it has heard", async || (failures(&bed.events_of(&id(&edit)).await) == told).then_some(())).await;
+        eventually("it has heard", async || (failures(&service.events_of(&id(&edit)).await) == told).then_some(()))
+            .await;
     }
     let failed = settled(&guest, &photo, &edit).await;
     assert_eq!((&failed["state"], &failed["fail_reason"]), (&json!("failed"), &json!("the edit could not be made")));
-    bed.ended(&id(&edit)).await.failed_by(&["Validate", "Review", "GiveUp", "Fail", "Failed"], 2);
+    service.ended(&id(&edit)).await.failed_by(&["Validate", "Review", "GiveUp", "Fail", "Failed"], 2);
     let path = format!("/v1/photos/{photo}/edits/{}", id(&edit));
     host.patch(&path, &json!({ "review": "approve" })).await.expect(409);
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.failed"]));
@@ -499,43 +503,43 @@ async fn repeated_review_failure_fails_edit() {
 
 #[tokio::test]
 async fn accepts_restart_rejects_unknown_step() {
-    let bed = Bed::start(Led::ByStateMachine).await;
-    let (host, guest, album, photo) = bed.photo(true).await;
+    let service = EditService::start(Executor::StateMachine).await;
+    let (host, guest, album, photo) = service.photo(true).await;
     let next = |step: &str| json!({ "outcome": "next", "next": { "step": step } });
 
     let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
-    let token = bed.token(&id(&edit)).await;
-    bed.tell(&token, &next("validate")).await;
-    // The host is waited for once more.
-    eventually("it waits anew", async || (bed.token(&id(&edit)).await != token).then_some(())).await;
+    let token = service.token(&id(&edit)).await;
+    service.tell(&token, &next("validate")).await;
+    // It waits for the host again.
+    eventually("it waits anew", async || (service.token(&id(&edit)).await != token).then_some(())).await;
     host.patch(&format!("/v1/photos/{photo}/edits/{}", id(&edit)), &json!({ "review": "approve" })).await.expect(200);
     assert_eq!(settled(&guest, &photo, &edit).await["state"], "ready");
     let states = ["Validate", "Review", "Validate", "Review", "Apply", "File", "Announce", "Done"];
-    bed.ended(&id(&edit)).await.done_by(&states);
+    service.ended(&id(&edit)).await.done_by(&states);
 
     let edit = ask(&guest, &photo, &json!([{ "name": "sepia", "amount": 0.5 }])).await;
-    bed.tell(&bed.token(&id(&edit)).await, &next("dance")).await;
+    service.tell(&service.token(&id(&edit)).await, &next("dance")).await;
     let failed = settled(&guest, &photo, &edit).await;
     assert_eq!((&failed["state"], &failed["fail_reason"]), (&json!("failed"), &json!("the edit could not be made")));
-    bed.ended(&id(&edit)).await.failed_by(&["Validate", "Review", "GiveUp", "Fail", "Failed"], 0);
+    service.ended(&id(&edit)).await.failed_by(&["Validate", "Review", "GiveUp", "Fail", "Failed"], 0);
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.ready", "edit.failed"]));
 }
 
 #[tokio::test]
 async fn ignores_deleted_edit() {
-    let bed = Bed::start(Led::ByStateMachine).await;
-    let (host, guest, album, photo) = bed.photo(true).await;
+    let service = EditService::start(Executor::StateMachine).await;
+    let (host, guest, album, photo) = service.photo(true).await;
     let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
-    let token = bed.token(&id(&edit)).await;
+    let token = service.token(&id(&edit)).await;
     host.delete(&format!("/v1/photos/{photo}")).await.expect(204);
-    bed.tell(&token, &json!({ "outcome": "next", "next": { "step": "apply" } })).await;
-    bed.ended(&id(&edit)).await.done_by(&["Validate", "Review", "Apply", "Done"]);
+    service.tell(&token, &json!({ "outcome": "next", "next": { "step": "apply" } })).await;
+    service.ended(&id(&edit)).await.done_by(&["Validate", "Review", "Apply", "Done"]);
 
     let never = Uuid::now_v7().to_string();
-    let machine = &bed.cloud.as_ref().expect("a cloud").state_machine;
-    let start = bed.step_functions().start_execution().state_machine_arn(machine).name(&never);
+    let machine = &service.cloud.as_ref().expect("a cloud").state_machine;
+    let start = service.step_functions().start_execution().state_machine_arn(machine).name(&never);
     start.input(json!({ "edit_id": never }).to_string()).send().await.expect("an execution");
-    bed.ended(&never).await.done_by(&["Validate", "Done"]);
+    service.ended(&never).await.done_by(&["Validate", "Done"]);
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "photo.removed"]));
-    eventually("without its pictures", async || bed.server.stored().await.is_empty().then_some(())).await;
+    eventually("without its pictures", async || service.server.stored().await.is_empty().then_some(())).await;
 }

@@ -1,7 +1,7 @@
-//! kill -9 in the middle of everything. What was answered stands: each accepted photo is ready or rejected exactly
-//! once, events are numbered without gap or repeat, and no file is left that nothing calls for.
+//! SIGKILL at every critical point. Each accepted photo becomes ready or rejected exactly once, event numbers have no
+//! gap or duplicate, and no orphaned file remains.
 //!
-//! What happens to workers happens twice: where nothing is AWS's, and where AWS does all that it can, badly.
+//! Worker scenarios run twice: without AWS, and on AWS with failing calls and duplicate messages.
 
 use std::{
     io::{Read, Write},
@@ -22,64 +22,65 @@ use crate::harness::{
     database::literal,
     eventually,
     fault_proxy::{Fault, FaultProxy},
-    fixture, large_photo, numbered,
+    fixture, large_photo, numbered_photo,
     process::{Process, runs, send},
-    read_model::Mirrors,
-    slow_photo, tiny,
+    read_model::ReadModelComparison,
+    slow_photo, tiny_photo,
     webhook::{Reply, Webhook},
 };
 
-/// Without a worker of its own, and with a sweep that spares nothing.
+/// Without a worker, and without a grace period for orphans.
 const QUIET: &str = "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n";
 
-/// How the service locks an album, as no test does.
+/// A part of the statement with which only the service locks an album.
 pub const ALBUM_LOCK: &str = "deleted_at IS NULL FOR UPDATE";
-/// How the service adds a job, as no test does.
+/// A part of the statement with which only the service adds a job.
 const ENQUEUE: &str = "ON DUPLICATE KEY UPDATE";
 
-/// A service without a worker of its own, and where its parts are.
-struct Bed {
+/// A service without a worker, on local files or on AWS.
+struct Deployment {
     server: TestServer,
     aws: Option<(Cloud, FaultProxy)>,
 }
 
-impl Bed {
-    /// A database and a folder.
-    async fn of_its_own() -> Self {
+impl Deployment {
+    /// On a database and local files.
+    async fn local() -> Self {
         Self { server: TestServer::start_with(QUIET).await, aws: None }
     }
 
-    /// S3, SQS, SNS and `DynamoDB` too, in trouble for all processes beside the server: one call in five is answered 500 or
-    /// 503, and each message of the queue comes twice and out of order.
-    async fn in_aws() -> Self {
+    /// On S3, SQS, SNS and `DynamoDB`. For all processes beside the server one call in five is answered 500 or 503, and
+    /// each message comes twice and out of order.
+    async fn on_aws() -> Self {
         let cloud = Cloud::start().await;
         let server = TestServer::start_in(&cloud, &Part::USUAL, QUIET).await;
         let proxy = FaultProxy::start(&cloud.emulator.url).await;
         proxy.every_in_turn(5, &[Fault::Status(500), Fault::Status(503)]);
-        proxy.muddle_messages();
+        proxy.repeat_and_reorder_messages();
         Self { server, aws: Some((cloud, proxy)) }
     }
 
-    /// `darkroom work` beside the server.
+    /// Starts a worker process.
     async fn work(&self, more: &[(&str, &str)]) -> Process {
-        let trouble = self.trouble();
-        Process::start(&self.server, "work", &more.iter().copied().chain(trouble).collect::<Vec<_>>()).await
+        let faults = self.fault_settings();
+        Process::start(&self.server, "work", &more.iter().copied().chain(faults).collect::<Vec<_>>()).await
     }
 
-    /// `darkroom serve` beside the server. Its uploads go straight to S3, for whose 503 its clients would have to be ready.
+    /// Starts a server process. It reaches S3 without faults, which clients would have to handle.
     async fn serve(&self) -> Process {
         let straight = self.aws.as_ref().map(|(cloud, _)| ("AWS_ENDPOINT_URL_S3", &*cloud.emulator.url));
-        Process::start(&self.server, "serve", &self.trouble().into_iter().chain(straight).collect::<Vec<_>>()).await
+        Process::start(&self.server, "serve", &self.fault_settings().into_iter().chain(straight).collect::<Vec<_>>())
+            .await
     }
 
-    /// A message that is done with while its job is not leaves that to the row, which is not to wait for 5 minutes here.
-    fn trouble(&self) -> Vec<(&str, &str)> {
+    /// If a message is deleted but its job is not done, the row is sent again after this delay, 5 minutes by default.
+    fn fault_settings(&self) -> Vec<(&str, &str)> {
         let Some((_, proxy)) = &self.aws else { return Vec::new() };
         vec![("AWS_ENDPOINT_URL", &*proxy.url), ("DARKROOM_QUEUE_REDELIVERY_DELAY", "1s")]
     }
 
-    /// The album at rest, as [`album_invariants::check`] has it. In AWS it was in trouble, and all that knows of the album says the same.
-    /// Somebody still works.
+    /// Checks the album's invariants. On AWS it also checks that faults were injected, and that SNS and the read model
+    /// agree. Requires a running worker.
     async fn check(&self, host: &Client, album: &str, accepted: &[String]) {
         album_invariants::check(&self.server, host, album, accepted).await;
         let Some((cloud, proxy)) = &self.aws else { return };
@@ -88,35 +89,35 @@ impl Bed {
             (self.server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())
         })
         .await;
-        eventually("in trouble", async || (proxy.hit() > 0 && proxy.repeated() > 0).then_some(())).await;
-        // Published in order; FIFO topics drop what comes again.
+        eventually("in trouble", async || (proxy.faults_injected() > 0 && proxy.repeated() > 0).then_some(())).await;
+        // Published in order; FIFO topics drop duplicates.
         let events = host.events(album).await;
         let mut heard = Vec::new();
         while heard.len() < events.len() {
-            let told = cloud.received(&cloud.fifo_ear).await;
+            let told = cloud.received(&cloud.fifo_subscriber).await;
             let told: Value = serde_json::from_str(told.body().expect("a body")).expect("JSON");
             let kind = told["type"].as_str().expect("a type").trim_start_matches("darkroom.").to_owned();
             heard.push((told["data"]["seq"].as_u64().expect("a number"), kind));
         }
         assert_eq!(heard, events);
-        let shown = Mirrors::of(&self.server).await.same("projected", &viewer, album).await;
+        let shown = ReadModelComparison::start(&self.server).await.same("projected", &viewer, album).await;
         assert_eq!(shown.len(), accepted.len());
         let dead = cloud.receive(&cloud.dead_letters).await;
         assert!(dead.is_none(), "nothing was wrong with {dead:?}");
     }
 }
 
-/// Runs a scenario in both.
-async fn in_both(scenario: impl AsyncFn(&Bed)) {
-    // A large future, of which each test then holds a pointer.
+/// Runs a scenario on both deployments.
+async fn on_both_deployments(scenario: impl AsyncFn(&Deployment)) {
+    // Boxed, because the future is large.
     Box::pin(async {
-        scenario(&Bed::of_its_own().await).await;
-        scenario(&Bed::in_aws().await).await;
+        scenario(&Deployment::local().await).await;
+        scenario(&Deployment::on_aws().await).await;
     })
     .await;
 }
 
-/// Opens an upload by hand and sends only the beginning of its body.
+/// Starts an upload and sends only the first `sent` bytes of its body.
 pub fn begin_upload(upload: &Value, bytes: &[u8], sent: usize) -> TcpStream {
     let url = reqwest::Url::parse(upload["url"].as_str().expect("a URL")).expect("a URL");
     let address = url.socket_addrs(|| None).expect("an address")[0];
@@ -134,7 +135,7 @@ pub fn begin_upload(upload: &Value, bytes: &[u8], sent: usize) -> TcpStream {
     stream
 }
 
-/// The same upload at another process.
+/// The upload with the address of another process.
 fn at(process: &Process, upload: &Value) -> Value {
     let url = reqwest::Url::parse(upload["url"].as_str().unwrap()).unwrap();
     let mut upload = upload.clone();
@@ -142,7 +143,7 @@ fn at(process: &Process, upload: &Value) -> Value {
     upload
 }
 
-/// How many bytes of uploads under way are on the disk.
+/// The bytes of incomplete uploads on disk.
 pub fn incoming_bytes(server: &TestServer) -> u64 {
     let entries = std::fs::read_dir(server.photos().join("incoming")).expect("a folder");
     entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|metadata| metadata.len()).sum()
@@ -168,12 +169,12 @@ async fn kill_during_upload_keeps_no_bytes() {
     album_invariants::check(&server, &host, &album, &[photo]).await;
 }
 
-/// Has a server killed when the upload's file is in place and its row is not committed yet.
+/// Kills a server after it has stored the file of an upload and before it commits the row.
 async fn killed_between(server: &TestServer, host: &Client, album: &str, bytes: &[u8]) -> Value {
     let process = Process::start(server, "serve", &[("DARKROOM_WORKER_ENABLED", "false")]).await;
     let declared = host.declare(album, "image/jpeg", bytes).await;
     let photo = id(&declared["photo"]);
-    // A job of the same subject that never commits: the upload's transaction waits for it.
+    // An uncommitted job of the same subject blocks the upload's transaction.
     let mut holder = server.database.connect().await;
     let mut tx = holder.begin().await.expect("a transaction");
     let job = format!(
@@ -182,7 +183,7 @@ async fn killed_between(server: &TestServer, host: &Client, album: &str, bytes: 
     );
     sqlx::query(AssertSqlSafe(job)).execute(&mut *tx).await.expect("a row");
     let _stream = begin_upload(&at(&process, &declared["upload"]), bytes, bytes.len());
-    server.database.held_up_in(ENQUEUE).await;
+    server.database.wait_for_blocked_query(ENQUEUE).await;
     process.kill();
     tx.rollback().await.expect("a rollback");
     assert!(server.photos().join("originals").join(&photo[34..]).join(&photo).exists());
@@ -194,10 +195,10 @@ async fn kill_between_file_and_row_loses_nothing() {
     let server = TestServer::start_with(QUIET).await;
     let host = server.user("alice");
     let album = host.album("between").await;
-    let sent_again = killed_between(&server, &host, &album, &numbered(1)).await;
-    host.put(&sent_again["upload"], numbered(1)).await.expect(200);
-    // Nobody sends this one again, and its sender got no answer: the sweep finds that all of it is there.
-    let left = id(&killed_between(&server, &host, &album, &numbered(2)).await["photo"]);
+    let sent_again = killed_between(&server, &host, &album, &numbered_photo(1)).await;
+    host.put(&sent_again["upload"], numbered_photo(1)).await.expect(200);
+    // This upload is not repeated; the reconciler finds that it is complete.
+    let left = id(&killed_between(&server, &host, &album, &numbered_photo(2)).await["photo"]);
     server.database.change(format!("UPDATE photos SET sweep_at = '2020-01-01' WHERE id = {}", literal(&left))).await;
     assert_eq!(reconciler::run(&server.app, false).await.expect("a sweep").accepted, 1);
     let _worker = Process::start(&server, "work", &[]).await;
@@ -206,80 +207,80 @@ async fn kill_between_file_and_row_loses_nothing() {
 
 #[tokio::test]
 async fn answered_uploads_survive_kill() {
-    in_both(async |bed| {
-        let host = bed.server.user("alice");
+    on_both_deployments(async |deployment| {
+        let host = deployment.server.user("alice");
         let album = host.album("answered").await;
         let mut accepted = Vec::new();
         for round in 0..3 {
-            let process = bed.serve().await;
-            let there = process.user(&bed.server, "alice");
+            let process = deployment.serve().await;
+            let there = process.user(&deployment.server, "alice");
             for number in 0..4 {
-                accepted.push(there.upload(&album, "image/jpeg", &numbered(round * 4 + number)).await);
+                accepted.push(there.upload(&album, "image/jpeg", &numbered_photo(round * 4 + number)).await);
             }
             process.kill();
         }
-        let _last = bed.serve().await;
-        bed.check(&host, &album, &accepted).await;
+        let _last = deployment.serve().await;
+        deployment.check(&host, &album, &accepted).await;
     })
     .await;
 }
 
 #[tokio::test]
 async fn killed_worker_ends_its_decoder() {
-    in_both(async |bed| {
-        let host = bed.server.user("alice");
+    on_both_deployments(async |deployment| {
+        let host = deployment.server.user("alice");
         let album = host.album("decode").await;
         let photo = host.upload(&album, "image/png", &slow_photo()).await;
-        let worker = bed.work(&[]).await;
+        let worker = deployment.work(&[]).await;
         let decoder = worker.halt_decoder().await;
         assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "processing");
         worker.kill();
         eventually("without the decoder", async || (!runs(decoder)).then_some(())).await;
-        let _next = bed.work(&[]).await;
-        bed.check(&host, &album, &[photo]).await;
+        let _next = deployment.work(&[]).await;
+        deployment.check(&host, &album, &[photo]).await;
     })
     .await;
 }
 
 #[tokio::test]
 async fn killed_decoder_costs_one_attempt() {
-    in_both(async |bed| {
-        let host = bed.server.user("alice");
+    on_both_deployments(async |deployment| {
+        let host = deployment.server.user("alice");
         let album = host.album("decoder").await;
-        let worker = bed.work(&[]).await;
+        let worker = deployment.work(&[]).await;
         let large = host.upload(&album, "image/png", &slow_photo()).await;
         let decoder = worker.halt_decoder().await;
         let small = host.upload(&album, "image/jpeg", &fixture("grey.jpg")).await;
         assert_eq!(host.settled(&small).await["state"], "ready", "the others go on meanwhile");
         send(decoder, Signal::KILL);
         assert_eq!(host.settled(&large).await["state"], "ready");
-        bed.check(&host, &album, &[large, small]).await;
+        deployment.check(&host, &album, &[large, small]).await;
     })
     .await;
 }
 
-/// Kills a worker whose finishing transaction waits for what `statement` holds, then has another do the photo.
+/// Kills a worker whose final transaction waits for a lock of `statement`, and lets another worker process the photo.
 async fn killed_while_finishing(statement: impl Fn(&str) -> String, waits_in: &str) {
-    in_both(async |bed| {
-        let host = bed.server.user("alice");
+    on_both_deployments(async |deployment| {
+        let host = deployment.server.user("alice");
         let album = host.album("finish").await;
-        // Before the lock, for which this would wait too; to be uploaded it takes none of the album.
+        // Before the lock, which would block this request; the upload itself takes no lock of the album.
         let declared = host.declare(&album, "image/jpeg", &fixture("grey.jpg")).await;
-        let mut holder = bed.server.database.connect().await;
+        let mut holder = deployment.server.database.connect().await;
         let mut tx = holder.begin().await.expect("a transaction");
         sqlx::query(AssertSqlSafe(statement(&literal(&album)))).execute(&mut *tx).await.expect("a lock");
-        let worker = bed.work(&[]).await;
+        let worker = deployment.work(&[]).await;
         host.put(&declared["upload"], fixture("grey.jpg")).await.expect(200);
         eventually("developed", async || {
-            let stored = bed.server.stored().await;
+            let stored = deployment.server.stored().await;
             (stored.iter().filter(|path| path.starts_with("renditions")).count() == 3).then_some(())
         })
         .await;
-        bed.server.database.held_up_in(waits_in).await;
+        deployment.server.database.wait_for_blocked_query(waits_in).await;
         worker.kill();
         tx.rollback().await.expect("a rollback");
-        let _next = bed.work(&[]).await;
-        bed.check(&host, &album, &[id(&declared["photo"])]).await;
+        let _next = deployment.work(&[]).await;
+        deployment.check(&host, &album, &[id(&declared["photo"])]).await;
     })
     .await;
 }
@@ -292,7 +293,7 @@ async fn kill_before_final_transaction() {
 
 #[tokio::test]
 async fn kill_before_commit_frees_event_number() {
-    // The last statement adds the announcement; by then the photo is settled and the event is written.
+    // The last statement adds the notification job, after the photo's state and the event.
     let announcement = |album: &str| {
         format!(
             "INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES ({album}, 'announce', {album}, NOW(), NOW())"
@@ -303,22 +304,22 @@ async fn kill_before_commit_frees_event_number() {
 
 #[tokio::test]
 async fn three_workers_process_each_photo_once() {
-    in_both(async |bed| {
-        // An emulator is slower than a folder.
-        let photos = if bed.aws.is_some() { 60 } else { 200 };
-        let host = Arc::new(bed.server.user("alice"));
+    on_both_deployments(async |deployment| {
+        // The emulator is slower than local files.
+        let photos = if deployment.aws.is_some() { 60 } else { 200 };
+        let host = Arc::new(deployment.server.user("alice"));
         let album = host.album("crowd").await;
         let more = [("DARKROOM_WORKER_VISIBILITY_TIMEOUT", "10s")];
-        let workers = [bed.work(&more).await, bed.work(&more).await, bed.work(&more).await];
+        let workers = [deployment.work(&more).await, deployment.work(&more).await, deployment.work(&more).await];
         let accepted: Vec<String> = stream::iter(0..photos)
             .map(|number| {
                 let (host, album) = (host.clone(), album.clone());
-                async move { host.upload(&album, "image/png", &tiny(number)).await }
+                async move { host.upload(&album, "image/png", &tiny_photo(number)).await }
             })
             .buffered(8)
             .collect()
             .await;
-        bed.check(&host, &album, &accepted).await;
+        deployment.check(&host, &album, &accepted).await;
         let events = host.events(&album).await;
         assert_eq!(events, (1..=u64::from(photos)).map(|seq| (seq, "photo.ready".to_owned())).collect::<Vec<_>>());
         for worker in &workers {
@@ -334,24 +335,24 @@ async fn three_workers_process_each_photo_once() {
 
 #[tokio::test]
 async fn killed_publisher_repeats_in_order() {
-    in_both(async |bed| {
+    on_both_deployments(async |deployment| {
         let webhook = Webhook::start().await;
-        let host = bed.server.user("alice");
+        let host = deployment.server.user("alice");
         let album = host.album("told").await;
         let accepted: Vec<String> =
-            stream::iter(0..3).then(async |n| host.upload(&album, "image/png", &tiny(n)).await).collect().await;
+            stream::iter(0..3).then(async |n| host.upload(&album, "image/png", &tiny_photo(n)).await).collect().await;
         webhook.answer(|delivery| if delivery.seq() < 2 { Reply::Status(200) } else { Reply::Silence });
         let variables = webhook.variables();
         let more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let worker = bed.work(&more).await;
+        let worker = deployment.work(&more).await;
         eventually("in the middle of the second", async || {
             webhook.deliveries().iter().any(|d| d.seq() == 2).then_some(())
         })
         .await;
         worker.kill();
         webhook.answer(|_| Reply::Status(200));
-        let _next = bed.work(&more).await;
-        bed.check(&host, &album, &accepted).await;
+        let _next = deployment.work(&more).await;
+        deployment.check(&host, &album, &accepted).await;
         eventually("told of all", async || (webhook.accepted(&album).len() >= 3).then_some(())).await;
         assert_eq!(webhook.accepted(&album), [1, 2, 3]);
     })

@@ -1,4 +1,4 @@
-//! The database dies, freezes, comes back, is not the right one, or is not up to date.
+//! The database crashes, freezes, recovers, is the wrong one, or has an old schema.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,18 @@ use crate::{
         Answer, Client, TestServer, album_invariants,
         client::id,
         database::{Database, choice, literal},
-        eventually, numbered,
+        eventually, numbered_photo,
         process::{darkroom, freeze, run, send},
     },
 };
 
-/// The longest that a client waits to hear that the database is down.
+/// The time within which clients must get a 503.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
-/// What a busy machine takes on top of that: less than if somebody waited for a connection a second time.
+/// A margin for busy machines, shorter than a second wait for a connection.
 const MARGIN: Duration = Duration::from_millis(900);
 const NO_GRACE: &str = "reconciler.orphan_grace_period = \"0s\"\n";
 
-/// A problem that says to come again soon.
+/// Asserts a 503 with `retry-after`.
 #[track_caller]
 fn expect_unavailable(answer: &Answer, asked: Instant) {
     assert_eq!(answer.status, 503, "{}", String::from_utf8_lossy(&answer.bytes));
@@ -34,7 +34,7 @@ fn expect_unavailable(answer: &Answer, asked: Instant) {
     assert!(took < TOLD_WITHIN + MARGIN, "told after {took:?}");
 }
 
-/// An album on a server that gives its database little time, also for what is to succeed.
+/// Creates an album on a server with short database timeouts.
 async fn album_in_time(host: &Client) -> String {
     eventually("an album", async || {
         let answer = host.post("/v1/albums", &json!({ "title": "frozen" })).await;
@@ -52,23 +52,23 @@ async fn dead_database_answers_503_loses_nothing() {
     let host = server.user("alice");
     let album = host.album("outage").await;
     let photos = format!("/v1/albums/{album}/photos");
-    let declared = host.declare(&album, "image/jpeg", &numbered(0)).await;
+    let declared = host.declare(&album, "image/jpeg", &numbered_photo(0)).await;
     let follower = {
         let (host, events) = (host.clone(), format!("/v1/albums/{album}/events?wait=25"));
         tokio::spawn(async move { host.get(&events).await })
     };
     let mut accepted = Vec::new();
     for number in 1..=6 {
-        accepted.push(host.upload(&album, "image/jpeg", &numbered(number)).await);
+        accepted.push(host.upload(&album, "image/jpeg", &numbered_photo(number)).await);
     }
     private.kill().await;
 
-    // Twice: with connections that were open, and with none left.
+    // Twice: with open connections, and with none left.
     for _ in 0..2 {
         let asked = Instant::now();
         expect_unavailable(&host.get(&photos).await, asked);
         let asked = Instant::now();
-        expect_unavailable(&host.put(&declared["upload"], numbered(0)).await, asked);
+        expect_unavailable(&host.put(&declared["upload"], numbered_photo(0)).await, asked);
         let asked = Instant::now();
         expect_unavailable(&host.post("/v1/albums", &serde_json::json!({ "title": "x" })).await, asked);
     }
@@ -86,7 +86,7 @@ async fn dead_database_answers_503_loses_nothing() {
 
     let private = PrivateServer::start(&lock, choice()).await.expect("the server recovers");
     eventually("healed", async || (host.get(&photos).await.status == 200).then_some(())).await;
-    host.put(&declared["upload"], numbered(0)).await.expect(200);
+    host.put(&declared["upload"], numbered_photo(0)).await.expect(200);
     accepted.push(id(&declared["photo"]));
     album_invariants::check(&server, &host, &album, &accepted).await;
     assert_eq!(follower.await.unwrap().status, 200, "who waited went on waiting");
@@ -112,7 +112,7 @@ async fn long_poll_survives_outage() {
     let wakeups = server.app.db.wakeups();
     let waiting = eventually("followed", async || wakeups.followed_albums().pop()).await;
     host.get(&events).await.expect(200);
-    // It is told of an event that it can't read: the database dies in between.
+    // The poll is notified of an event that it can't read, because the database has died.
     let insert = format!(
         "INSERT INTO events (album_id, seq, kind, public_kind, at) VALUES ({}, {}, 'album.updated', 'album.updated', NOW(3))",
         literal(&album),
@@ -164,17 +164,18 @@ async fn frozen_database_ends_uploads_in_time() {
     let server = TestServer::start_on(Database::on(&private).await, tempfile::tempdir().unwrap(), settings).await;
     let host = server.user("alice");
     let album = album_in_time(&host).await;
-    let declared = host.declare(&album, "image/jpeg", &numbered(0)).await;
+    let declared = host.declare(&album, "image/jpeg", &numbered_photo(0)).await;
     freeze(private.pid()).await;
-    // Nothing else limits the time of an upload: it may be a long one.
+    // Uploads have no other time limit.
     for _ in 0..3 {
         let asked = Instant::now();
-        expect_unavailable(&host.put(&declared["upload"], numbered(0)).await, asked);
+        expect_unavailable(&host.put(&declared["upload"], numbered_photo(0)).await, asked);
     }
     send(private.pid(), Signal::CONT);
-    // Or it is there already: the COMMIT whose answer came too late.
-    let there =
-        async || matches!(host.put(&declared["upload"], numbered(0)).await.status.as_u16(), 200 | 409).then_some(());
+    // Or it already exists: the COMMIT succeeded without a response.
+    let there = async || {
+        matches!(host.put(&declared["upload"], numbered_photo(0)).await.status.as_u16(), 200 | 409).then_some(())
+    };
     eventually("healed", there).await;
     let photo = host.get(&format!("/v1/photos/{}", id(&declared["photo"]))).await.expect(200);
     assert_eq!(photo["state"], "processing");
@@ -196,11 +197,11 @@ async fn retries_transaction_of_lost_connection() {
     };
     let mut killed = Vec::new();
     for _ in 0..2 {
-        let session = server.database.held_up_anew_in(ALBUM_LOCK, &killed).await;
+        let session = server.database.wait_for_new_blocked_query(ALBUM_LOCK, &killed).await;
         server.database.change(format!("KILL {session}")).await;
         killed.push(session);
     }
-    server.database.held_up_anew_in(ALBUM_LOCK, &killed).await;
+    server.database.wait_for_new_blocked_query(ALBUM_LOCK, &killed).await;
     tx.rollback().await.unwrap();
     assert_eq!(change.await.unwrap().expect(200)["title"], "after");
     let events = "SELECT COUNT(*) FROM events WHERE kind = 'album.updated'";
@@ -209,7 +210,7 @@ async fn retries_transaction_of_lost_connection() {
 
 #[tokio::test]
 async fn retries_lock_until_deadline() {
-    // The server gives up a lock after 1 s.
+    // The lock wait timeout of the server is 1 s.
     let settings = "worker.enabled = false\ndatabase.query_timeout = '2s'\ndatabase.transaction_timeout = '7s'\nhttp.request_timeout = '1m'";
     let server = TestServer::start_with(settings).await;
     let host = server.user("alice");
@@ -226,8 +227,8 @@ async fn retries_lock_until_deadline() {
         let (host, path, title) = (host.clone(), path.clone(), title.clone());
         tokio::spawn(async move { host.patch(&path, &title).await })
     };
-    server.database.held_up_in(ALBUM_LOCK).await;
-    // Longer than the server waits for a lock, shorter than the transaction's time: this is a second or third try.
+    server.database.wait_for_blocked_query(ALBUM_LOCK).await;
+    // Longer than the lock wait timeout and shorter than the transaction timeout: a second or third attempt.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     tx.rollback().await.unwrap();
     assert_eq!(change.await.unwrap().expect(200)["title"], "after");
@@ -275,7 +276,7 @@ async fn names_wrong_database_user_or_address() {
             assert!(code == 1 && all.contains(words), "{variable}: {verb}: exit {code}: {all}");
             assert!(!all.contains("a-password-to-keep") && !all.contains("panicked"), "{all}");
             let line = all.lines().find(|line| line.contains(words)).unwrap();
-            // MySQL asks an unknown user for its password in a way of its choice, and one of them wants TLS.
+            // MySQL selects the authentication plugin of an unknown user at random, and one requires TLS.
             let causes = ["error communicating", "error returned", "error with configuration"]
                 .map(|cause| line.matches(cause).count());
             assert_eq!(causes.iter().sum::<usize>(), 1, "said once: {line}");

@@ -1,23 +1,23 @@
-//! The disk is full: what can't be kept is refused, and what was accepted waits until there is room again.
+//! The disk is full: uploads that do not fit are refused, and accepted photos wait until there is room again.
 
 use std::{io::Write, path::Path, process::Command};
 
 use darkroom::jobs::runner::{self, JobOutcome};
 use tempfile::TempDir;
 
-use crate::harness::{TestServer, album_invariants, client::id, database::Database, large_photo, numbered, skip};
+use crate::harness::{TestServer, album_invariants, client::id, database::Database, large_photo, numbered_photo, skip};
 
-/// Room for the large photo, but not twice.
+/// Fits one large photo, but not two.
 const SIZE: &str = "size=32m";
 const BY_HAND: &str = "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n";
 
-/// A small file system of its own; it goes away when dropped.
+/// A small tmpfs, unmounted when dropped.
 struct SmallDisk {
     folder: TempDir,
 }
 
 impl SmallDisk {
-    /// None where we may not mount, with the reason on the terminal.
+    /// `None` if this machine does not allow mounts.
     fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         let photos = folder.path().join("photos");
@@ -37,12 +37,12 @@ impl SmallDisk {
     }
 }
 
-/// Unmounts the disk after the service's folder was given away.
+/// Unmounts the disk when dropped.
 struct Mounted(std::path::PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Lazily: the service may still have files open.
+        // Lazily, because the service may have open files.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
@@ -53,7 +53,7 @@ async fn server_on_a_small_disk() -> Option<(TestServer, Mounted)> {
     Some((TestServer::start_on(Database::create().await, disk.folder, BY_HAND).await, mounted))
 }
 
-/// Fills the disk up to `spare` bytes; removing the file makes room again.
+/// Fills the disk up to `spare` bytes with one file.
 fn fill(photos: &Path, spare: usize) -> std::path::PathBuf {
     let (filler, ballast) = (photos.join("filler"), photos.join("ballast"));
     std::fs::write(&ballast, vec![0; spare]).expect("room for the ballast");
@@ -96,7 +96,7 @@ async fn retries_renditions_after_full_disk() {
     let Some((server, _mounted)) = server_on_a_small_disk().await else { return };
     let host = server.user("alice");
     let album = host.album("full").await;
-    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     let filler = fill(&server.photos(), 12 * 1024);
     for _ in 0..2 {
         let outcome = runner::run_next(&server.app).await.unwrap();

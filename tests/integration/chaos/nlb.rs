@@ -1,10 +1,9 @@
-//! The service behind a balancer that passes connections on, checks health and speaks PROXY protocol version 2: instances
-//! that are replaced, killed and stopped while clients talk to them.
+//! The service behind a load balancer that forwards TCP, checks health and sends PROXY protocol version 2: instances
+//! are replaced, killed and stopped under load.
 
 use std::{
     io::{Read, Write},
     net::IpAddr,
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -16,7 +15,7 @@ use darkroom::{
 use reqwest::{Method, RequestBuilder, StatusCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,27 +26,26 @@ use crate::{
         eventually,
         haproxy::Haproxy,
         is_full_run, large_photo,
+        load::{Load, Outcome, Recorder},
         process::{Process, free_address},
-        tiny,
+        tiny_photo,
     },
 };
 
-/// Who ask one thing after the other, most over a connection that is kept as long as the service keeps it.
+/// Clients that send one request at a time, most over a kept connection.
 const CLIENTS: u32 = 6;
-/// Of them, who take a new connection for each request.
+/// Of them, those that open a connection for each request.
 const NEWCOMERS: u32 = 2;
-/// And who waits for the events of the first one's album.
+/// Clients that follow the events of an album of another client.
 const FOLLOWERS: u32 = 1;
-/// The pause of each between two requests.
+/// Between two requests of a client.
 const PAUSE: Duration = Duration::from_millis(20);
-/// So many more requests show that the load goes on.
-const SOME: usize = 100;
 
 type Settings = &'static [(&'static str, &'static str)];
 
 const REQUIRED: (&str, &str) = ("DARKROOM_HTTP_PROXY_PROTOCOL", "required");
 
-/// Instances on one database, and the balancer before them.
+/// Instances on one database behind a load balancer.
 struct Fleet {
     server: TestServer,
     url: String,
@@ -75,29 +73,28 @@ impl Fleet {
         fleet
     }
 
-    /// Starts an instance at its address.
     async fn launch(&self, nth: usize) -> Process {
         let own = [("DARKROOM_HTTP_LISTEN", &*self.addresses[nth]), ("DARKROOM_HTTP_PUBLIC_URL", &*self.url)];
         Process::start(&self.server, "serve", &[self.settings, &own].concat()).await
     }
 
-    /// A client of the balancer, with connections of its own.
+    /// A client of the load balancer with its own connections.
     fn user(&self, subject: &str) -> Client {
         Client::new(&self.url, Some(self.server.identity.token(subject).expect("a token")))
     }
 
-    /// Waits until clients have connections to an instance.
+    /// Waits until an instance has connections.
     async fn used(&self, nth: usize) {
         eventually("used", async || (self.balancer.open(nth).await > 0).then_some(())).await;
     }
 
-    /// Waits until new connections to an instance are refused.
+    /// Waits until an instance refuses connections.
     async fn closed(&self, nth: usize) {
         let address = &self.addresses[nth];
         eventually("closed", async || TcpStream::connect(address).await.is_err().then_some(())).await;
     }
 
-    /// Stops an instance as a service manager does, and waits for its clean end.
+    /// Stops an instance with SIGTERM and asserts exit code 0.
     async fn stop(&mut self, nth: usize) {
         self.instances[nth].signal(Signal::TERM);
         let code = self.instances[nth].ended().await.code();
@@ -105,124 +102,73 @@ impl Fleet {
     }
 }
 
-/// Clients at work. A request that fails is not made again, neither by them nor by the library below: it only takes
-/// another connection when it finds its own closed before it has sent a byte.
-struct Load {
-    stop: CancellationToken,
-    asked: Arc<Asked>,
-    clients: Vec<JoinHandle<Vec<String>>>,
-    /// Who uploads, and into which album.
+/// A load of hosts and followers through the balancer.
+struct FleetLoad {
+    load: Load,
+    /// The uploading client, and its album.
     hosts: Vec<(Client, String)>,
 }
 
-/// What was asked so far.
-#[derive(Default)]
-struct Asked(Mutex<Vec<Request>>);
-
-#[derive(Clone)]
-struct Request {
-    begun: Instant,
-    took: Duration,
-    failure: Option<String>,
-    /// Its answer may take long.
-    waits: bool,
-}
-
-/// What came of a load.
-struct Outcome {
-    requests: Vec<Request>,
-    /// Each host's album, and the photos there of which it was told that they have been taken in.
+/// The result of a load.
+struct FleetOutcome {
+    outcome: Outcome,
+    /// Each host's album, and the photos whose upload was answered 2xx.
     albums: Vec<(Client, String, Vec<String>)>,
 }
 
-impl Load {
+impl FleetLoad {
     async fn start(fleet: &Fleet) -> Self {
-        let (stop, asked) = (CancellationToken::new(), Arc::<Asked>::default());
-        let (mut clients, mut hosts) = (Vec::new(), Vec::new());
+        let (mut load, mut hosts) = (Load::default(), Vec::new());
         for number in 0..CLIENTS {
             let host = fleet.user(&format!("host-{number}"));
             let album = host.album("load").await;
-            if number < FOLLOWERS {
-                // Another client: one that waits takes its connection for itself.
-                let follower = fleet.user(&format!("host-{number}"));
-                clients.push(tokio::spawn(follow(follower, album.clone(), asked.clone(), stop.clone())));
-            }
-            clients.push(tokio::spawn(work(host.clone(), album.clone(), number, asked.clone(), stop.clone())));
+            load.spawn(|recorder, stop| upload_and_read(host.clone(), album.clone(), number, recorder, stop));
             hosts.push((host, album));
         }
-        Self { stop, asked, clients, hosts }
-    }
-
-    /// Waits until it has gone on for a while.
-    async fn goes_on(&self) {
-        let count = || self.asked.0.lock().unwrap().len();
-        let before = count();
-        eventually("so many requests more", async || (count() >= before + SOME).then_some(())).await;
-    }
-
-    async fn stop(self) -> Outcome {
-        self.stop.cancel();
-        let (mut albums, mut hosts) = (Vec::new(), self.hosts.into_iter());
-        for (nth, client) in self.clients.into_iter().enumerate() {
-            let photos = client.await.expect("a client does not panic");
-            // The follower is the second half of the first host.
-            if nth >= FOLLOWERS as usize {
-                let (host, album) = hosts.next().expect("a host");
-                albums.push((host, album, photos));
-            }
+        for (number, (_, album)) in (0..FOLLOWERS).zip(&hosts) {
+            // A client of its own, because a long poll occupies its connection.
+            let follower = fleet.user(&format!("host-{number}"));
+            load.spawn(|recorder, stop| follow_events(follower, album.clone(), recorder, stop));
         }
-        let requests = self.asked.0.lock().unwrap().clone();
-        Outcome { requests, albums }
-    }
-}
-
-impl Outcome {
-    fn failed(&self) -> Vec<&Request> {
-        self.requests.iter().filter(|request| request.failure.is_some()).collect()
+        Self { load, hosts }
     }
 
-    /// Prints the numbers.
-    fn show(&self, what: &str) {
-        let slowest = self.requests.iter().filter(|request| !request.waits && request.failure.is_none());
+    /// Stops the load and prints its numbers.
+    async fn stop(self, name: &str) -> FleetOutcome {
+        let mut outcome = self.load.stop().await;
         println!(
-            "{what}: {} requests of {} clients, {} failed, the slowest took {:?}",
-            self.requests.len(),
+            "{name}: {} requests of {} clients, {} failed, the slowest took {:?}",
+            outcome.requests.len(),
             CLIENTS + FOLLOWERS,
-            self.failed().len(),
-            slowest.map(|request| request.took).max().unwrap_or_default()
+            outcome.failed().len(),
+            outcome.slowest()
         );
+        let results = std::mem::take(&mut outcome.results);
+        let albums = self.hosts.into_iter().zip(results).map(|((host, album), photos)| (host, album, photos));
+        FleetOutcome { albums: albums.collect(), outcome }
     }
 }
 
-impl Asked {
-    /// Sends a request; answers its answer's body if it went well.
-    async fn ask(&self, client: &Client, request: RequestBuilder, waits: bool) -> Option<Value> {
-        let begun = Instant::now();
-        let answer = client.try_send(request).await;
-        let (failure, body) = match answer {
-            Ok(answer) if answer.status.is_success() => (None, Some(answer.json())),
-            Ok(answer) => (Some(format!("{}: {}", answer.status, answer.json())), None),
-            Err(error) => (Some(format!("{error:?}")), None),
-        };
-        self.0.lock().unwrap().push(Request { begun, took: begun.elapsed(), failure, waits });
-        body
-    }
-}
-
-/// Uploads, changes and looks, until told to stop; answers the photos that were taken in.
-async fn work(client: Client, album: String, number: u32, asked: Arc<Asked>, stop: CancellationToken) -> Vec<String> {
+/// Uploads, updates and reads until it is stopped; returns the photos whose upload was answered 2xx.
+async fn upload_and_read(
+    client: Client,
+    album: String,
+    number: u32,
+    recorder: Recorder,
+    stop: CancellationToken,
+) -> Vec<String> {
     let mut photos = Vec::new();
     let path = format!("/v1/albums/{album}");
     let ask = async |request: RequestBuilder| {
         tokio::time::sleep(PAUSE).await;
         let request = if number < NEWCOMERS { request.header("connection", "close") } else { request };
-        asked.ask(&client, request, false).await
+        recorder.send(&client, request, false).await
     };
     for turn in 0_u32.. {
         if stop.is_cancelled() {
             break;
         }
-        let bytes = tiny(number << 16 | turn);
+        let bytes = tiny_photo(number << 16 | turn);
         if let Some(declared) = ask(client.declaration(&album, "image/png", &bytes)).await
             && ask(client.sending(&declared["upload"], bytes)).await.is_some()
         {
@@ -236,24 +182,24 @@ async fn work(client: Client, album: String, number: u32, asked: Arc<Asked>, sto
     photos
 }
 
-/// Reads an album's events as they come, until told to stop.
-async fn follow(client: Client, album: String, asked: Arc<Asked>, stop: CancellationToken) -> Vec<String> {
+/// Follows the events of an album by long polls until it is stopped.
+async fn follow_events(client: Client, album: String, recorder: Recorder, stop: CancellationToken) -> Vec<String> {
     let mut last = 0;
     loop {
         let request = client.request(Method::GET, &format!("/v1/albums/{album}/events?after={last}&wait=25"));
-        match stop.run_until_cancelled(asked.ask(&client, request, true)).await {
+        match stop.run_until_cancelled(recorder.send(&client, request, true)).await {
             Some(answer) => last = answer.and_then(|events| events["last"].as_u64()).unwrap_or(last),
             None => return Vec::new(),
         }
     }
 }
 
-/// Replaces two of three instances under load, or all of them in a full run; no request may fail.
+/// Replaces two of three instances under load, or all in a full run; no request may fail.
 async fn replaced_one_by_one(what: &str, settings: Settings, deregistered: bool) {
     let mut fleet = Fleet::start(3, settings).await;
-    let load = Load::start(&fleet).await;
+    let load = FleetLoad::start(&fleet).await;
     for nth in 0..if is_full_run() { 3 } else { 2 } {
-        load.goes_on().await;
+        load.load.continues().await;
         fleet.used(nth).await;
         if deregistered {
             fleet.balancer.drain(nth).await;
@@ -265,12 +211,11 @@ async fn replaced_one_by_one(what: &str, settings: Settings, deregistered: bool)
         }
         fleet.balancer.up(nth).await;
     }
-    load.goes_on().await;
-    let outcome = load.stop().await;
-    outcome.show(what);
+    load.load.continues().await;
+    let FleetOutcome { outcome, albums } = load.stop(what).await;
     let failures: Vec<&Option<String>> = outcome.failed().into_iter().map(|request| &request.failure).collect();
     assert!(failures.is_empty(), "{failures:?}");
-    for (host, album, photos) in &outcome.albums {
+    for (host, album, photos) in &albums {
         assert!(!photos.is_empty());
         album_invariants::check(&fleet.server, host, album, photos).await;
     }
@@ -282,8 +227,8 @@ async fn replacing_instances_fails_no_request() {
     replaced_one_by_one("replaced after deregistration", settings, true).await;
 }
 
-/// Whoever stops an instance without a word to the balancer needs readiness to turn red at once, and a lame-duck time
-/// that is longer than the checks take to find out. Else new connections are still sent to the listener that has closed.
+/// Stopping an instance without deregistration requires that readiness fails at once, and a lame-duck time longer than
+/// the health checks need. Otherwise new connections reach a closed listener.
 #[tokio::test]
 async fn lame_duck_stop_fails_no_request() {
     let settings =
@@ -294,24 +239,24 @@ async fn lame_duck_stop_fails_no_request() {
 #[tokio::test]
 async fn kill_fails_only_requests_in_flight() {
     let mut fleet = Fleet::start(3, &[REQUIRED]).await;
-    let load = Load::start(&fleet).await;
-    load.goes_on().await;
+    let load = FleetLoad::start(&fleet).await;
+    load.load.continues().await;
     fleet.used(0).await;
     fleet.instances.remove(0).kill();
     fleet.balancer.down(0).await;
     let found = Instant::now();
-    load.goes_on().await;
-    let outcome = load.stop().await;
-    outcome.show("killed");
-    // Until the checks find out, a balancer sends connections to where nobody listens any more.
+    load.load.continues().await;
+    let FleetOutcome { outcome, albums } = load.stop("killed").await;
+    // Until the health checks fail, the load balancer still sends connections to the killed instance.
     let (failed, refused) = (outcome.failed(), fleet.balancer.refused(0).await);
     let under_way = (failed.len() as u64).saturating_sub(refused);
     println!("killed: {under_way} of them were under way, {refused} came before the checks had found out");
     assert!(under_way <= u64::from(CLIENTS + FOLLOWERS), "each client has one request under way at most");
-    let later: Vec<_> = failed.iter().filter(|request| request.begun > found).map(|request| &request.failure).collect();
+    let later: Vec<_> =
+        failed.iter().filter(|request| request.started > found).map(|request| &request.failure).collect();
     assert!(later.is_empty(), "{later:?}");
-    // What it had taken on, others finish.
-    for (host, _, photos) in &outcome.albums {
+    // Other instances finish its jobs.
+    for (host, _, photos) in &albums {
         for photo in photos {
             assert_eq!(host.settled(photo).await["state"], "ready");
         }
@@ -342,7 +287,7 @@ async fn upload_and_long_poll_outlive_sigterm() {
             upload.write_all(piece).unwrap();
         }
         let mut answer = String::new();
-        // It ends here, for the connection is closed.
+        // Ends when the connection is closed.
         upload.read_to_string(&mut answer).unwrap();
         answer
     });
@@ -355,10 +300,10 @@ async fn upload_and_long_poll_outlive_sigterm() {
 async fn cuts_endless_requests_at_deadline() {
     let settings = &[REQUIRED, ("DARKROOM_HTTP_SHUTDOWN_DELAY", "500ms"), ("DARKROOM_HTTP_DRAIN_TIMEOUT", "1s")];
     let mut fleet = Fleet::start(1, settings).await;
-    let (host, bytes) = (fleet.user("alice"), tiny(1));
+    let (host, bytes) = (fleet.user("alice"), tiny_photo(1));
     let album = host.album("drain").await;
     let declared = host.declare(&album, "image/png", &bytes).await;
-    // It lets go of its connection, which would be counted.
+    // Closes its connection, which would be counted.
     drop(host);
     let mut body = begin_upload(&declared["upload"], &bytes, 10);
     let mut head = std::net::TcpStream::connect(fleet.url.strip_prefix("http://").unwrap()).unwrap();
@@ -373,7 +318,7 @@ async fn cuts_endless_requests_at_deadline() {
     let upload: Value = serde_json::from_str(line("\"route\":\"/v1/uploads/{photo_id}\"")).unwrap();
     assert_eq!(upload["outcome"], "cancelled", "{upload}");
     let told = tokio::task::spawn_blocking(move || {
-        // A reset says the same as an end without a word.
+        // A reset is as good as an end without a response.
         [&mut body, &mut head].map(|stream| {
             let mut answer = Vec::new();
             let _ = stream.read_to_end(&mut answer);
@@ -385,7 +330,7 @@ async fn cuts_endless_requests_at_deadline() {
 
 #[tokio::test]
 async fn lame_duck_serves_with_connection_close() {
-    // The balancer tells of its clients; others come by themselves.
+    // The load balancer sends a PROXY header, other clients do not.
     const LONG: (&str, &str) = ("DARKROOM_HTTP_SHUTDOWN_DELAY", "1m");
     const FROM: (&str, &str) = ("DARKROOM_HTTP_PROXY_PROTOCOL", "[\"127.0.0.1/32\"]");
     let another = reqwest::Client::builder().local_address(IpAddr::from([127, 0, 0, 3])).build().unwrap();
@@ -409,14 +354,14 @@ async fn lame_duck_serves_with_connection_close() {
         let told = eventually("draining", ready).await;
         assert_eq!(told, (readiness, Some("close".parse().unwrap())));
         if readiness == StatusCode::OK {
-            // The first comes over the connection that there is, the second over another.
+            // First over the kept connection, then over a new one.
             for connection in ["old", "new"] {
                 let answer = host.get("/v1/albums").await;
                 assert_eq!((answer.status, answer.header("connection")), (StatusCode::OK, "close"), "{connection}");
             }
         } else {
             fleet.balancer.down(0).await;
-            // A target that is down gets no new connection: this comes over the one that there is.
+            // An unhealthy target gets no new connections, so this uses the kept one.
             let answer = host.get("/v1/albums").await;
             assert_eq!((answer.status, answer.header("connection")), (StatusCode::OK, "close"));
         }
@@ -425,7 +370,7 @@ async fn lame_duck_serves_with_connection_close() {
     }
 }
 
-/// The runtime has one thread, which is here: it can't look at a socket between the requests and the closing.
+/// The runtime has one thread, this one, so it can't read a socket between the requests and the close.
 #[tokio::test]
 async fn answers_requests_sent_before_close() {
     const ASK: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";

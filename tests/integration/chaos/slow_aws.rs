@@ -1,6 +1,6 @@
-//! Parts of AWS that answer too late, as seen by who waits: operators are told within a budget and with what to do, requests go
-//! on, and once answers come in time again nothing is lost and nothing has happened twice. What a caller has given up arrives all
-//! the same, later. The table of the read model has tests of its own, in `aws::read_model`.
+//! AWS services that respond too late: `check` and `/health` report it within their timeout, requests continue, and
+//! after recovery nothing is lost or done twice. A call that timed out may still take effect later. `aws::read_model`
+//! has the tests of a slow table.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use crate::harness::{
     diagnostics::{check, health, row},
     eventually,
     fault_proxy::{Fault, FaultProxy},
-    numbered,
+    numbered_photo,
     process::Process,
-    tiny,
+    tiny_photo,
 };
 
-/// What to do about it.
+/// The advice for timeouts.
 const ADVICE: &str = "is there a route to it (VPC endpoint or NAT";
-/// The longest look of `/health` at one thing, and of `darkroom check`.
+/// The timeouts of a component check in `/health` and in `darkroom check`.
 const LOOKS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 
-/// A service, and a process beside it to which AWS may be slow.
+/// A service, and a process with slow AWS.
 pub struct Slow {
     pub server: TestServer,
     pub proxy: FaultProxy,
@@ -31,7 +31,7 @@ pub struct Slow {
 }
 
 impl Slow {
-    /// Without a worker but in the process, which serves and works.
+    /// Only the process has a worker.
     async fn start(cloud: &Cloud, parts: &[Part]) -> Self {
         let server =
             TestServer::start_in(cloud, parts, "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n")
@@ -39,25 +39,25 @@ impl Slow {
         Self::beside(cloud, server).await
     }
 
-    /// Beside a service without a worker.
+    /// Starts the process beside a service without a worker.
     pub async fn beside(cloud: &Cloud, server: TestServer) -> Self {
         let proxy = FaultProxy::start(&cloud.emulator.url).await;
         let process = Process::start(&server, "serve", &[("AWS_ENDPOINT_URL", &proxy.url)]).await;
         Self { server, proxy, process }
     }
 
-    /// A host who asks the process.
+    /// A host as client of the process.
     pub fn host(&self) -> Client {
         self.process.user(&self.server, "alice")
     }
 
-    /// Waits until nothing of a photo is left in storage.
+    /// Waits until storage has no object of a photo.
     async fn purged(&self, photo: &str) {
         let left = async || self.server.stored().await.iter().any(|key| key.contains(photo));
         eventually("purged", async || (!left().await).then_some(())).await;
     }
 
-    /// `darkroom check` fails at this part alone, says what to do, and took no longer than it may.
+    /// Asserts that `darkroom check` reports only this component as failing, with advice, within its timeout.
     pub async fn check_tells_of(&self, part: &str) {
         let (code, table) = check(&self.server, &[("AWS_ENDPOINT_URL", &self.proxy.url)]).await;
         let told = row(&table, part).unwrap_or_else(|| panic!("no row {part}: {table}"));
@@ -68,7 +68,7 @@ impl Slow {
         within(LOOKS[1], Duration::from_secs_f64(words[2].parse::<f64>().expect("milliseconds") / 1e3));
     }
 
-    /// `/health` says of this part, and of nothing else, that it fails and what to do; and took no longer than it may.
+    /// Asserts that `/health` reports only this component as failing, with advice, within its timeout.
     pub async fn health_tells_of(&self, part: &str) {
         let told = eventually("told by health", async || {
             let told = health(&self.process.operations).await;
@@ -83,62 +83,62 @@ impl Slow {
     }
 }
 
-/// Timers have their budget to the millisecond; what is more is a machine that has much to do.
+/// Timers are accurate to the millisecond; the rest is load on the machine.
 #[track_caller]
 fn within(budget: Duration, took: Duration) {
     assert!(took < budget + Duration::from_secs(2), "{took:?} of {budget:?}");
 }
 
-/// Past the 10 s of a try of S3.
+/// Longer than the attempt timeout of S3, 10 s.
 #[tokio::test]
 async fn slow_s3_delays_only_photos() {
     let cloud = Cloud::start().await;
     let slow = Slow::start(&cloud, &[Part::Storage, Part::Queue]).await;
     let (host, straight) = (slow.host(), slow.server.user("alice"));
     let album = host.album("Wedding").await;
-    let before = host.settled(&straight.upload(&album, "image/jpeg", &numbered(1)).await).await;
-    let gone = straight.upload(&host.album("gone").await, "image/jpeg", &numbered(1)).await;
+    let before = host.settled(&straight.upload(&album, "image/jpeg", &numbered_photo(1)).await).await;
+    let gone = straight.upload(&host.album("gone").await, "image/jpeg", &numbered_photo(1)).await;
     host.settled(&gone).await;
     slow.proxy.every_of("s3", 1, Fault::Delay(Duration::from_secs(12)));
-    // URLs are signed without S3, and clients send to it themselves.
-    let declared = host.declare(&album, "image/jpeg", &numbered(2)).await;
+    // Signing URLs needs no call to S3.
+    let declared = host.declare(&album, "image/jpeg", &numbered_photo(2)).await;
     let photo = format!("/v1/photos/{}", id(&before));
     assert_eq!(host.get(&photo).await.expect(200), before);
     assert_eq!(host.get(&format!("{photo}/original")).await.status, 303);
-    let upload = straight.declare(&album, "image/jpeg", &numbered(2)).await;
+    let upload = straight.declare(&album, "image/jpeg", &numbered_photo(2)).await;
     assert_eq!(id(&upload["photo"]), id(&declared["photo"]));
-    straight.put(&upload["upload"], numbered(2)).await.expect(200);
+    straight.put(&upload["upload"], numbered_photo(2)).await.expect(200);
     host.delete(&format!("/v1/photos/{gone}")).await.expect(204);
     assert_eq!(host.get(&format!("/v1/photos/{gone}")).await.status, 404);
     tokio::join!(slow.check_tells_of("storage"), slow.health_tells_of("storage"));
     let waits = format!("/v1/photos/{}", id(&declared["photo"]));
     assert_ne!(host.get(&waits).await.expect(200)["state"], "ready");
-    slow.proxy.heal();
+    slow.proxy.clear_faults();
     slow.purged(&gone).await;
     album_invariants::check(&slow.server, &straight, &album, &[id(&before), id(&declared["photo"])]).await;
 }
 
-/// Past the 10 s of a long poll.
+/// Longer than the timeout of a long poll, 10 s.
 #[tokio::test]
 async fn slow_sqs_keeps_jobs_in_database() {
     let cloud = Cloud::start().await;
     let slow = Slow::start(&cloud, &[Part::Storage, Part::Queue]).await;
     let host = slow.host();
     let album = host.album("Wedding").await;
-    let gone = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let gone = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     host.settled(&gone).await;
     slow.proxy.every_of("sqs", 1, Fault::Delay(Duration::from_secs(12)));
     host.delete(&format!("/v1/photos/{gone}")).await.expect(204);
-    let photo = host.upload(&album, "image/jpeg", &numbered(2)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(2)).await;
     tokio::join!(slow.check_tells_of("sqs"), slow.health_tells_of("queue"));
     assert_eq!(slow.server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'purge_photo'").await, 1);
-    slow.proxy.heal();
+    slow.proxy.clear_faults();
     host.settled(&photo).await;
     slow.purged(&gone).await;
     assert_eq!(host.events(&album).await.len(), 3, "two photos, each once, and one that is gone");
 }
 
-/// Past the 3 s of a try: each event is published several times over, and heard once.
+/// Longer than the attempt timeout, 3 s: each event is published several times and received once.
 #[tokio::test]
 async fn slow_sns_keeps_event_order() {
     let cloud = Cloud::start().await;
@@ -147,17 +147,17 @@ async fn slow_sns_keeps_event_order() {
     let album = host.album("Wedding").await;
     slow.proxy.every_of("sns", 1, Fault::Delay(Duration::from_secs(4)));
     for number in 0..3 {
-        host.settled(&host.upload(&album, "image/png", &tiny(number)).await).await;
+        host.settled(&host.upload(&album, "image/png", &tiny_photo(number)).await).await;
     }
     assert_eq!(host.events(&album).await.len(), 3);
     tokio::join!(slow.check_tells_of("sns"), slow.health_tells_of("sns"));
     let waits =
         "SELECT COUNT(*) FROM jobs WHERE kind = 'publish_events' AND dead = FALSE AND last_error LIKE '%VPC endpoint%'";
     eventually("told by the job", async || (slow.server.database.count(waits).await == 1).then_some(())).await;
-    slow.proxy.heal();
+    slow.proxy.clear_faults();
     let mut heard = Vec::new();
     while heard.len() < 3 {
-        let told = cloud.received(&cloud.fifo_ear).await;
+        let told = cloud.received(&cloud.fifo_subscriber).await;
         let told: Value = serde_json::from_str(told.body().expect("a body")).expect("JSON");
         heard.push(told["data"]["seq"].clone());
     }

@@ -1,4 +1,4 @@
-//! The binary: exit codes, messages, the doctor, signals, logs and what operators look at.
+//! The binary: exit codes, messages, `check`, signals, logs and the operations listener.
 
 use std::{
     collections::BTreeSet,
@@ -18,14 +18,14 @@ use crate::{
         database::Database,
         eventually, fixture, large_photo,
         process::{Process, darkroom, free_address, run},
-        tiny,
+        tiny_photo,
     },
 };
 
 /// `EX_USAGE` of sysexits.h.
 const USAGE: i32 = 64;
 
-/// The settings of a server, some of them changed.
+/// The settings of a server with changes.
 fn but(server: &TestServer, changes: &[(&str, &str)]) -> Vec<(String, String)> {
     let mut all = server.environment();
     all.retain(|(name, _)| !changes.iter().any(|(changed, _)| changed == name));
@@ -216,7 +216,7 @@ async fn second_stop_signal_exits_immediately() {
     let server = idle_server().await;
     let mut process = Process::start(&server, "serve", &[]).await;
     let host = process.user(&server, "alice");
-    let (album, bytes) = (host.album("now").await, tiny(1));
+    let (album, bytes) = (host.album("now").await, tiny_photo(1));
     let declared = host.declare(&album, "image/png", &bytes).await;
     let _never_ends = begin_upload(&declared["upload"], &bytes, 10);
     eventually("begun", async || {
@@ -231,7 +231,7 @@ async fn second_stop_signal_exits_immediately() {
     assert!(begun.elapsed().as_secs() < 5, "it did not wait for the drain's end");
 }
 
-/// Everything that may never be seen in a log, after a scenario that used it all.
+/// Runs a scenario with all secrets; returns those that must not occur in a log.
 async fn a_day_of(process: &Process, server: &TestServer) -> Vec<String> {
     let host = process.user(server, "alice");
     let album = host.album("day").await;
@@ -247,9 +247,9 @@ async fn a_day_of(process: &Process, server: &TestServer) -> Vec<String> {
     assert_eq!(guest.get(&location).await.status, 200);
     let request = host.request(Method::POST, "/v1/albums").header("idempotency-key", "key-of-alice");
     host.send(request.json(&json!({ "title": "once" }))).await.expect(201);
-    // And what goes wrong: a forged signature, an altered invite, a token of somebody else.
+    // Failures: a forged signature, an altered invite, a foreign token.
     assert_eq!(guest.get(&format!("{url}x")).await.status, 401);
-    // The last character of 256 bits in base64 is one of sixteen.
+    // The last base64 character of 256 bits has 16 values.
     let forged = format!("{}{}", &token[..token.len() - 1], if token.ends_with('A') { 'E' } else { 'A' });
     let stranger = crate::harness::Client::new(&process.url, Some(forged.clone()));
     assert_eq!(stranger.get(&format!("/v1/albums/{album}")).await.status, 401);
@@ -358,7 +358,7 @@ async fn masks_secrets_and_sets_log_level() {
     assert!(process.log().contains(r#""level":"DEBUG""#), "{}", process.log());
 }
 
-/// What systemd would hear on its socket, see `sd_notify(3)`.
+/// The messages of `sd_notify(3)`.
 #[tokio::test]
 async fn notifies_systemd_of_each_state() {
     let folder = tempfile::tempdir().unwrap();
@@ -412,7 +412,7 @@ async fn readiness_checks_database_if_enabled() {
             assert_eq!(answer.json::<serde_json::Value>().await.unwrap()["status"], status, "{path}");
         }
         assert_eq!(reqwest::get(format!("{}/health/live", process.url)).await.unwrap().status(), 200);
-        // The details tell it either way, and since when it is known.
+        // The details contain it in both cases, with its age.
         let details = reqwest::get(format!("{}/health", process.operations)).await.unwrap();
         assert_eq!(details.status(), 503);
         let details: serde_json::Value = details.json().await.unwrap();

@@ -1,9 +1,9 @@
-//! `darkroom dev`: one command, and everything runs; it ends without a trace and begins again where it was.
+//! `darkroom dev` starts everything, leaves nothing behind when it exits, and keeps its data.
 
 use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    process::{ChildStdout, Command, ExitStatus, Stdio},
 };
 
 use rustix::process::Signal;
@@ -12,10 +12,10 @@ use serde_json::Value;
 use crate::harness::{
     database::choice,
     eventually,
-    process::{darkroom, free_address, run, send},
+    process::{KillOnDrop, darkroom, free_address, run, send},
 };
 
-/// The variables that `dev` and the pasted lines need.
+/// The variables that `dev` and its printed commands need.
 fn environment() -> Vec<(String, String)> {
     ["PATH", "HOME", "DARKROOM_MYSQLD", "DARKROOM_MARIADBD"]
         .into_iter()
@@ -23,7 +23,7 @@ fn environment() -> Vec<(String, String)> {
         .collect()
 }
 
-/// The arguments that start it in a folder, on the server that the tests run on.
+/// The arguments for a folder, with the database server of the tests.
 fn arguments<'a>(listen: &'a str, folder: &'a Path, server: &'a str) -> [&'a str; 7] {
     ["dev", "--listen", listen, "--data", folder.to_str().expect("UTF-8"), "--server", server]
 }
@@ -34,7 +34,7 @@ fn server() -> String {
 
 /// A running `darkroom dev`; killed when dropped.
 struct Dev {
-    child: Child,
+    child: KillOnDrop,
     stdout: BufReader<ChildStdout>,
     said: PathBuf,
     /// The base URL, from the `ready` line.
@@ -42,7 +42,7 @@ struct Dev {
 }
 
 impl Dev {
-    /// Starts it and waits for its first line.
+    /// Starts it and waits for the `ready` line.
     async fn start(folder: &Path) -> Self {
         let said = folder.with_extension("said");
         let log = std::fs::File::create(&said).expect("a file");
@@ -58,15 +58,15 @@ impl Dev {
         .expect("a line");
         let ready = line.trim_end().strip_prefix("ready ").map(str::to_owned);
         let url = ready.unwrap_or_else(|| panic!("{line:?}: {}", std::fs::read_to_string(&said).unwrap_or_default()));
-        Self { child, stdout, said, url }
+        Self { child: KillOnDrop(child), stdout, said, url }
     }
 
-    /// What it tells a newcomer, line by line.
+    /// The lines of standard error.
     fn said(&self) -> Vec<String> {
         std::fs::read_to_string(&self.said).expect("UTF-8").lines().map(str::to_owned).collect()
     }
 
-    /// Pastes the n-th curl line into a shell; answers what it printed.
+    /// Runs the n-th printed curl command and returns its output.
     async fn paste(&self, n: usize) -> String {
         let line = self.said().into_iter().filter(|line| line.starts_with("curl ")).nth(n).expect("a curl line");
         let mut shell = Command::new("sh");
@@ -81,7 +81,7 @@ impl Dev {
         serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
     }
 
-    /// The album's photos once none of them is under way any more.
+    /// Waits until all photos are ready, and returns them.
     async fn settled_photos(&self) -> Vec<Value> {
         eventually("ready", async || {
             let photos = self.paste_json(2).await["items"].as_array().expect("items").clone();
@@ -90,20 +90,13 @@ impl Dev {
         .await
     }
 
-    /// Sends a signal and waits for the end; answers how it ended and what else came to standard output.
+    /// Sends a signal and waits for the exit; returns the status and the rest of standard output.
     async fn end_by(mut self, signal: Signal) -> (ExitStatus, String) {
         send(self.child.id(), signal);
         let status = eventually("ended", async || self.child.try_wait().expect("a child")).await;
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).expect("UTF-8");
         (status, rest)
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -138,7 +131,7 @@ async fn keeps_data_after_every_kind_of_exit() {
     let thumb = reqwest::get(photos[0]["renditions"][0]["url"].as_str().unwrap()).await.unwrap();
     assert_eq!((thumb.status().as_u16(), thumb.headers()["content-type"].to_str().unwrap()), (200, "image/jpeg"));
 
-    // A second one is refused while this one has the folder.
+    // A second process on the same folder is refused.
     let (code, said, complaint) = run(darkroom(&arguments("127.0.0.1:0", &folder, "auto"), &environment())).await;
     let pid = dev.child.id().to_string();
     assert!(code == 1 && said.is_empty() && complaint.contains("another darkroom dev"), "{complaint}");

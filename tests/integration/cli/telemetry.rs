@@ -1,5 +1,5 @@
-//! What operators see: metrics, log lines, traces, slow requests. Each on a process of its own, since one process has one
-//! set of metrics and one log.
+//! Telemetry: metrics, log lines, traces and slow requests. Each test starts its own process, because a process has
+//! one metrics registry and one log.
 
 mod export;
 mod metrics;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::harness::{eventually, process::Process};
 
-/// The lines of its log with this message, once there are any that fit.
+/// Waits for log lines with this message that match, and returns them.
 async fn lines(process: &Process, message: &str, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
     eventually(&format!("a line `{message}` in the log"), async || {
         let log = process.log();
@@ -21,7 +21,7 @@ async fn lines(process: &Process, message: &str, fits: impl Fn(&Value) -> bool) 
     .await
 }
 
-/// The one line about a request.
+/// The log line of a request.
 async fn line_of(process: &Process, request_id: &str) -> Value {
     let mut all = lines(process, "request completed", |line| line["request_id"] == request_id).await;
     assert_eq!(all.len(), 1, "{all:?}");

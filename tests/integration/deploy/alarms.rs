@@ -1,7 +1,7 @@
-//! Each alarm watches a metric that there is, with dimensions under which it is sent, tells somebody, and has its place in the
-//! runbook of `docs/deploy.md`; so have the graphs of the dashboard their metrics. On an emulator they are made and go off.
+//! Each alarm watches an existing metric with the dimensions under which it is sent, notifies a topic, and has a row
+//! in the runbook of `docs/deploy.md`; each graph shows existing metrics. On an emulator alarms are created and fire.
 //!
-//! Metrics of AWS are those of `tests/fixtures/aws-metrics.json`, each with the page of AWS that lists it.
+//! The metrics of AWS are those of `tests/fixtures/aws-metrics.json`, each with the AWS page that lists it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,17 +16,17 @@ use crate::{
         aws::query,
         eventually,
         iam::REGION,
-        stacks::{Estate, text},
+        stacks::{Installation, text},
         template::{self, resolve},
     },
 };
 
 const ALARM: &str = "AWS::CloudWatch::Alarm";
 const COMPOSITE: &str = "AWS::CloudWatch::CompositeAlarm";
-/// Where the runbook is, as descriptions name it; an anchor of a section follows.
+/// The prefix of runbook links in descriptions.
 const RUNBOOK: &str = "docs/deploy.md#";
 
-/// What parameters and conditions are in these tests: the names that a small installation has.
+/// Parameters and conditions of a small installation.
 const NAMES: [(&str, &str); 27] = [
     ("Installation", "darkroom"),
     ("Domain", "photos.example.com"),
@@ -71,7 +71,7 @@ fn resources(template: &Value, kind: &str) -> BTreeMap<String, Value> {
     all.filter(|(_, it)| it["Type"] == kind).map(|(name, it)| (name.clone(), it.clone())).collect()
 }
 
-/// The metrics that an alarm looks at, as (namespace, metric with its dimensions' names).
+/// The metrics of an alarm, as (namespace, metric with dimension names).
 fn watched(alarm: &Value) -> Vec<(String, Sent)> {
     let metric = |of: &Value| {
         let dimensions = of["Dimensions"].as_array().into_iter().flatten();
@@ -91,7 +91,7 @@ fn shown(template: &Value, names: &BTreeMap<String, String>) -> Vec<(String, Sen
     let board: Value = serde_json::from_str(board.as_str().expect("a text")).expect("the dashboard is JSON");
     let widgets = board["widgets"].as_array().expect("widgets").iter().filter(|it| it["type"] == "metric");
     let rows = widgets.flat_map(|it| it["properties"]["metrics"].as_array().expect("metrics").clone());
-    // A row without a name is an expression over the other rows of its graph.
+    // A row without a name is an expression over other rows.
     rows.filter(|row| row[0].is_string())
         .map(|row| {
             let words: Vec<&str> = row.as_array().expect("a row").iter().filter_map(Value::as_str).collect();
@@ -101,7 +101,7 @@ fn shown(template: &Value, names: &BTreeMap<String, String>) -> Vec<(String, Sen
         .collect()
 }
 
-/// All metrics that there are: those that the agent sends, those that filters make of log lines, and AWS's own.
+/// All existing metrics: of the agent, of log filters, and of AWS.
 fn known(template: &Value, names: &BTreeMap<String, String>) -> BTreeSet<(String, Sent)> {
     let ours = cloudwatch::sent().into_iter().map(|sent| (cloudwatch::NAMESPACE.to_owned(), sent));
     let filters = resources(template, "AWS::Logs::MetricFilter").into_values();
@@ -184,7 +184,7 @@ fn alarms_keep_cloudwatch_limits() {
     }
 }
 
-/// An expression, of ten metrics at most, that is made of what is declared and uses all of it.
+/// An expression of at most ten metrics that uses exactly the declared ones.
 fn reckoned(name: &str, math: &[Value]) {
     let [expression, metrics @ ..] = math else { return };
     assert!(metrics.len() <= 10, "{name}: more than ten metrics");
@@ -230,7 +230,7 @@ fn each_alarm_notifies_page_or_ticket() {
     assert!(alarms.values().all(|it| it["Properties"]["AlarmActions"].is_null()), "an alarm by itself tells nobody");
 }
 
-/// The runbook: the alarms that have a row in each section, by the section's anchor.
+/// The alarms in each section of the runbook, by anchor.
 fn runbook() -> BTreeMap<String, BTreeSet<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deploy.md");
     let text = std::fs::read_to_string(path).expect("docs/deploy.md");
@@ -254,7 +254,7 @@ fn runbook_lists_each_alarm() {
             let (says, section) = description.split_once(RUNBOOK).unwrap_or_else(|| panic!("{name} names no section"));
             assert!(says.len() > 20 && says.trim_end().ends_with(['.', '?']), "{name} says what it means: {says}");
             let silent = alarm["Properties"]["AlarmActions"].is_null();
-            // At the edge nothing is composed: each alarm tells by itself, and has a row.
+            // The edge has no composite alarms: each alarm notifies itself, and has a row.
             let alone = stack == "edge";
             assert!(!(alone && silent), "{name} tells nobody");
             described.entry(section.to_owned()).or_default().extend((alone || silent).then_some(name));
@@ -267,23 +267,24 @@ fn runbook_lists_each_alarm() {
 async fn raises_ticket_and_page() {
     let template = template::read("observability");
     let composites = resources(&template, COMPOSITE);
-    let mut estate = Estate::start(&NAMES).await;
-    // What other stacks have made before: the logs, and where large templates are kept.
+    let mut installation = Installation::start(&NAMES).await;
+    // Resources of other stacks: log groups, and the bucket of large templates.
     let mut before = log_groups(&template);
     before.insert("Files".to_owned(), json!({ "Type": "AWS::S3::Bucket" }));
     let outputs = json!({ "Artifacts": { "Value": { "Ref": "Files" } } });
     let parameters = template["Parameters"].clone();
-    estate.apply("before", json!({ "Parameters": parameters, "Resources": before, "Outputs": outputs })).await;
-    estate.deploy("observability").await;
-    let made = estate.resources("observability").await;
+    installation.apply("before", json!({ "Parameters": parameters, "Resources": before, "Outputs": outputs })).await;
+    installation.deploy("observability").await;
+    let made = installation.resources("observability").await;
 
-    // The emulator makes composite alarms, though not from a template.
+    // The emulator creates composite alarms, but not from a template.
     let mut names = names(false);
     names.extend(made.iter().map(|(name, (_, id))| (name.clone(), id.clone())));
     for absent in ["HasCanary", "HasBalancerCertificate"] {
         names.insert(absent.to_owned(), "false".to_owned());
     }
-    let (pages, tickets) = (estate.ear(&names["Pages"]).await, estate.ear(&names["Tickets"]).await);
+    let (pages, tickets) =
+        (installation.subscribe_queue(&names["Pages"]).await, installation.subscribe_queue(&names["Tickets"]).await);
     let silent = |it: &(&String, &Value)| it.1["Properties"]["AlarmActions"].is_null();
     let (first, last): (Vec<_>, Vec<_>) = composites.iter().partition(silent);
     for (id, composite) in first.into_iter().chain(last) {
@@ -297,21 +298,21 @@ async fn raises_ticket_and_page() {
         if let Some(topic) = of["AlarmActions"][0].as_str() {
             call.push(("AlarmActions.member.1", topic));
         }
-        query(&estate.emulator, "monitoring", REGION, &call).await.expect("an alarm");
+        query(&installation.emulator, "monitoring", REGION, &call).await.expect("an alarm");
     }
 
-    put(&estate, "darkroom_jobs_dead_lettered", "1").await;
-    let ticket = told(&estate, &tickets).await;
+    put(&installation, "darkroom_jobs_dead_lettered", "1").await;
+    let ticket = told(&installation, &tickets).await;
     assert_eq!(ticket["AlarmName"], "darkroom-work-ticket");
-    assert_eq!(state(&estate, "darkroom-page").await, "OK", "nobody is woken");
+    assert_eq!(state(&installation, "darkroom-page").await, "OK", "nobody is woken");
 
-    put(&estate, "darkroom_job_queue_oldest_age_seconds", "301").await;
-    let page = told(&estate, &pages).await;
+    put(&installation, "darkroom_job_queue_oldest_age_seconds", "301").await;
+    let page = told(&installation, &pages).await;
     assert_eq!(page["AlarmName"], "darkroom-page");
-    assert_eq!(state(&estate, "darkroom-page").await, "ALARM");
+    assert_eq!(state(&installation, "darkroom-page").await, "ALARM");
 }
 
-/// The log groups that metric filters read, which the stacks of those who write them have made before.
+/// The log groups of metric filters, which other stacks create.
 fn log_groups(template: &Value) -> Map<String, Value> {
     let mut groups = Map::new();
     for (name, filter) in resources(template, "AWS::Logs::MetricFilter") {
@@ -324,15 +325,15 @@ fn log_groups(template: &Value) -> Map<String, Value> {
     groups
 }
 
-/// The first alarm that a queue hears of.
-async fn told(estate: &Estate, queue: &str) -> Value {
-    let said = eventually("told", async || estate.heard(queue).await.pop()).await;
+/// The first alarm notification in a queue.
+async fn told(installation: &Installation, queue: &str) -> Value {
+    let said = eventually("told", async || installation.receive_all(queue).await.pop()).await;
     assert_eq!(said["NewStateValue"], "ALARM");
     said
 }
 
-/// A value of one of our metrics, as the agent sends it.
-async fn put(estate: &Estate, metric: &str, value: &str) {
+/// Sends a value of a metric, as the agent does.
+async fn put(installation: &Installation, metric: &str, value: &str) {
     let call = [
         ("Action", "PutMetricData"),
         ("Version", "2010-08-01"),
@@ -342,17 +343,17 @@ async fn put(estate: &Estate, metric: &str, value: &str) {
         ("MetricData.member.1.Dimensions.member.1.Name", "service"),
         ("MetricData.member.1.Dimensions.member.1.Value", "darkroom"),
     ];
-    query(&estate.emulator, "monitoring", REGION, &call).await.expect("an answer");
+    query(&installation.emulator, "monitoring", REGION, &call).await.expect("an answer");
 }
 
 /// The state of a composite alarm.
-async fn state(estate: &Estate, alarm: &str) -> String {
+async fn state(installation: &Installation, alarm: &str) -> String {
     let call = [
         ("Action", "DescribeAlarms"),
         ("Version", "2010-08-01"),
         ("AlarmNames.member.1", alarm),
         ("AlarmTypes.member.1", "CompositeAlarm"),
     ];
-    let answer = query(&estate.emulator, "monitoring", REGION, &call).await.expect("an alarm");
+    let answer = query(&installation.emulator, "monitoring", REGION, &call).await.expect("an alarm");
     text(&answer, "StateValue")
 }

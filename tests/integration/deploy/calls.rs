@@ -1,5 +1,5 @@
-//! What each process calls, taken down on the wire, against what its role may do: no call is refused, for each is allowed, and no
-//! right is left that nobody uses.
+//! The AWS calls of each process, recorded on the wire, compared with its role: no call is denied, and no permission
+//! is unused.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,16 +15,16 @@ use crate::{
         eventually,
         fault_proxy::{Fault, FaultProxy},
         lambda::Function,
-        numbered,
+        numbered_photo,
         process::{Process, darkroom, run},
     },
 };
 
 const PARTS: [Part; 5] = [Part::Storage, Part::Queue, Part::Announce, Part::ReadModel, Part::Workflow];
-/// Edits begin and end; what leads them is not the matter here.
+/// A trivial state machine, because edits are not tested here.
 const NOTHING_TO_DO: &str = r#"{"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}"#;
 
-/// Rights that are used where no call of ours is: by whom, or for what.
+/// Permissions that no recorded call uses, with the user or purpose.
 const BY_OTHERS: [(&str, &str); 13] = [
     ("rds-db:connect", "MySQL asks for it at a login; `rds` has that"),
     ("kms:Decrypt", "S3 asks for it when an object is read; `s3` has an encrypted bucket"),
@@ -40,7 +40,7 @@ const BY_OTHERS: [(&str, &str); 13] = [
     ("ec2:DescribeSubnets", "the same"),
     ("ec2:UnassignPrivateIpAddresses", "the same"),
 ];
-/// The same for single roles.
+/// Such permissions of single roles.
 const BY_OTHERS_HERE: [(Role, &str, &str); 11] = [
     (Role::LambdaDevelop, "sqs:ReceiveMessage", "Lambda polls the queue"),
     (Role::LambdaDevelop, "sqs:GetQueueAttributes", "the same"),
@@ -55,7 +55,7 @@ const BY_OTHERS_HERE: [(Role, &str, &str); 11] = [
     (Role::Operator, "ssmmessages:OpenDataChannel", "by hand"),
 ];
 
-/// A role on the wire.
+/// A role, and a proxy that records its calls.
 struct Witness {
     role: Role,
     proxy: FaultProxy,
@@ -75,7 +75,7 @@ impl Witness {
         self.proxy.calls().contains(call)
     }
 
-    /// All that was called is allowed, and all that is allowed was called, or somebody else does it.
+    /// Asserts that the allowed actions are exactly the recorded ones and the exceptions.
     fn testify(&self) {
         let (called, allowed) = (self.proxy.calls(), self.role.actions());
         let beyond: Vec<_> = called.difference(&allowed).collect();
@@ -88,7 +88,7 @@ impl Witness {
     }
 }
 
-/// Whom clients ask.
+/// The API under test.
 enum Api<'a> {
     Server(&'a str),
     Function(&'a Function),
@@ -140,7 +140,7 @@ impl Scene {
     async fn set() -> Self {
         let cloud = Cloud::start().await;
         cloud.make_state_machine(NOTHING_TO_DO).await;
-        // It keeps the database and knows hosts; others do all the work.
+        // Provides the database and the identity; other processes do all the work.
         let server = TestServer::start_in(&cloud, &PARTS, "worker.enabled = false").await;
         let host = server.identity.token("host").expect("a token");
         Self { cloud, server, host }
@@ -156,7 +156,7 @@ impl Scene {
         Process::start(&self.server, verb, &own.chain(more.iter().copied()).collect::<Vec<_>>()).await
     }
 
-    /// Which holds no secret, as in the template; who answers clients fetches it.
+    /// Without secrets, as in the template; functions that serve clients read them.
     async fn function(&self, handler: &str, witness: &Witness) -> Function {
         let mut variables = self.variables(witness);
         variables.retain(|(name, _)| name != "DARKROOM_STORAGE_SIGNING_KEYS");
@@ -167,8 +167,7 @@ impl Scene {
         Function::start(handler, &variables).await
     }
 
-    /// What happens to albums, so that whoever answers and whoever works has all to do that there is: `drive` has the
-    /// workers get on with it.
+    /// Runs every use case of albums, so that API and workers make all their calls; `drive` runs the workers.
     async fn life(&self, api: &Api<'_>, answers: &Witness, works: &Witness, drive: impl AsyncFn()) {
         let host = &*self.host;
         let until = async |what: &str, done: &dyn Fn() -> bool| {
@@ -186,7 +185,7 @@ impl Scene {
         };
         let ((viewer, viewers), (guest, _)) = (invite("view").await, invite("contribute").await);
 
-        // An upload, which becomes a photo that everybody sees.
+        // An upload that becomes a visible photo.
         let photo = self.upload(api, &album, &guest, 1).await;
         let of_photo = format!("/v1/photos/{photo}");
         let ready = async || {
@@ -207,7 +206,7 @@ impl Scene {
         };
         eventually("a page from the read model", pages).await;
 
-        // Edits of a guest, each with another end; the token is the state machine's, had it one that waits.
+        // Edits of a guest with different reviews; the token stands for that of a waiting state machine.
         for (review, told) in [("approve", "states:SendTaskSuccess"), ("refuse", "states:SendTaskFailure")] {
             let edit = api
                 .post(&format!("{of_photo}/edits"), &guest, &json!({ "filters": [{ "name": "sepia", "amount": 0.5 }] }))
@@ -219,7 +218,7 @@ impl Scene {
             let path = format!("{of_photo}/edits/{}", id(&edit));
             assert_eq!(api.ask("PATCH", &path, host, Some(&json!({ "review": review }))).await.0, 200);
             until(told, &|| works.has_called(told)).await;
-            // Once more, and it turns out that it was begun.
+            // Again, for an execution that already exists.
             if review == "approve" {
                 self.jobs_are_done(&drive).await;
                 let edit = id(&edit).parse().expect("an id");
@@ -228,16 +227,16 @@ impl Scene {
             }
         }
 
-        // What nobody can act on, and what comes again because S3 is away.
+        // An invalid message, and one that returns because S3 is unreachable.
         let sqs = Sqs::new(&self.cloud.admin());
         sqs.send_message().queue_url(&self.cloud.queue).message_body("nonsense").send().await.expect("sent");
         until("laid aside", &|| works.has_called("sqs:SendMessage")).await;
         works.proxy.every_of("s3", 1, Fault::Status(503));
         self.upload(api, &album, &guest, 2).await;
         until("it comes again", &|| works.has_called("sqs:ChangeMessageVisibility")).await;
-        works.proxy.heal();
+        works.proxy.clear_faults();
 
-        // And everything goes.
+        // Deletes everything.
         assert_eq!(api.ask("DELETE", &format!("{album}/invites/{viewers}"), host, None).await.0, 204);
         assert_eq!(api.ask("DELETE", &of_photo, host, None).await.0, 204);
         until("its objects are gone", &|| works.has_called("s3:DeleteObject")).await;
@@ -245,7 +244,7 @@ impl Scene {
     }
 
     async fn upload(&self, api: &Api<'_>, album: &str, guest: &str, number: u32) -> String {
-        let bytes = numbered(number);
+        let bytes = numbered_photo(number);
         let declaration = json!({ "content_type": "image/jpeg", "bytes": bytes.len() });
         let made = api.post(&format!("{album}/photos"), guest, &declaration).await;
         let sent = self.server.anybody().sending(&made["upload"], bytes).send().await.expect("an answer of S3");
@@ -315,7 +314,7 @@ async fn functions_use_exactly_their_permissions() {
         scene.function("announce", &announce).await,
     ];
     let sqs = Sqs::new(&scene.cloud.admin());
-    // What the schedule and the event source do.
+    // Acts as the schedule and the event source.
     let drive = async || {
         announcing.invoke(sample("schedule")).await.expect("it relays");
         let asked = sqs.receive_message().queue_url(&scene.cloud.queue).max_number_of_messages(10);
@@ -344,7 +343,7 @@ async fn functions_use_exactly_their_permissions() {
         }
     };
 
-    // An edit whose photo is deleted while it is made, and whose renditions are taken back.
+    // An edit whose photo is deleted meanwhile, so that its renditions are removed.
     let front = Api::Function(&answering);
     let album =
         format!("/v1/albums/{}", id(&front.post("/v1/albums", &scene.host, &json!({ "title": "steps" })).await));
@@ -364,12 +363,12 @@ async fn functions_use_exactly_their_permissions() {
     let delete = async {
         eventually("its renditions are being written", async || step.has_called("s3:PutObject").then_some(())).await;
         assert_eq!(front.ask("DELETE", &of_photo, &scene.host, None).await.0, 204);
-        step.proxy.heal();
+        step.proxy.clear_faults();
     };
     tokio::join!(take("apply"), delete);
 
-    // An upload that nobody told of.
-    let declaration = json!({ "content_type": "image/jpeg", "bytes": numbered(4).len() });
+    // An upload without a notification.
+    let declaration = json!({ "content_type": "image/jpeg", "bytes": numbered_photo(4).len() });
     front.post(&format!("{album}/photos"), &scene.host, &declaration).await;
     scene.server.database.change("UPDATE photos SET sweep_at = '2020-01-01' WHERE state = 'awaiting_upload'").await;
 
@@ -389,14 +388,14 @@ async fn operators_use_exactly_their_permissions() {
     let scene = Scene::set().await;
     let operator = Witness::of(&scene.cloud, Role::Operator).await;
     let variables = scene.variables(&operator);
-    // Nothing else works on the queue.
+    // No other consumer reads the queue.
     let does = async |words: &[&str]| {
         let (code, said, complaints) = run(darkroom(words, &variables)).await;
         assert_eq!(code, 0, "{words:?}: {said}{complaints}");
         said
     };
     does(&["check"]).await;
-    // An album in MySQL whose pages are not in the table, and the other way round.
+    // An album that is only in MySQL, and one that is only in the table.
     let host = scene.server.user("host");
     let album = host.album("projected").await;
     host.invite(&album, &json!({ "role": "view" })).await;

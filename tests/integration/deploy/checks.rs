@@ -1,4 +1,4 @@
-//! What the checkers of templates and of state machines say.
+//! External checkers on the templates and the state machine.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use crate::harness::{
     tools,
 };
 
-/// All templates: the stacks, and the one that an administrator makes for CI.
+/// All templates: the stacks, and the one for CI.
 fn templates() -> Vec<&'static str> {
     [&STACKS[..], &["ci"]].concat()
 }
@@ -31,20 +31,20 @@ fn cfn_lint(templates: &[PathBuf]) -> Output {
     output(command)
 }
 
-/// The checks that failed: their number, resource and file.
+/// The failed checks: id, resource and file.
 fn checkov(templates: &[PathBuf]) -> Vec<String> {
     let mut command = Command::new(tools::program("checkov"));
     command.args(["--skip-download", "--framework", "cloudformation", "--quiet", "--output", "json"]);
-    // For `${Domain}` it reads the template's path and the name. Where the path of this checkout has just 40 characters up to
-    // the `.yaml` (`/srv/ci/darkroom/deploy/stacks/functions`), it takes that for a secret access key of AWS in a function's
-    // variables. So it is shown copies, in a folder whose name ends no such word.
+    // checkov replaces `${Domain}` by the template's path and the name. A path of 40 characters before `.yaml`
+    // (`/srv/ci/darkroom/deploy/stacks/functions`) looks like a secret access key. So it gets copies in a folder with
+    // an underscore at the end of its name.
     let folder = tempfile::Builder::new().prefix("templates_").suffix("_").tempdir().expect("a folder");
     for template in templates {
         let copy = folder.path().join(template.file_name().expect("a file's name"));
         std::fs::copy(template, &copy).expect("a copy");
         command.arg("--file").arg(copy);
     }
-    // The same each time: by one process, with its sets in one order, and without asking the network for a newer version.
+    // Deterministic: one process, a fixed hash seed, and no search for newer versions.
     command.env("CHECKOV_PARALLELIZATION_TYPE", "none").env("PYTHONHASHSEED", "0");
     command.env("CKV_SKIP_PACKAGE_UPDATE_CHECK", "true");
     let output = output(command);
@@ -65,7 +65,7 @@ fn asl_validator(definition: &Value) -> Output {
     output(command)
 }
 
-/// A template with a part of it replaced, in a folder of its own.
+/// A copy of a template with one part replaced.
 fn mutated(folder: &Path, stack: &str, from: &str, to: &str) -> PathBuf {
     let text = std::fs::read_to_string(template::path(stack)).expect("a template");
     assert!(text.contains(from), "{stack} has no {from}");
@@ -74,7 +74,7 @@ fn mutated(folder: &Path, stack: &str, from: &str, to: &str) -> PathBuf {
     path
 }
 
-/// The definition of the state machine of the edits, with names in the places of its functions.
+/// The definition of the state machine with function names.
 fn state_machine() -> Value {
     let messaging = template::read("messaging");
     let resources = messaging["Resources"].as_object().expect("resources");

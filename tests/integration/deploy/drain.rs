@@ -1,9 +1,9 @@
-//! How an instance of an Auto Scaling group goes: `deploy/package/drain`, with the metadata service, the group and systemd stood
-//! in for, and the real command line interface of AWS.
+//! Termination of an instance of an Auto Scaling group: `deploy/package/drain` with a fake metadata service, group and
+//! systemd, and the real AWS CLI.
 
 use std::{
     fs,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
 };
 
@@ -14,14 +14,14 @@ use tempfile::TempDir;
 use crate::harness::{
     eventually,
     iam::Key,
-    instance_metadata::{self, INSTANCE, Imds},
-    process::write_program,
+    instance_metadata::{self, INSTANCE, MetadataService},
+    process::{KillOnDrop, write_program},
     tools,
 };
 
 const GROUP: &str = "darkroom-service";
 
-/// The group: what it was told, and whether its hook waits already.
+/// The Auto Scaling group: recorded calls, and whether the lifecycle hook is waiting.
 #[derive(Default)]
 struct Group {
     told: Mutex<Vec<String>>,
@@ -45,17 +45,17 @@ async fn told(State(group): State<Arc<Group>>, body: Bytes) -> (StatusCode, Stri
     (StatusCode::OK, format!("<{action}Response><{action}Result/></{action}Response>"))
 }
 
-struct Bed {
-    imds: Imds,
+struct DrainScript {
+    child: KillOnDrop,
+    metadata: MetadataService,
     group: Arc<Group>,
     folder: TempDir,
-    child: Child,
 }
 
-impl Bed {
+impl DrainScript {
     async fn start() -> Self {
         let key = Key { id: "AKIAINSTANCE".to_owned(), secret: "a secret".to_owned(), session_token: None };
-        let imds = Imds::start(&key, TimeDelta::hours(6)).await;
+        let metadata = MetadataService::start(&key, TimeDelta::hours(6)).await;
         let group = Arc::<Group>::default();
         let endpoint =
             instance_metadata::serve(Router::new().route("/", post(told)).with_state(Arc::clone(&group))).await;
@@ -65,54 +65,47 @@ impl Bed {
         let aws = tools::aws_client();
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/package/drain"));
         let path = format!("{}:{}:/usr/bin:/bin", folder.path().display(), aws.parent().unwrap().display());
-        command.env_clear().env("PATH", path).envs(imds.environment()).env("AUTO_SCALING_GROUP", GROUP);
+        command.env_clear().env("PATH", path).envs(metadata.environment()).env("AUTO_SCALING_GROUP", GROUP);
         command.env("AWS_ENDPOINT_URL_AUTO_SCALING", endpoint).env("DARKROOM_DRAIN_PAUSE", "0.05");
-        let child = command.stdin(Stdio::null()).spawn().unwrap();
-        Self { imds, group, folder, child }
+        let child = KillOnDrop(command.stdin(Stdio::null()).spawn().unwrap());
+        Self { child, metadata, group, folder }
     }
 
     fn told(&self) -> Vec<String> {
         self.group.told.lock().unwrap().clone()
     }
 
-    /// What systemd was told.
+    /// The recorded systemctl calls.
     fn stopped(&self) -> String {
         fs::read_to_string(self.folder.path().join("systemctl.told")).unwrap_or_default()
     }
 }
 
-impl Drop for Bed {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn stops_service_after_deregistration() {
-    let mut bed = Bed::start().await;
-    // A metadata service that is away means nothing.
-    bed.imds.fail(true);
-    bed.imds.aim("Terminated");
-    let begun = bed.imds.sessions();
-    eventually("it looks again and again", async || (bed.imds.sessions() > begun + 3).then_some(())).await;
-    assert_eq!((bed.told(), bed.stopped()), (vec![], String::new()));
-    bed.imds.fail(false);
-    eventually("it asks whether the hook waits", async || (bed.told().len() > 1).then_some(())).await;
-    assert!(bed.told().iter().all(|told| told == "RecordLifecycleActionHeartbeat: too early"), "{:?}", bed.told());
-    assert_eq!(bed.stopped(), "", "the balancer still sends connections");
-    *bed.group.waits.lock().unwrap() = true;
-    let ended = eventually("it ends", async || bed.child.try_wait().unwrap()).await;
+    let mut drain = DrainScript::start().await;
+    // An unreachable metadata service has no effect.
+    drain.metadata.fail(true);
+    drain.metadata.aim("Terminated");
+    let begun = drain.metadata.sessions();
+    eventually("it looks again and again", async || (drain.metadata.sessions() > begun + 3).then_some(())).await;
+    assert_eq!((drain.told(), drain.stopped()), (vec![], String::new()));
+    drain.metadata.fail(false);
+    eventually("it asks whether the hook waits", async || (drain.told().len() > 1).then_some(())).await;
+    assert!(drain.told().iter().all(|told| told == "RecordLifecycleActionHeartbeat: too early"), "{:?}", drain.told());
+    assert_eq!(drain.stopped(), "", "the balancer still sends connections");
+    *drain.group.waits.lock().unwrap() = true;
+    let ended = eventually("it ends", async || drain.child.try_wait().unwrap()).await;
     assert!(ended.success());
-    assert_eq!(bed.stopped(), "stop darkroom.socket darkroom.service darkroom-worker.service\n");
-    let told = bed.told();
+    assert_eq!(drain.stopped(), "stop darkroom.socket darkroom.service darkroom-worker.service\n");
+    let told = drain.told();
     assert_eq!(told[told.len() - 2..], ["RecordLifecycleActionHeartbeat", "CompleteLifecycleAction CONTINUE"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keeps_instance_in_service() {
-    let mut bed = Bed::start().await;
-    eventually("it has looked", async || (bed.imds.sessions() > 4).then_some(())).await;
-    assert_eq!((bed.told(), bed.stopped()), (vec![], String::new()));
-    assert!(bed.child.try_wait().unwrap().is_none());
+    let mut drain = DrainScript::start().await;
+    eventually("it has looked", async || (drain.metadata.sessions() > 4).then_some(())).await;
+    assert_eq!((drain.told(), drain.stopped()), (vec![], String::new()));
+    assert!(drain.child.try_wait().unwrap().is_none());
 }

@@ -1,4 +1,4 @@
-//! The document for API Gateway, by what the gateway makes of it, and the two stacks in front of the service: `gateway` and `edge`.
+//! The OpenAPI document for API Gateway, and the stacks `gateway` and `edge` in front of the service.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 
 use crate::harness::{
     Answer, Client, TestServer,
-    api_gateway::{BALANCER, Front},
+    api_gateway::{BALANCER, FakeGateway},
     openapi, template, tools,
 };
 
@@ -22,7 +22,7 @@ const INTEGRATION: &str = "x-amazon-apigateway-integration";
 const JSON: &str = "application/json";
 const PAGES: [&str; 6] = ["/", "/docs", "/docs/{file+}", "/join", "/openapi.json", "/{path+}"];
 
-/// The document as `CloudFormation` hands it to the gateway, with these conditions.
+/// The document after `CloudFormation`, with these true conditions.
 fn document(holds: &[&str]) -> Value {
     let names = [
         ("Installation", "darkroom"),
@@ -54,7 +54,7 @@ fn prints_valid_openapi_3_0() {
     let valid = |document: &Value| {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("gateway.json");
-        // The gateway writes `{file+}` where OpenAPI has no greedy parameters.
+        // `{file+}` is a gateway extension: OpenAPI has no greedy parameters.
         std::fs::write(&file, document.to_string().replace("+}", "}")).unwrap();
         let judged = Command::new(tools::program("openapi-spec-validator")).arg(&file).output().unwrap();
         let said = [judged.stdout, judged.stderr].concat();
@@ -149,7 +149,7 @@ fn function_serves_guest_reads_only() {
     let by_function: Vec<String> = routes(&document).iter().flat_map(by_function).collect();
     assert_eq!(by_function, ["get /v1/albums/{album_id}", "get /v1/albums/{album_id}/photos"]);
     let integration = &document["paths"]["/v1/albums/{album_id}"]["get"][INTEGRATION];
-    // The gateway calls functions by POST only.
+    // The gateway invokes functions by POST only.
     assert_eq!(integration["httpMethod"], "POST");
     let uri = integration["uri"].as_str().unwrap();
     assert!(
@@ -195,7 +195,7 @@ fn routes_require_key_and_user_pool() {
     }
 }
 
-/// What the gateway refuses when it imports a document, or takes and does not do.
+/// The document uses nothing that the gateway rejects on import or ignores.
 #[test]
 fn uses_only_supported_openapi() {
     let document = document(&["HasUserPool"]);
@@ -274,7 +274,7 @@ fn gateway_errors_are_problem_documents() {
             (&status.into(), &"$context.requestId".into()),
             "{kind}"
         );
-        // To the gateway all else that begins so is a variable, or a directive.
+        // The gateway treats other `$` and `#` as variables and directives.
         assert_eq!((body.matches('$').count(), body.matches('#').count()), (1, 0), "{body}");
     }
     for (kind, status) in [
@@ -288,7 +288,7 @@ fn gateway_errors_are_problem_documents() {
     }
 }
 
-/// A request, and what of its answer a client goes by.
+/// A request, and the parts of its response that clients use.
 struct Asked {
     answer: Answer,
     told: (StatusCode, Value, Vec<String>),
@@ -325,7 +325,7 @@ async fn ask(client: &Client, method: &str, path: &str, body: Option<(&str, &str
 #[tokio::test]
 async fn gateway_is_transparent_to_clients() {
     let server = TestServer::start_with("worker.enabled = false\nhttp.cors_origins = ['https://photos.example']").await;
-    let front = Front::start(document(&["HasUserPool"]), &server.url).await;
+    let front = FakeGateway::start(document(&["HasUserPool"]), &server.url).await;
     let token = server.identity.token("alice").unwrap();
     let (host, through) = (server.user("alice"), front.client(Some(token)));
     let album = through.album("A party").await;
@@ -335,7 +335,6 @@ async fn gateway_is_transparent_to_clients() {
     let (of_album, photos) = (format!("/v1/albums/{album}"), format!("/v1/albums/{album}/photos"));
     let unknown = format!("/v1/albums/{}", uuid::Uuid::now_v7());
     for (method, path, body) in [
-        // Pages.
         ("GET", "/", None),
         ("GET", "/docs", None),
         ("GET", "/docs/index.html", None),
@@ -346,7 +345,6 @@ async fn gateway_is_transparent_to_clients() {
         ("GET", "/health/live", None),
         ("GET", "/health/ready", None),
         ("POST", "/join", None),
-        // Routes.
         ("GET", "/v1/albums?limit=1", None),
         ("GET", &of_album, None),
         ("GET", &photos, None),
@@ -354,7 +352,7 @@ async fn gateway_is_transparent_to_clients() {
         ("GET", &format!("{of_album}/events?after=0"), None),
         ("GET", &unknown, None),
         ("GET", "/v1/albums/none", None),
-        // Broken rules, each in its own way.
+        // Invalid requests.
         ("POST", "/v1/albums", Some((JSON, "{"))),
         ("POST", "/v1/albums", Some((JSON, "[]"))),
         ("POST", "/v1/albums", Some(("text/plain", "{}"))),
@@ -362,7 +360,7 @@ async fn gateway_is_transparent_to_clients() {
         ("POST", "/v1/albums", None),
         ("PATCH", &of_album, Some((JSON, r#"{"title": 1}"#))),
         ("GET", "/v1/albums?limit=0&cursor=x", None),
-        // Methods and paths that are not there.
+        // Unknown methods and paths.
         ("PUT", "/v1/albums", Some((JSON, "{}"))),
         ("DELETE", &photos, None),
         ("OPTIONS", &photos, None),
@@ -392,7 +390,7 @@ async fn gateway_is_transparent_to_clients() {
             "{path}"
         );
     }
-    // But for this: to the pool an invite is no token at all, where the service knows it and who holds it.
+    // One difference: the user pool does not accept invites, where the service would answer with another status.
     for (method, path, body) in [("POST", "/v1/albums", Some((JSON, r#"{"title": "x"}"#))), ("DELETE", &of_album, None)]
     {
         let statuses = [&guest, &guest_through].map(|client| ask(client, method, path, body));
@@ -404,7 +402,7 @@ async fn gateway_is_transparent_to_clients() {
 #[tokio::test]
 async fn gateway_does_not_route_objects() {
     let server = TestServer::start_with(API_ONLY).await;
-    let front = Front::start(document(&[]), &server.url).await;
+    let front = FakeGateway::start(document(&[]), &server.url).await;
     let id = uuid::Uuid::now_v7();
     for (method, path) in [
         ("PUT", format!("/v1/uploads/{id}")),
@@ -422,7 +420,7 @@ async fn gateway_does_not_route_objects() {
     }
 }
 
-/// Stands where the service does, and says what it was asked.
+/// A server in place of the service that returns the request.
 async fn echo() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -440,7 +438,7 @@ async fn echo() -> String {
 #[tokio::test]
 async fn forwards_path_query_and_headers() {
     let document = document(&[]);
-    let front = Front::start(document.clone(), &echo().await).await;
+    let front = FakeGateway::start(document.clone(), &echo().await).await;
     let client = front.client(Some("a.b.c".to_owned()));
     for (path, methods) in routes(&document) {
         let asked: Vec<&str> =
@@ -458,7 +456,7 @@ async fn forwards_path_query_and_headers() {
                 (&format!("{to}?limit=3&cursor=a%2Bb").into(), &method.to_uppercase().into())
             );
             let headers = &said["headers"];
-            // CloudFront wrote the last but one, the gateway the last: http.trusted_hops = 2.
+            // CloudFront appends the second to last address, the gateway the last one: http.trusted_hops = 2.
             assert_eq!(headers["x-forwarded-for"], "6.6.6.6, 203.0.113.9, 127.0.0.1");
             assert!(headers["x-amzn-requestid"].as_str().unwrap().parse::<uuid::Uuid>().is_ok(), "{headers}");
             assert_eq!(
@@ -474,8 +472,8 @@ async fn gateway_rejects_bad_key_and_large_body() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gone = format!("http://{}", nobody.local_addr().unwrap());
     drop(nobody);
-    let front = Front::start(document(&["HasUserPool"]), &gone).await;
-    // Each answer is held against the contract by the client.
+    let front = FakeGateway::start(document(&["HasUserPool"]), &gone).await;
+    // The client checks each response against the document.
     let stranger = Client::new(&front.url, None);
     assert_eq!(stranger.get("/v1/albums").await.status, 401, "a token is asked for first");
     assert_eq!(stranger.get("/openapi.json").await.status, 403);
@@ -565,7 +563,7 @@ fn web_acl_rules_count_by_default() {
         let group = &rule["Statement"]["ManagedRuleGroupStatement"];
         if group.is_object() {
             assert_eq!(action(rule), json!({ "None": {} }), "the group's own actions");
-            // Captions are anybody's words: what looks for SQL, scripts or addresses in bodies never blocks.
+            // Captions are free text, so rules for SQL, scripts or addresses in bodies never block.
             let rules = group["RuleActionOverrides"].as_array().into_iter().flatten();
             let counted: Vec<_> = rules.map(|it| it["Name"].as_str().unwrap()).collect();
             let expected: &[&str] = match group["Name"].as_str().unwrap() {

@@ -1,5 +1,5 @@
-//! What an operator installs: the units hold what they promise, the packages come, change and go, and the service works
-//! under a real systemd with all that it is kept from.
+//! Packages and units: the units are restricted, the packages install, upgrade and remove, and the service works under
+//! a real systemd with all restrictions.
 
 use std::{
     fs,
@@ -13,20 +13,20 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::harness::{
     Client, TestServer, eventually, fixture,
-    isolated_root::{self, Machine},
+    isolated_root::{self, IsolatedMachine},
     process::free_address,
 };
 
-/// The units, which the package puts into systemd's folder as they are.
+/// The units, which the package installs unchanged.
 const SERVICES: [&str; 3] = ["darkroom.service", "darkroom-worker.service", "darkroom-migrate.service"];
-/// The most exposure, in tenths, of a scale to 10.0.
+/// The maximum exposure in tenths, on a scale to 10.0.
 const MOST_EXPOSURE: &str = "10";
 
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Runs a program of the system; answers whether it went well, and all that it said.
+/// Runs a program; returns whether it succeeded, and its output.
 fn said(command: &mut Command) -> (bool, String) {
     let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", command.get_program().display()));
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
@@ -89,7 +89,7 @@ fn packages() -> TempDir {
     folder
 }
 
-/// What each package has to bring, beside the units.
+/// The files of each package besides the units.
 const CONTENTS: &str = "
     /usr/bin/darkroom /usr/lib/darkroom/drain /usr/lib/systemd/system/drain-darkroom.service
     /usr/share/darkroom/rds-global-bundle.pem /usr/share/darkroom/users.sql
@@ -155,12 +155,12 @@ fn packages_install_upgrade_and_remove() {
     for script in [dpkg, rpm] {
         let Some(_) = isolated_root::run(folder.path(), &script) else { return };
     }
-    // What Amazon Linux 2023 has to have, and has: its glibc is 2.34.
+    // The requirements must exist on Amazon Linux 2023, whose glibc is 2.34.
     let needs = said(Command::new("rpm").args(["-qp", "--requires", &rpms[0]])).1;
     assert!(needs.contains("GLIBC_2.34") && !needs.contains("GLIBC_2.35"), "{needs}");
 }
 
-/// A socket that leads to the database server's, in a folder that the service may enter.
+/// A forwarding socket to the database server, in a folder that the service may access.
 fn share_socket(server: &TestServer, folder: &Path) {
     let path = folder.join("mysqld.sock");
     let (target, listener) = (server.database.socket.clone(), UnixListener::bind(&path).unwrap());
@@ -176,8 +176,8 @@ fn share_socket(server: &TestServer, folder: &Path) {
     });
 }
 
-/// And refuses what is not.
-async fn a_reload_takes_over_what_is_good(machine: &Machine, folder: &Path, operations: &str) {
+/// And rejects an invalid one.
+async fn a_reload_takes_over_what_is_good(machine: &IsolatedMachine, folder: &Path, operations: &str) {
     let level = async || reqwest::get(format!("http://{operations}/log-level")).await.unwrap().text().await.unwrap();
     let refused = || fs::read_to_string(folder.join("service.log")).unwrap().contains("the old one stays");
     let original = folder.join("darkroom.toml");
@@ -195,7 +195,7 @@ async fn a_reload_takes_over_what_is_good(machine: &Machine, folder: &Path, oper
     }
 }
 
-/// Asks again and again over new connections, and ends when one is not answered.
+/// Sends requests over new connections until one fails.
 fn keeps_asking(url: String) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         for answers in 0.. {
@@ -205,8 +205,8 @@ fn keeps_asking(url: String) -> tokio::task::JoinHandle<()> {
     })
 }
 
-/// The package is installed on a machine of its own, whose systemd starts the service: with credentials, its own root, the
-/// filter of system calls and all else. A photo goes through; an update restarts it, and a removal ends it.
+/// Installs the package in an isolated root, where systemd starts the service with all restrictions. Processes a photo;
+/// an upgrade restarts the service, and a removal stops it.
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_photo_in_systemd_sandbox() {
     let folder = packages();
@@ -247,7 +247,7 @@ async fn processes_photo_in_systemd_sandbox() {
          printf '[Socket]\\nListenStream=\\nListenStream={listen}\\n' >/etc/systemd/system/darkroom.socket.d/test.conf
          printf '[Unit]\\nWants=darkroom.socket darkroom.service\\nAllowIsolate=yes\\n' >/etc/systemd/system/default.target"
     );
-    let machine = Machine::boot(folder.path(), &script);
+    let machine = IsolatedMachine::boot(folder.path(), &script);
     let log =
         || ["boot.log", "service.log"].map(|name| fs::read_to_string(folder.path().join(name)).unwrap_or_default());
     let live = async || {
@@ -273,7 +273,7 @@ async fn processes_photo_in_systemd_sandbox() {
     }
 
     let main = machine.property("darkroom.service", "MainPID");
-    // Process ids inside are others; the status file is read inside.
+    // Process ids differ inside, so the status file is read inside.
     let (_, status) = machine.run(&["cat", &format!("/proc/{main}/status")]);
     let field = |name: &str| {
         let told = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":"));
@@ -295,7 +295,7 @@ async fn processes_photo_in_systemd_sandbox() {
     assert_eq!(machine.property("darkroom.service", "MainPID"), main, "a reload is no restart");
     assert_eq!(machine.property("darkroom.service", "StatusText"), "serving");
 
-    // The socket is systemd's: while the service is restarted, connections wait and none is refused.
+    // systemd owns the socket: during a restart connections wait and none is refused.
     let asking = keeps_asking(format!("http://{listen}/health/live"));
     let newer = fs::read_dir(folder.path()).unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let newer = newer.filter(|name| name.starts_with("darkroom_1.1.0")).collect::<String>();

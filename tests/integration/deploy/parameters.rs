@@ -1,4 +1,4 @@
-//! What stacks ask for and hand on: each parameter is somebody's to give, and the same wherever it stands.
+//! Parameters of the stacks: each has a source, and the same definition in every stack.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 use crate::harness::{
     stacks::REFUSED,
     template,
-    template_resources::{Resource, made},
+    template_resources::{Resource, resolve_resources},
 };
 
-/// What operators give, or the script looks up for them, where there is no default.
+/// Parameters without a default that operators provide or the script looks up.
 const GIVEN: [&str; 10] = [
     "ApiKey",
     "BucketRegion",
@@ -82,7 +82,7 @@ fn emulator_exclusions_exist() {
     assert_eq!(REFUSED.iter().find(|kind| !kinds.contains(**kind)), None, "no stack has it");
 }
 
-/// What AWS can be told not to delete.
+/// Resource types with deletion protection.
 const PROTECTED: [&str; 5] = [
     "AWS::Cognito::UserPool",
     "AWS::DynamoDB::Table",
@@ -91,7 +91,7 @@ const PROTECTED: [&str; 5] = [
     "AWS::RDS::DBInstance",
 ];
 
-/// What of it is made of a stack with these parameters, whatever else the stack asks for.
+/// The resources of a stack with these parameters and placeholders for all others.
 fn made_with(stack: &str, given: &[(&str, &str)]) -> Vec<Resource> {
     let mut template = template::read(stack);
     let parameters = section(&template, "Parameters");
@@ -101,7 +101,7 @@ fn made_with(stack: &str, given: &[(&str, &str)]) -> Vec<Resource> {
         }
     }
     let asked = parameters.iter().filter(|(_, parameter)| parameter["Default"].is_null());
-    made(&template, &[given, &asked.map(|(name, _)| (name.as_str(), "x")).collect::<Vec<_>>()].concat())
+    resolve_resources(&template, &[given, &asked.map(|(name, _)| (name.as_str(), "x")).collect::<Vec<_>>()].concat())
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn failed_creation_can_be_deleted() {
 
     for stack in template::STACKS {
         for (name, resource) in section(&template::read(stack), "Resources") {
-            // The canary writes as soon as it is there.
+            // The canary writes as soon as it exists.
             let is_left = resource["DeletionPolicy"] == "Retain";
             assert_eq!(is_left, name == "CanaryResults", "{stack}: {name}");
         }

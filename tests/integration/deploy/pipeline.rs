@@ -1,4 +1,4 @@
-//! What CI may do, by the template that an administrator makes for it: no more than it has to, and never more than before.
+//! The permissions of CI in the template that an administrator deploys: sufficient, and bounded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::roles::{each, names, statements};
 use crate::harness::{template, tools};
 
-/// Actions of which everything is said although AWS knows what they are about: in which policy, and why nothing narrower is.
+/// Actions on `*` although AWS supports resources: the policy, and the reason.
 const ABOUT_EVERYTHING: [(&str, &str, &str); 10] = [
     ("Boundary", "ec2:", "Lambda's interfaces don't exist before it makes them"),
     ("Boundary", "logs:", "AWS's own policies of API Gateway and Step Functions are about all groups"),
@@ -25,7 +25,7 @@ const ABOUT_EVERYTHING: [(&str, &str, &str); 10] = [
     ("MakeNetwork", "ec2:", "ids are drawn by lot, and what a VPC begins with has no tag"),
 ];
 
-/// The most characters of a role's own policies, and of a managed one, blanks apart.
+/// The limits of inline and managed policies in characters without white space.
 const INLINE: usize = 10_240;
 const MANAGED: usize = 6_144;
 
@@ -34,7 +34,7 @@ fn ci() -> BTreeMap<String, Value> {
     resources.into_iter().map(|(name, it)| (name, it["Properties"].clone())).collect()
 }
 
-/// The documents of a role's own policies, or of a managed policy.
+/// The documents of inline policies or of a managed policy.
 fn documents(properties: &Value) -> Vec<&Value> {
     let own = properties["Policies"].as_array().into_iter().flatten().map(|policy| &policy["PolicyDocument"]);
     own.chain(properties.get("PolicyDocument")).collect()
@@ -44,7 +44,7 @@ fn texts(value: &Value) -> Vec<&str> {
     each(value).into_iter().map(|it| it.as_str().expect("a text")).collect()
 }
 
-/// Whether a text fits a pattern of policies, in which `*` is any text. A `*` of the text fits nothing but such.
+/// Whether a text matches a policy pattern, in which `*` is any text. A `*` in the text matches only `*`.
 fn fits(pattern: &str, text: &str) -> bool {
     let Some((begin, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(left) = text.strip_prefix(begin) else { return false };
@@ -60,7 +60,7 @@ fn wildcard_matches_any_text() {
 #[test]
 fn policies_use_wildcards_only_when_needed() {
     let aws = tools::actions_of_aws();
-    // All that a pattern means, such as `logs:Describe*`, and that is about something.
+    // All actions of a pattern such as `logs:Describe*` that support resources.
     let with_resources = |pattern: &str| {
         let (service, name) = pattern.split_once(':').expect("service:Action");
         let known = aws[service]["privileges"].as_object().unwrap_or_else(|| panic!("no service {service}"));
@@ -94,7 +94,7 @@ fn policies_use_wildcards_only_when_needed() {
     assert_eq!(used, listed, "exceptions that nothing needs");
 }
 
-/// A right of the boundary: actions, and what on.
+/// The statements of the boundary: actions and resources.
 fn boundary() -> Vec<(Vec<String>, Vec<String>)> {
     let boundary = ci().remove("Boundary").expect("a boundary");
     let owned = |value: &Value| texts(value).into_iter().map(str::to_owned).collect();
@@ -118,7 +118,7 @@ fn boundary_allows_what_roles_do() {
             done.insert(action.to_owned());
         }
     }
-    // What no role does any more goes from the boundary, too.
+    // The boundary contains no unused actions.
     let idle: Vec<_> = most
         .iter()
         .flat_map(|(actions, _)| actions)
@@ -137,7 +137,7 @@ fn boundary_denies_other_installations() {
             texts(&statement["Action"]).iter().flat_map(|it| texts(&resources).into_iter().map(move |on| (*it, on)))
         {
             let theirs = another(resource);
-            // Groups of logs are the exception above.
+            // Log groups are the exception above.
             if theirs == resource || action.starts_with("logs:") {
                 continue;
             }

@@ -1,11 +1,11 @@
-//! Who can reach whom, computed from the templates.
+//! Network reachability, computed from the templates.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 use crate::harness::{
-    reachability::{Network, Place, Places, Table, WALLS, Wall},
+    reachability::{LAYERS, Layer, Network, Place, Places, Table},
     template,
 };
 
@@ -21,12 +21,11 @@ fn with(template: &Value, zones: &str, nat: &str, endpoints: &str) -> Network {
     Network::of(template, &[&options[..], &lists[..]].concat())
 }
 
-/// The subnets of a tier.
 fn tier(network: &Network, name: &str) -> Vec<String> {
     network.all("Subnet").map(|subnet| subnet.id.clone()).filter(|id| id.starts_with(name)).collect()
 }
 
-/// Everybody, in all zones.
+/// All places in all zones.
 fn everybody(network: &Network) -> Places {
     let inside = |tier_name: &str, group: &str| {
         let place = |subnet| Place::Inside(subnet, format!("{group}SecurityGroup"));
@@ -50,7 +49,7 @@ fn table<const N: usize>(rows: [(&'static str, &'static str, &[&str]); N]) -> Ta
     rows.into_iter().map(|(from, to, reached)| ((from, to), ports(reached))).collect()
 }
 
-/// Who is to reach whom, and nobody else anybody.
+/// The intended reachability.
 fn intended(nat: &str) -> Table {
     let mut intended = table([
         ("balancer", "service", &["tcp 8080"]),
@@ -76,23 +75,23 @@ fn network_allows_exactly_required_paths() {
             let network = network(zones, nat);
             let everybody = everybody(&network);
             assert_eq!(tier(&network, "Database").len().to_string(), zones, "a database in each zone");
-            let [somewhere, everywhere] = network.table(&everybody, &WALLS);
+            let [somewhere, everywhere] = network.table(&everybody, &LAYERS);
             assert_eq!(somewhere, intended(nat), "{zones} zones, NAT {nat}");
             assert_eq!(everywhere, intended(nat), "in each zone of {zones}, NAT {nat}");
         }
     }
 }
 
-/// As if there were no network ACLs, and routes led everywhere.
+/// Without network ACLs, and with routes to everywhere.
 #[test]
 fn security_groups_alone_are_strict() {
     for nat in NATS {
         let network = network("2", nat);
-        assert_eq!(network.table(&everybody(&network), &[Wall::Groups])[0], intended(nat), "NAT {nat}");
+        assert_eq!(network.table(&everybody(&network), &[Layer::Groups])[0], intended(nat), "NAT {nat}");
     }
 }
 
-/// As if everything were in a group that lets everything through, and routes led everywhere.
+/// With security groups that allow everything, and routes to everywhere.
 #[test]
 fn network_acls_block_internet() {
     for nat in NATS {
@@ -105,12 +104,12 @@ fn network_acls_block_internet() {
             ("another service", vec![another]),
             ("database", vec![database]),
         ];
-        let [open, _] = network.table(&tiers, &[Wall::Acls]);
+        let [open, _] = network.table(&tiers, &[Layer::Acls]);
         let between = open.into_iter().filter(|((from, to), _)| from != to).collect::<Table>();
         let in_tier: &[&str] = &["tcp 443", "tcp 1024-65535"];
-        // Who comes from port 443, as answers of S3 do, gets to high ports; not to the one on which somebody listens.
+        // Traffic from port 443, like responses of S3, reaches high ports, but not the listening one.
         let strangers: &[&str] = &["tcp 1024-8079", "tcp 8081-65535"];
-        // The way of its answers.
+        // Return traffic.
         let answers: &[&str] = &["tcp 1024-65535"];
         let intended = table([
             ("internet", "service", strangers),
@@ -128,7 +127,7 @@ fn network_acls_block_internet() {
     }
 }
 
-/// As if everything were in a group that lets everything through, and there were no network ACLs.
+/// With security groups that allow everything, and without network ACLs.
 #[test]
 fn routes_allow_egress_by_nat_only() {
     for nat in NATS {
@@ -137,7 +136,7 @@ fn routes_allow_egress_by_nat_only() {
         assert_eq!(gateways, usize::from(nat != "none"), "without NAT nothing leads out that could be used by mistake");
         for zone in 0..3 {
             let [service, database] = ["service", "database"].map(|who| place(&network, who, zone));
-            let leads = |from: &Place, to: &Place| !network.ports(from, to, &[Wall::Routes]).is_empty();
+            let leads = |from: &Place, to: &Place| !network.ports(from, to, &[Layer::Routes]).is_empty();
             assert_eq!(leads(&service, &Place::Internet), nat != "none");
             assert!(!leads(&Place::Internet, &service) && !leads(&Place::Internet, &database));
             for outside in outside() {
@@ -147,8 +146,8 @@ fn routes_allow_egress_by_nat_only() {
     }
 }
 
-/// Network ACLs have no memory, so each answer needs its rule. An instance asks from the ports of Linux, all others from all
-/// that are not reserved.
+/// Network ACLs are stateless, so return traffic needs rules. Instances use the ephemeral ports of Linux, all others
+/// any unreserved port.
 #[test]
 fn return_traffic_is_allowed() {
     for nat in NATS {
@@ -157,7 +156,7 @@ fn return_traffic_is_allowed() {
             let port = ports.first().and_then(|port| port.strip_prefix("tcp ")).expect("TCP").parse().expect("a port");
             let own = if from == "service" { 32768..=60999 } else { 1024..=u16::MAX };
             let lost: &[&str] = match (from, to) {
-                // The price of letting no stranger to this port: one of 64,512.
+                // The cost of protecting this port: one of 64,512 source ports fails.
                 ("functions", "s3" | "dynamodb" | "internet") => &["8080"],
                 _ => &[],
             };
@@ -187,19 +186,19 @@ fn reaches_aws_by_endpoint_in_each_zone() {
     }
 }
 
-/// Something that somebody does to the template, what to, and where it opens what.
-type Hole = (&'static str, fn(&mut Value), &'static [Wall], (&'static str, &'static str), &'static str);
+/// A mutation of the template: its name, the change, and the layers and paths that it opens.
+type Hole = (&'static str, fn(&mut Value), &'static [Layer], (&'static str, &'static str), &'static str);
 
 #[test]
 fn detects_opening_in_each_layer() {
     let holes: [Hole; 9] = [
-        ("the database's group lets all in", open_the_group, &[Wall::Groups], ("internet", "database"), "tcp 3306"),
-        ("its network ACL lets all in", open_the_acl, &[Wall::Acls], ("internet", "database"), "tcp 3306"),
-        ("its routes lead out", open_the_routes, &[Wall::Routes], ("internet", "database"), "tcp 0-65535"),
+        ("the database's group lets all in", open_the_group, &[Layer::Groups], ("internet", "database"), "tcp 3306"),
+        ("its network ACL lets all in", open_the_acl, &[Layer::Acls], ("internet", "database"), "tcp 3306"),
+        ("its routes lead out", open_the_routes, &[Layer::Routes], ("internet", "database"), "tcp 0-65535"),
         (
             "all three",
             |resources| [open_the_group, open_the_acl, open_the_routes].iter().for_each(|open| open(resources)),
-            &WALLS,
+            &LAYERS,
             ("internet", "database"),
             "tcp 3306",
         ),
@@ -208,7 +207,7 @@ fn detects_opening_in_each_layer() {
             |resources| {
                 remove(resources, "DatabaseSecurityGroup", "SecurityGroupEgress");
             },
-            &[Wall::Groups],
+            &[Layer::Groups],
             ("database", "internet"),
             "udp 0-65535",
         ),
@@ -218,7 +217,7 @@ fn detects_opening_in_each_layer() {
                 let tables = &mut resources["S3Endpoint"]["Properties"]["RouteTableIds"];
                 tables.as_array_mut().unwrap().push(json!({ "Ref": "DatabaseRoutes" }));
             },
-            &[Wall::Routes],
+            &[Layer::Routes],
             ("database", "s3"),
             "tcp 0-65535",
         ),
@@ -227,7 +226,7 @@ fn detects_opening_in_each_layer() {
             |resources| {
                 resources.as_object_mut().unwrap().remove("DatabaseSubnetBAcl").unwrap();
             },
-            &[Wall::Acls],
+            &[Layer::Acls],
             ("internet", "database"),
             "udp 0-65535",
         ),
@@ -236,7 +235,7 @@ fn detects_opening_in_each_layer() {
             |resources| {
                 resources.as_object_mut().unwrap().remove("ServiceInNoStrangers").unwrap();
             },
-            &[Wall::Acls],
+            &[Layer::Acls],
             ("internet", "service"),
             "tcp 1024-65535",
         ),
@@ -249,20 +248,20 @@ fn detects_opening_in_each_layer() {
                 let rules = &mut resources["FunctionSecurityGroup"]["Properties"]["SecurityGroupEgress"];
                 rules.as_array_mut().unwrap().push(rule);
             },
-            &[Wall::Groups],
+            &[Layer::Groups],
             ("functions", "service"),
             "tcp 22",
         ),
     ];
     let whole = template::read("network");
-    for (what, open, walls, pair, ports) in holes {
+    for (what, open, layers, pair, ports) in holes {
         let mut opened = whole.clone();
         open(&mut opened["Resources"]);
         for (template, expected) in [(&whole, false), (&opened, true)] {
             let network = with(template, "2", "one", "yes");
             let everybody = everybody(&network);
             let places = everybody.into_iter().filter(|(who, _)| *who == pair.0 || *who == pair.1).collect();
-            let [found, _] = network.table(&places, walls);
+            let [found, _] = network.table(&places, layers);
             let is_there = found.get(&pair).is_some_and(|found| found.contains(ports));
             assert_eq!(is_there, expected, "{what}: {found:?}");
         }
@@ -276,7 +275,7 @@ fn one_open_layer_exposes_no_database() {
         open(&mut template["Resources"]);
         let network = with(&template, "2", "one", "yes");
         for zone in [0, 1] {
-            assert_eq!(network.ports(&Place::Internet, &place(&network, "database", zone), &WALLS), BTreeSet::new());
+            assert_eq!(network.ports(&Place::Internet, &place(&network, "database", zone), &LAYERS), BTreeSet::new());
         }
     }
 }
@@ -302,7 +301,7 @@ fn network_uses_only_modelled_resources() {
     with(&template, "2", "none", "yes");
 }
 
-/// Else what was computed here would not be all.
+/// Otherwise the computed result would be incomplete.
 #[test]
 fn other_stacks_open_no_path() {
     let folder = template::path("network");
@@ -321,7 +320,7 @@ fn other_stacks_open_no_path() {
     assert_eq!(public(&opened).len(), 2);
 }
 
-/// The settings that give something a public address.
+/// Properties that assign a public address.
 fn public(value: &Value) -> Vec<String> {
     match value {
         Value::Array(items) => items.iter().flat_map(public).collect(),
@@ -340,7 +339,7 @@ fn public(value: &Value) -> Vec<String> {
     }
 }
 
-/// Somebody's place in a zone; who is outside has one.
+/// The place in a zone; external ones have only one.
 fn place(network: &Network, who: &str, zone: usize) -> Place {
     let everybody = everybody(network);
     let (_, places) = everybody.iter().find(|(name, _)| *name == who).unwrap_or_else(|| panic!("{who} is nobody"));

@@ -1,5 +1,5 @@
-//! The roles of the templates: bounded, each for one service, no right that is wider than AWS makes it. What the processes do
-//! with them is in `calls`.
+//! The roles of the templates: bounded, each for one service, without wide permissions. `calls` compares them with
+//! what the processes do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::harness::template;
 
-/// Roles that are taken on without telling for which account: EC2 and API Gateway have no such condition, and a canary's role is
-/// tried by Synthetics before there is a function.
+/// Roles without an account condition: EC2 and API Gateway do not support it, and Synthetics assumes a canary's role
+/// before its function exists.
 const TELL_NO_ACCOUNT: [(&str, &str); 3] =
     [("gateway", "LogRole"), ("observability", "CanaryRole"), ("service", "InstanceRole")];
 
-/// Statements that are about everything, because AWS knows no narrower resource. Each says so in its template.
+/// Statements on `*`, because AWS supports no narrower resource. Each has a comment in its template.
 const ABOUT_EVERYTHING: [(&str, &str, &str); 18] = [
     ("functions", "AnnounceRole", "ManageNetworkInterfaces"),
     ("functions", "AnnounceRole", "SendTraces"),
@@ -35,10 +35,10 @@ const ABOUT_EVERYTHING: [(&str, &str, &str); 18] = [
     ("service", "WorkPolicy", "SendReviewDecisions"),
 ];
 
-/// The most bytes that a function's variables have in all.
+/// The limit of a function's variables in bytes.
 const VARIABLES: usize = 4096;
 
-/// Every resource of these types: stack, name, properties.
+/// All resources of these types: stack, name, properties.
 fn resources(types: &[&str]) -> Vec<(&'static str, String, Value)> {
     let of = |stack| {
         let template = template::read(stack);
@@ -49,7 +49,7 @@ fn resources(types: &[&str]) -> Vec<(&'static str, String, Value)> {
     template::STACKS.into_iter().filter(|stack| template::path(stack).exists()).flat_map(of).collect()
 }
 
-/// Every statement by which somebody may do something: stack, resource, statement.
+/// All allow statements: stack, resource, statement.
 pub(super) fn statements() -> Vec<(&'static str, String, Value)> {
     let mut all = Vec::new();
     for (stack, name, properties) in resources(&["AWS::IAM::Role", "AWS::IAM::ManagedPolicy", "AWS::IAM::Policy"]) {
@@ -62,7 +62,7 @@ pub(super) fn statements() -> Vec<(&'static str, String, Value)> {
     all
 }
 
-/// One or many.
+/// A value or a list as a list.
 pub(super) fn each(value: &Value) -> Vec<&Value> {
     value.as_array().map_or_else(|| vec![value], |many| many.iter().collect())
 }
@@ -133,7 +133,7 @@ fn each_role_has_one_database_user() {
     assert_eq!(who, expected);
 }
 
-/// What parameters and resources are in an installation, as long as they get.
+/// Values of parameters and resources with their maximum lengths.
 pub(super) fn names() -> BTreeMap<String, String> {
     let arn = |service: &str, name: &str| format!("arn:aws:{service}:ap-southeast-2:123456789012:{name}");
     let secret = |name: &str| arn("secretsmanager", &format!("secret:{name}-AbCdEf"));
@@ -189,14 +189,14 @@ pub(super) fn names() -> BTreeMap<String, String> {
     .into()
 }
 
-/// Of an issuer that is about to change its keys: five, RSA of 2048 bits, where Cognito has two.
+/// The key set of an issuer in a key rotation: five RSA keys of 2048 bits; Cognito has two.
 fn jwks() -> Value {
     let key = |id: &str| json!({ "alg": "RS256", "e": "AQAB", "kid": id.repeat(44), "kty": "RSA", "n": "x".repeat(342), "use": "sig" });
     let keys = ["a", "b", "c", "d", "e"].map(key);
     json!({ "keys": keys })
 }
 
-/// What stands in the secrets of an installation.
+/// The values of an installation's secrets.
 fn secrets() -> [(&'static str, String); 2] {
     [("storage.cloudfront_key", "x".repeat(1704)), ("storage.signing_keys", "k".repeat(64))]
 }
@@ -216,7 +216,7 @@ fn function_variables_are_valid() {
             .iter()
             .map(|(name, value)| (name.clone(), value.as_str().expect("a text").to_owned()))
             .collect();
-        // Whoever may look at a function would see it.
+        // It would be visible in the function's configuration.
         assert_eq!(variables.values().find(|value| value.contains("{{resolve")), None, "{name}");
         let bytes: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
         println!("{name}: {bytes} bytes of variables");
@@ -261,7 +261,7 @@ fn instance_configuration_is_valid() {
     let variables = [("CREDENTIALS_DIRECTORY".into(), credentials.path().into())];
     let config = Source::parse(file, variables).and_then(Config::read).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     assert_eq!(config.http.front.trusted_hops, 2);
-    // And bash takes it.
+    // bash can read it.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("user-data");
     std::fs::write(&path, script).unwrap();
@@ -269,7 +269,7 @@ fn instance_configuration_is_valid() {
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
-/// Times that one template has and another, or the service, relies on.
+/// Timeouts of one template on which another one or the service depends.
 #[test]
 fn timeouts_are_consistent() {
     let [messaging, functions, service] = ["messaging", "functions", "service"].map(template::read);
@@ -286,7 +286,7 @@ fn timeouts_are_consistent() {
         let patience = steps[step]["TimeoutSeconds"].as_u64().expect("seconds");
         assert!(patience >= of(&functions, "Step", "Timeout"), "{step}");
     }
-    // systemd kills a service after 45 s; before that the hook must not have given up.
+    // systemd kills the service after 45 s; the hook must not time out before.
     let unit = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/darkroom.service")).unwrap();
     let patience: u64 = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap().parse().unwrap();
     let hooks = service["Resources"]["Group"]["Properties"]["LifecycleHookSpecificationList"].as_array().unwrap();

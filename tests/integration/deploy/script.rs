@@ -1,4 +1,5 @@
-//! `deploy/deploy` as its user runs it, with AWS's own client, on small templates that have what the real ones have.
+//! `deploy/deploy` as its user runs it, with the real AWS CLI, mostly on small templates with the features of the real
+//! ones.
 
 use std::{
     fs::File,
@@ -241,13 +242,13 @@ Resources:
 ",
 );
 
-/// What `list-change-sets` says of all that waits in a region.
+/// The output of `list-change-sets` for a stack.
 fn change_sets_that_wait(account: &Account, stack: &str) -> String {
     let query = "Summaries[?ExecutionStatus=='AVAILABLE'].ChangeSetName";
     account.aws(&["cloudformation", "list-change-sets", "--stack-name", stack, "--query", query])
 }
 
-/// The release 1.2.3, whose function `migrate` answers every event with this.
+/// Creates the release 1.2.3, whose function `migrate` returns `answers`.
 fn make_release(account: &Account, answers: &str) {
     let mut package = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let options = zip::write::SimpleFileOptions::default()
@@ -285,7 +286,7 @@ async fn second_deployment_changes_nothing() {
     assert_eq!(account.stacks(REGION), stacks);
     assert_eq!(account.stacks("us-east-1"), "darkroom-edge CREATE_COMPLETE");
 
-    // What is handed on, looked up and made.
+    // Passed, looked-up and created values.
     let topic = account.aws(&["sns", "list-topics", "--query", "Topics[0].TopicArn"]);
     let name =
         account.aws(&["sns", "get-topic-attributes", "--topic-arn", &topic, "--query", "Attributes.DisplayName"]);
@@ -315,7 +316,7 @@ async fn second_deployment_changes_nothing() {
     let keys = account.aws(&["s3api", "list-objects-v2", "--bucket", &artifacts, "--query", "Contents[].Key"]);
     assert_eq!(keys, "releases/1.2.3/darkroom-1.2.3.x86_64.zip\treleases/1.2.3/gateway.json");
 
-    // Without options that it was given once, and without the files of the release, which is in the bucket.
+    // Without the options of the first run and without the release files, which are in the bucket.
     std::fs::remove_dir_all(account.folder.path().join("artifacts")).expect("they are removed");
     let mut again = account.script();
     again.args(["--domain", "photos.example.com", "--release", "1.2.3"]);
@@ -327,7 +328,7 @@ async fn second_deployment_changes_nothing() {
     assert_eq!(account.aws(&deployments), "2");
     assert_eq!(account.stacks(REGION), stacks);
 
-    // The edge is the one of this name, so nobody in another region changes it or takes it away.
+    // The name of the edge is global, so deployments of other regions must not change or delete it.
     let elsewhere = |arguments: &[&str]| {
         let mut command = account.command(&script());
         command.args(arguments).args(["--region", "us-west-2"]);
@@ -341,7 +342,7 @@ async fn second_deployment_changes_nothing() {
     assert_eq!(account.stacks("us-east-1"), "darkroom-edge CREATE_COMPLETE");
     assert_eq!(account.stacks("us-west-2"), "");
 
-    // CloudFormation reads the gateway's document when it plans, and a dry run puts nothing where it would find it.
+    // CloudFormation reads the gateway's document when it creates a change set, and a dry run does not upload it.
     let mut next = account.script();
     next.args(["--domain", "photos.example.com", "--release", "1.2.4", "--dry-run"]);
     std::fs::create_dir(account.folder.path().join("artifacts")).expect("a folder");
@@ -352,11 +353,11 @@ async fn second_deployment_changes_nothing() {
     assert!(said.contains("functions: changes: "), "{said}");
     assert!(said.contains("gateway: can't be planned before the release is uploaded\nedge: no changes\n"), "{said}");
 
-    // A release never changes.
+    // Releases are immutable.
     account.put("artifacts/gateway.json", "{\"other\": true}");
     let said = account.deploy(&[]).ended(1);
     assert!(said.contains("release 1.2.3 is uploaded already, with another gateway.json"), "{said}");
-    // Nor does it where somebody uploads it between our look and our upload.
+    // Not even if another process uploads it between the check and the upload.
     account.answers("  *head-object*gateway.json*) echo 'An error occurred (404)' >&2; exit 254 ;;\n");
     let said = account.deploy(&[]).ended(1);
     assert!(said.contains("another process has just uploaded gateway.json of release 1.2.3: run again"), "{said}");
@@ -364,8 +365,8 @@ async fn second_deployment_changes_nothing() {
     assert_eq!(account.aws(&[&object[..], &["--query", "ContentLength"]].concat()), "2", "what was there first");
 }
 
-/// A template as the emulator takes it. Its balancer's and secrets' names look other than AWS's, so no pattern holds them; and
-/// it fetches the included document before it has put parameters in.
+/// A template for the emulator. Its names of load balancers and secrets differ from AWS's, so patterns are removed; and
+/// it reads included documents before it substitutes parameters.
 fn real(stack: &str) -> String {
     let mut template = stacks::known(template::read(stack));
     for parameter in template["Parameters"].as_object_mut().expect("parameters").values_mut() {
@@ -374,7 +375,7 @@ fn real(stack: &str) -> String {
     let resources = &mut template["Resources"];
     match stack {
         "data" => resources["ArtifactsBucket"]["Properties"]["BucketName"] = "artifacts".into(),
-        // The emulator has no instances, which would be waited for.
+        // The emulator has no instances to wait for.
         "service" => resources["Group"]["Properties"]["MinSize"] = "0".into(),
         "gateway" => {
             let location = &mut resources["Api"]["Properties"]["Body"]["Fn::Transform"]["Parameters"]["Location"];
@@ -383,7 +384,7 @@ fn real(stack: &str) -> String {
         }
         _ => {}
     }
-    // Written without quotes, to the emulator these are no words.
+    // The emulator does not parse these without quotes.
     let text = yaml_serde::to_string(&template).expect("YAML");
     [": yes", ": no", "- yes", "- no"].iter().fold(text, |text, bare| {
         let (sign, word) = bare.split_at(2);
@@ -425,7 +426,7 @@ async fn dry_run_changes_nothing() {
     assert!(said.contains("data: can't be planned before there is a value for NewsArn\n"), "{said}");
     assert!(said.ends_with("Nothing was changed.\n"), "{said}");
     assert_eq!(account.stacks(REGION), "");
-    // Who may ask for changes by CloudFormation's role alone may not do otherwise in a dry run.
+    // A user who may create change sets only with CloudFormation's role needs it in a dry run too.
     account.answers("");
     let role = format!("arn:aws:iam::{ACCOUNT}:role/cloudformation");
     account.deploy(&["--dry-run", "--service-role", &role]).ended(0);
@@ -533,7 +534,7 @@ Outputs:
     assert!(said.contains("network: its creation failed earlier: deleting and creating it again\n"), "{said}");
     assert_eq!(account.stacks(REGION), "darkroom-network CREATE_COMPLETE");
 
-    // An update that fails goes back, and the next run goes on from there.
+    // A failed update is rolled back, and the next run continues.
     account.put("network.yaml", &broken);
     let said = account.deploy(&[]).ended(1);
     assert!(said.contains("network: UPDATE_ROLLBACK_COMPLETE, because of Letters (AWS::SNS::Topic): "), "{said}");
@@ -560,7 +561,7 @@ Outputs:
     assert_eq!(account.aws(&["s3api", "list-buckets", "--query", "length(Buckets)"]), "0");
     assert_eq!(account.aws(&["dynamodb", "list-tables", "--query", "length(TableNames)"]), "0");
 
-    // Who is stopped before the protection gets it by the next run.
+    // After an interruption the next run adds the protection.
     account.put("data.yaml", DATA.1);
     account.answers("  *create-change-set*darkroom-data*UPDATE*) echo stopped >&2; exit 254 ;;\n");
     account.deploy(&[]).ended(1);
@@ -709,7 +710,7 @@ async fn replaces_outdated_instances() {
         "{said}"
     );
 
-    // None is replaced, but they don't come up: nobody is told that all is done.
+    // New instances do not become healthy, so the deployment does not succeed.
     account.put("aws.group", "8\t\n");
     account.put("aws.there", "2\t1\n");
     account.stand_in("sleep", "#!/bin/sh\n");
@@ -730,7 +731,7 @@ async fn destroy_confirms_and_keeps_data() {
     let said = account.destroy(&[]).ended(1);
     assert!(said.contains("confirmation needs a terminal"), "{said}");
 
-    // A terminal, and somebody who answers.
+    // A terminal with input.
     let answering = |answers: &str| {
         let mut command = account.command("/usr/bin/script".as_ref());
         command.args(["-qec", &format!("{} destroy --region {REGION}", script().display()), "/dev/null"]);
@@ -748,7 +749,7 @@ async fn destroy_confirms_and_keeps_data() {
     assert_eq!(account.stacks(REGION), "darkroom-data UPDATE_COMPLETE\ndarkroom-network CREATE_COMPLETE");
     assert_eq!(account.stacks("us-east-1"), "");
 
-    // The data: only when nothing protects it any more.
+    // Data is deleted only without protection.
     let said = account.destroy(&["--delete-data", "--yes", "--yes"]).ended(1);
     assert!(said.contains("protected against deletion: "), "{said}");
     let parameters = account.put("parameters", "DeletionProtection=no\n");
@@ -763,7 +764,7 @@ async fn destroy_confirms_and_keeps_data() {
     assert!(said.contains("There is nothing to delete."), "{said}");
 }
 
-/// What AWS refuses to delete, and the emulator does not.
+/// AWS refuses these deletions, the emulator does not.
 #[tokio::test]
 async fn destroy_removes_blocking_resources() {
     let users = "
@@ -822,7 +823,7 @@ Outputs:
 ",
     );
     account.put("network.yaml", slow);
-    // As a shell starts it, and as a terminal interrupts it: with everything that it runs.
+    // In its own process group, which the interrupt reaches as from a terminal.
     let start = |log: &str| {
         let mut command = account.script();
         command.args(["--domain", "photos.example.com"]).process_group(0).stdin(Stdio::null());

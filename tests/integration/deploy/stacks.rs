@@ -1,4 +1,4 @@
-//! The stacks on an emulator: made, updated, ended; and the service on what they made.
+//! The stacks on an emulator: created, updated and deleted; and the service on their resources.
 
 use std::{collections::BTreeMap, io::Write, path::Path};
 
@@ -14,23 +14,23 @@ use crate::{
     aws::rds::granted,
     harness::{
         Client,
-        api_gateway::{Front, Gateway},
+        api_gateway::{FakeGateway, Gateway},
         aws::{Bucket, admin, bootstrap, call, lambda},
         client::id,
         cloudfront::{self, Distribution, KeyGroup, VIEWER},
         eventually, fixture,
         haproxy::Haproxy,
         iam::REGION,
-        instance_metadata::Imds,
-        numbered,
+        instance_metadata::MetadataService,
+        numbered_photo,
         process::{Process, darkroom, free_address},
         rds::{HOST, Rds},
-        stacks::Estate,
+        stacks::Installation,
         template,
     },
 };
 
-/// What an operator says, and what the script looks up.
+/// Parameters from the operator and from the script.
 const GIVEN: [(&str, &str); 8] = [
     ("Installation", "party"),
     ("Domain", "photos.example.com"),
@@ -43,87 +43,87 @@ const GIVEN: [(&str, &str); 8] = [
 ];
 /// The master user's password.
 const MASTER: &str = "kept-by-rds";
-/// What holds what must not be lost.
+/// The resource types that hold data.
 const KEPT: [&str; 5] =
     ["AWS::RDS::DBInstance", "AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::KMS::Key", "AWS::SecretsManager::Secret"];
 
-/// Begins an installation: the network, the data, and the release's files, of which `bootstrap` is the functions' program.
-async fn begin(bootstrap: Vec<u8>, jwks: &str) -> Estate {
-    let mut estate = Estate::start(&GIVEN).await;
+/// Starts an installation: network, data, and the release with `bootstrap` as the functions' program.
+async fn begin(bootstrap: Vec<u8>, jwks: &str) -> Installation {
+    let mut installation = Installation::start(&GIVEN).await;
     let key = rcgen::KeyPair::generate().expect("a key");
-    estate.set("Audience", "darkroom");
-    estate.set("Jwks", jwks);
-    estate.set("CloudFrontPublicKey", key.public_key_pem());
-    estate.set("CloudFrontPrivateKey", key.serialize_pem());
+    installation.set("Audience", "darkroom");
+    installation.set("Jwks", jwks);
+    installation.set("CloudFrontPublicKey", key.public_key_pem());
+    installation.set("CloudFrontPrivateKey", key.serialize_pem());
     let zone = json!({ "Type": "AWS::Route53::HostedZone", "Properties": { "Name": "example.com" } });
     let id = json!({ "HostedZoneId": { "Value": { "Ref": "Zone" } } });
-    estate.apply("zone", json!({ "Resources": { "Zone": zone }, "Outputs": id })).await;
-    estate.deploy("network").await;
-    estate.deploy("data").await;
-    // RDS keeps its master user's secret itself, which the emulator does not do.
+    installation.apply("zone", json!({ "Resources": { "Zone": zone }, "Outputs": id })).await;
+    installation.deploy("network").await;
+    installation.deploy("data").await;
+    // RDS manages the master user's secret, the emulator does not.
     let secret = json!({ "username": "admin", "password": MASTER }).to_string();
     let secret = json!({ "Name": "rds!db-1", "SecretString": secret });
-    let secret = call(&estate.emulator, "secretsmanager", "secretsmanager.CreateSecret", &secret).await;
-    estate.set("MasterSecretArn", secret["ARN"].as_str().expect("an ARN"));
-    let s3 = S3::new(&admin(&estate.emulator).await);
+    let secret = call(&installation.emulator, "secretsmanager", "secretsmanager.CreateSecret", &secret).await;
+    installation.set("MasterSecretArn", secret["ARN"].as_str().expect("an ARN"));
+    let s3 = S3::new(&admin(&installation.emulator).await);
     let document = darkroom::http::gateway::document().to_string();
     for (name, bytes) in [("darkroom-0.1.0.x86_64.zip", bootstrap), ("gateway.json", document.into_bytes())] {
-        let put = s3.put_object().bucket(estate.value("Artifacts")).key(format!("releases/0.1.0/{name}"));
+        let put = s3.put_object().bucket(installation.value("Artifacts")).key(format!("releases/0.1.0/{name}"));
         put.body(bytes.into()).send().await.expect("an object");
     }
-    estate
+    installation
 }
 
-/// The rest of the stacks.
-async fn finish(estate: &mut Estate) {
+/// Deploys the remaining stacks.
+async fn finish(installation: &mut Installation) {
     for stack in &template::STACKS[2..] {
         if *stack == "edge" {
-            let key = estate.secret(estate.value("ApiKeySecretArn")).await;
-            estate.set("ApiKey", key);
-            estate.set("BucketRegion", REGION);
+            let key = installation.secret(installation.value("ApiKeySecretArn")).await;
+            installation.set("ApiKey", key);
+            installation.set("BucketRegion", REGION);
         }
-        estate.deploy(stack).await;
+        installation.deploy(stack).await;
     }
 }
 
-/// What holds data, by its logical name.
-async fn kept(estate: &Estate) -> BTreeMap<String, String> {
-    let all = estate.resources("data").await.into_iter();
+/// The resources that hold data, by logical id.
+async fn kept(installation: &Installation) -> BTreeMap<String, String> {
+    let all = installation.resources("data").await.into_iter();
     let kept = all.filter(|(_, (kind, _))| KEPT.contains(&kind.as_str())).map(|(name, (_, id))| (name, id));
     kept.collect()
 }
 
 #[tokio::test]
 async fn creates_updates_and_deletes_stacks() {
-    let mut estate = begin(STANDARD.decode(bootstrap()).expect("base64"), r#"{"keys": []}"#).await;
-    finish(&mut estate).await;
-    let made = kept(&estate).await;
+    let mut installation = begin(STANDARD.decode(bootstrap()).expect("base64"), r#"{"keys": []}"#).await;
+    finish(&mut installation).await;
+    let made = kept(&installation).await;
     assert!(made.len() > 6, "{made:?}");
 
-    // What an operator may change later does not make them anew.
-    let secret = estate.value("MasterSecretArn").to_owned();
+    // Parameter changes do not replace them.
+    let secret = installation.value("MasterSecretArn").to_owned();
     for (name, value) in [("BackupDays", "21"), ("DeletedPhotosDays", "45"), ("DatabaseClass", "db.r8g.large")] {
         assert!(template::read("data")["Parameters"].get(name).is_some(), "{name}");
-        estate.set(name, value);
+        installation.set(name, value);
     }
-    estate.deploy("data").await;
-    assert_eq!(kept(&estate).await, made);
-    estate.set("MasterSecretArn", secret);
-    finish(&mut estate).await;
+    installation.deploy("data").await;
+    assert_eq!(kept(&installation).await, made);
+    installation.set("MasterSecretArn", secret);
+    finish(&mut installation).await;
 
     for stack in template::STACKS.iter().rev() {
-        estate.delete(stack).await;
+        installation.delete(stack).await;
     }
-    let admin = admin(&estate.emulator).await;
+    let admin = admin(&installation.emulator).await;
     let tables = aws_sdk_dynamodb::Client::new(&admin).list_tables().send().await.expect("tables");
     assert!(tables.table_names().contains(&made["Table"]), "{tables:?}");
     let buckets = S3::new(&admin).list_buckets().send().await.expect("buckets");
     let buckets: Vec<_> = buckets.buckets().iter().filter_map(|bucket| bucket.name()).collect();
-    assert!(buckets.contains(&estate.value("Bucket")), "photos outlive their stack: {buckets:?}");
+    assert!(buckets.contains(&installation.value("Bucket")), "photos outlive their stack: {buckets:?}");
 }
 
-/// The functions' program: ours, after a file of variables for its handler, which is written once the keys are there. What
-/// the emulator would give it (the root's keys, the database that it pretends to have) does not count.
+/// The functions' program: reads a file of variables for its handler, which is written once the keys exist, and
+/// executes the program. It replaces the emulator's variables (root keys, a nonexistent database).
 fn program(folder: &Path) -> Vec<u8> {
     let mut package = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     package.start_file("bootstrap", zip::write::SimpleFileOptions::default().unix_permissions(0o755)).expect("a file");
@@ -132,18 +132,18 @@ fn program(folder: &Path) -> Vec<u8> {
     package.finish().expect("a package").into_inner()
 }
 
-/// An installation with all that runs in it.
+/// An installation with its processes.
 struct Whole {
-    estate: Estate,
+    installation: Installation,
     rds: Rds,
     identity: Identity,
     instances: Vec<Process>,
     balancer: Haproxy,
     url: String,
-    /// A queue that hears what is announced.
-    ear: String,
-    _gateway: Front,
-    _imds: Imds,
+    /// A queue that is subscribed to the notifications.
+    subscriber: String,
+    _gateway: FakeGateway,
+    _imds: MetadataService,
     _folder: TempDir,
 }
 
@@ -153,24 +153,25 @@ impl Whole {
         let place = folder.path();
         let identity = Identity::open(place).expect("an identity");
         let jwks = std::fs::read_to_string(identity.jwks_path()).expect("the key set");
-        let mut estate = begin(program(place), &jwks).await;
-        estate.set("ReadsByFunction", "yes");
-        finish(&mut estate).await;
+        let mut installation = begin(program(place), &jwks).await;
+        installation.set("ReadsByFunction", "yes");
+        finish(&mut installation).await;
         let rds = Rds::start().await;
-        let ear = estate.ear(estate.value("TopicArn")).await;
-        database(&estate, &rds, place).await;
+        let subscriber = installation.subscribe_queue(installation.value("TopicArn")).await;
+        database(&installation, &rds, place).await;
 
-        // Each instance is configured as its launch template does it, with the role's keys from the metadata service.
-        let key = estate.key("service", "InstanceRole").await;
+        // Each instance has the configuration of its launch template, and the role's keys from the metadata service.
+        let key = installation.key("service", "InstanceRole").await;
         rds.iam().allow(&key, &["darkroom_app"]);
-        let imds = Imds::start(&key, TimeDelta::hours(6)).await;
-        std::fs::write(place.join("darkroom.toml"), estate.configuration().await).expect("a file");
+        let metadata = MetadataService::start(&key, TimeDelta::hours(6)).await;
+        std::fs::write(place.join("darkroom.toml"), installation.configuration().await).expect("a file");
         let credentials = place.join("credentials");
         std::fs::create_dir(&credentials).expect("a folder");
         for (name, secret) in
             [("storage.cloudfront_key", "CloudFrontKeySecretArn"), ("storage.signing_keys", "SigningKeysSecretArn")]
         {
-            std::fs::write(credentials.join(name), estate.secret(estate.value(secret)).await).expect("a file");
+            std::fs::write(credentials.join(name), installation.secret(installation.value(secret)).await)
+                .expect("a file");
         }
         let front = free_address();
         let addresses = [free_address(), free_address()];
@@ -178,7 +179,7 @@ impl Whole {
         for address in &addresses {
             let mut command =
                 darkroom(&["--config", place.join("darkroom.toml").to_str().expect("a path"), "serve"], &[]);
-            command.envs(elsewhere(&estate, &rds)).envs(imds.environment());
+            command.envs(elsewhere(&installation, &rds)).envs(metadata.environment());
             command.env("CREDENTIALS_DIRECTORY", &credentials);
             instances.push(Process::launch(command, address).await);
         }
@@ -187,43 +188,64 @@ impl Whole {
             balancer.up(nth).await;
         }
         let document = darkroom::http::gateway::document();
-        let gateway = Front::of(Gateway {
-            document: template::resolve(&template::decide(&document, &["ReadsByFunction"]), &estate.names("VpcLink")),
+        let gateway = FakeGateway::of(Gateway {
+            document: template::resolve(
+                &template::decide(&document, &["ReadsByFunction"]),
+                &installation.names("VpcLink"),
+            ),
             service: format!("http://{front}"),
-            key: estate.value("ApiKey").to_owned(),
-            functions: Some(estate.emulator.clone()),
+            key: installation.value("ApiKey").to_owned(),
+            functions: Some(installation.emulator.clone()),
         });
         let gateway = gateway.await;
         let distribution = Distribution {
             gateway: gateway.url.clone(),
-            key: estate.value("ApiKey").to_owned(),
-            bucket: Bucket { client: S3::new(&admin(&estate.emulator).await), name: estate.value("Bucket").to_owned() },
+            key: installation.value("ApiKey").to_owned(),
+            bucket: Bucket {
+                client: S3::new(&admin(&installation.emulator).await),
+                name: installation.value("Bucket").to_owned(),
+            },
             address: "https://photos.example.com".to_owned(),
             keys: KeyGroup(BTreeMap::from([(
-                estate.value("CloudFrontKeyId").to_owned(),
-                estate.value("CloudFrontPublicKey").to_owned(),
+                installation.value("CloudFrontKeyId").to_owned(),
+                installation.value("CloudFrontPublicKey").to_owned(),
             )])),
         };
         let url = cloudfront::start(distribution).await;
-        Self { estate, rds, identity, instances, balancer, url, ear, _gateway: gateway, _imds: imds, _folder: folder }
+        Self {
+            installation,
+            rds,
+            identity,
+            instances,
+            balancer,
+            url,
+            subscriber,
+            _gateway: gateway,
+            _imds: metadata,
+            _folder: folder,
+        }
     }
 
     fn user(&self, subject: &str) -> Client {
         Client::new(&self.url, Some(self.identity.token(subject).expect("a token")))
     }
 
-    /// What is behind a URL below the domain.
+    /// Fetches a URL of the domain.
     async fn fetch(&self, url: &str) -> reqwest::Response {
         let path = url.strip_prefix("https://photos.example.com").unwrap_or_else(|| panic!("{url}"));
         reqwest::get(format!("{}{path}", self.url)).await.expect("an answer")
     }
 
-    /// What was announced of an album, in order, up to a number.
+    /// The notifications of an album up to a number, in order.
     async fn announced(&self, album: &str, last: u64) -> Vec<(u64, String)> {
         let mut all = Vec::new();
         eventually("announced", async || {
-            let heard =
-                self.estate.heard(&self.ear).await.into_iter().filter(|event| event["data"]["album_id"] == album);
+            let heard = self
+                .installation
+                .receive_all(&self.subscriber)
+                .await
+                .into_iter()
+                .filter(|event| event["data"]["album_id"] == album);
             all.extend(heard.map(|event| {
                 (event["data"]["seq"].as_u64().expect("a number"), event["type"].as_str().expect("a type").to_owned())
             }));
@@ -234,15 +256,15 @@ impl Whole {
     }
 }
 
-/// What is not where the stacks say: AWS itself, and the database. The issuer is the tests'.
-fn elsewhere(estate: &Estate, rds: &Rds) -> Vec<(String, String)> {
+/// Settings that differ from the stacks: the endpoints of AWS, the database and the issuer.
+fn elsewhere(installation: &Installation, rds: &Rds) -> Vec<(String, String)> {
     let all = [
-        ("AWS_ENDPOINT_URL", estate.emulator.url.clone()),
+        ("AWS_ENDPOINT_URL", installation.emulator.url.clone()),
         ("DARKROOM_DATABASE_HOST", HOST.to_owned()),
         ("DARKROOM_DATABASE_PORT", rds.port().to_string()),
         ("DARKROOM_DATABASE_REGION", REGION.to_owned()),
         ("DARKROOM_DATABASE_TLS_CA", rds.ca().display().to_string()),
-        // A login takes a process of the stand-in, and a busy machine its time for that.
+        // A login starts a process, which is slow on a busy machine.
         ("DARKROOM_DATABASE_ACQUIRE_TIMEOUT", "8s".to_owned()),
         ("DARKROOM_IDENTITY_ISSUER", ISSUER.to_owned()),
         ("DARKROOM_IDENTITY_AUDIENCE", AUDIENCE.to_owned()),
@@ -250,8 +272,8 @@ fn elsewhere(estate: &Estate, rds: &Rds) -> Vec<(String, String)> {
     all.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
-/// Gives each function the keys of its role, lets those in that sign in to the database, and has it made.
-async fn database(estate: &Estate, rds: &Rds, folder: &Path) {
+/// Writes each function's role keys, allows the database users, and creates the database.
+async fn database(installation: &Installation, rds: &Rds, folder: &Path) {
     for (handler, role, user) in [
         ("api", "ApiRole", "darkroom_app"),
         ("develop", "DevelopRole", "darkroom_app"),
@@ -259,9 +281,9 @@ async fn database(estate: &Estate, rds: &Rds, folder: &Path) {
         ("announce", "AnnounceRole", "darkroom_app"),
         ("migrate", "MigrateRole", "darkroom_migrate"),
     ] {
-        let key = estate.key("functions", role).await;
+        let key = installation.key("functions", role).await;
         rds.iam().allow(&key, &[user]);
-        let mut variables = [key.environment(), elsewhere(estate, rds)].concat();
+        let mut variables = [key.environment(), elsewhere(installation, rds)].concat();
         if handler == "migrate" && !rds.has_plugin_of_rds() {
             variables.push(("DARKROOM_DATABASE_MASTER_SECRET_ID".to_owned(), String::new()));
         }
@@ -281,7 +303,7 @@ async fn database(estate: &Estate, rds: &Rds, folder: &Path) {
             rds.create_user(user, &granted(user, "darkroom")).await;
         }
     }
-    let made = lambda(&estate.emulator, "party-migrate", &json!({})).await.expect("a schema");
+    let made = lambda(&installation.emulator, "party-migrate", &json!({})).await.expect("a schema");
     assert!(made["applied"].as_u64() > Some(10) && made["pending"] == 0, "{made}");
 }
 
@@ -293,7 +315,7 @@ async fn processes_photo_on_deployed_stacks() {
     let guest = Client::new(&whole.url, Some(host.invite(&album, &json!({ "role": "contribute" })).await));
     let viewer = Client::new(&whole.url, Some(host.invite(&album, &json!({ "role": "view" })).await));
 
-    // Past the gateway straight to S3, and the thumbnail by CloudFront.
+    // The upload goes directly to S3, the thumbnail comes by CloudFront.
     let photo = guest.upload(&album, "image/jpeg", &fixture("camera.jpg")).await;
     let ready = host.settled(&photo).await;
     assert_eq!(ready["state"], "ready", "{ready}");
@@ -305,27 +327,27 @@ async fn processes_photo_on_deployed_stacks() {
         assert_eq!(answer.bytes().await.expect("bytes").len() as u64, rendition["bytes"].as_u64().expect("a length"));
         assert_eq!(whole.fetch(url.split_once('?').expect("a signature").0).await.status(), 403);
     }
-    // The pages of viewers come from the table, by the function.
+    // Viewers' pages come from the table by the function.
     eventually("on the page", async || {
         let page = viewer.get(&format!("/v1/albums/{album}/photos")).await.expect(200);
         (page["items"].as_array().map(Vec::len) == Some(1)).then_some(())
     })
     .await;
 
-    // One instance is taken out and stopped while photos come: nobody notices.
+    // An instance is deregistered and stopped during uploads without a failed request.
     whole.balancer.drain(0).await;
     let first = &mut whole.instances[0];
     first.signal(Signal::TERM);
     let mut photos = vec![photo.clone()];
     for number in 1..=6 {
-        photos.push(guest.upload(&album, "image/jpeg", &numbered(number)).await);
+        photos.push(guest.upload(&album, "image/jpeg", &numbered_photo(number)).await);
     }
     assert_eq!(whole.instances[0].ended().await.code(), Some(0), "{}", whole.instances[0].log());
     for photo in &photos {
         assert_eq!(host.settled(photo).await["state"], "ready");
     }
 
-    // An edit is led by the state machine, its steps done by the function.
+    // The state machine runs an edit, with steps in the function.
     let edits = format!("/v1/photos/{photo}/edits");
     let edit = id(&host.post(&edits, &json!({ "filters": [{ "name": "grayscale" }] })).await.expect(202));
     let edit = eventually("an edit", async || {
@@ -335,18 +357,18 @@ async fn processes_photo_on_deployed_stacks() {
     .await;
     assert_eq!(edit["state"], "ready", "{edit}");
 
-    // What instances leave, the function on its schedule announces and sweeps.
-    lambda(&whole.estate.emulator, "party-announce", &json!({})).await.expect("an outbox");
+    // The scheduled function publishes and reconciles what instances left.
+    lambda(&whole.installation.emulator, "party-announce", &json!({})).await.expect("an outbox");
     let last = host.get(&format!("/v1/albums/{album}/events")).await.expect(200)["last"].as_u64().expect("a number");
     let told = whole.announced(&album, last).await;
     assert_eq!(told.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), (1..=last).collect::<Vec<_>>(), "{told:?}");
     assert_eq!(told.iter().filter(|(_, kind)| kind == "darkroom.photo.ready").count(), photos.len());
 
-    // Who is not known hears so in the service's words, and what is not there in the gateway's.
+    // The service answers unauthenticated requests, the gateway unknown routes.
     Client::new(&whole.url, None).get(&format!("/v1/albums/{album}")).await.expect(401);
     let nowhere = reqwest::get(format!("{}/v2/albums", whole.url)).await.expect("an answer");
     assert_eq!(nowhere.headers()["content-type"], "application/problem+json");
-    // Who asked was known to the service by the address that CloudFront saw.
+    // The service logs the viewer's address from CloudFront.
     assert!(whole.instances[1].log().contains(VIEWER), "{}", whole.instances[1].log());
     drop(whole.rds);
 }

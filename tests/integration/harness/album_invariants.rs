@@ -1,4 +1,4 @@
-//! What must hold of an album once all has come to rest, whatever was killed on the way.
+//! What must hold for an album once its jobs have finished, whatever was killed before.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ pub async fn check(server: &TestServer, host: &Client, album: &str, accepted: &[
     })
     .await;
     reconciler::run(&server.app, true).await.expect("a sweep");
-    storage_is_what_the_rows_say(server).await;
+    check_storage(server).await;
     assert_eq!(
         reconciler::run(&server.app, true).await.expect("a sweep"),
         Report::default(),
@@ -55,8 +55,8 @@ async fn settled_once(server: &TestServer, host: &Client, album: &str, accepted:
     assert_eq!(album["photo_count"], ready);
 }
 
-/// The paths in the photos' folder, or the keys of the bucket, are those that the rows of all albums call for.
-pub async fn storage_is_what_the_rows_say(server: &TestServer) {
+/// Checks that the storage has exactly the objects that the rows of all albums refer to.
+pub async fn check_storage(server: &TestServer) {
     let rows: Vec<(uuid::Uuid, String, Option<String>)> = sqlx::query_as("SELECT id, state, renditions FROM photos")
         .fetch_all(&mut server.database.connect().await)
         .await
@@ -77,7 +77,7 @@ pub async fn storage_is_what_the_rows_say(server: &TestServer) {
     assert_eq!(server.stored().await, wanted);
 }
 
-/// All files below a folder, relative to it.
+/// All files below a folder, as relative paths.
 pub fn files(folder: &Path) -> BTreeSet<String> {
     fn walk(root: &Path, folder: &Path, found: &mut BTreeSet<String>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {

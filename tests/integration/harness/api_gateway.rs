@@ -1,8 +1,9 @@
-//! A front that does with our document what API Gateway does: it knows the document's routes and no others, asks for the key
-//! and for a user's token, passes path parameters and headers on as the document says, adds to `X-Forwarded-For`, renames
-//! `WWW-Authenticate`, and answers itself only with the document's own responses.
+//! A fake API Gateway: it serves only the routes of the OpenAPI document, requires the API key and the user's token,
+//! maps path parameters and headers as the document says, appends to `X-Forwarded-For`, renames `WWW-Authenticate`,
+//! and generates only the document's own responses.
 //!
-//! Not compared with the real gateway. What is rendered is `$context.requestId`; a token is one of the pool's if it is a JWT.
+//! Not compared with the real gateway. It renders only `$context.requestId`, and accepts any JWT as a token of the
+//! user pool.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -23,28 +24,27 @@ use super::{
     client::Client,
 };
 
-/// The key that the front asks for.
+/// The API key.
 pub const KEY: &str = "the-key-that-only-cloudfront-knows";
-/// The balancer's name in the document that the front is given.
+/// The host name of the load balancer in the document.
 pub const BALANCER: &str = "balancer.photos.example.com";
-/// What API Gateway takes at most.
+/// API Gateway's limit of a request body, in bytes.
 const LARGEST: usize = 10 << 20;
 const INTEGRATION: &str = "x-amazon-apigateway-integration";
 
-/// The front; it ends when dropped.
-pub struct Front {
-    /// Where it listens.
+/// The running gateway; it ends when dropped.
+pub struct FakeGateway {
     pub url: String,
     task: JoinHandle<()>,
 }
 
-impl Front {
-    /// One for a document without `CloudFormation`'s functions, before a service.
+impl FakeGateway {
+    /// Starts a gateway in front of a service, for a document without `CloudFormation` functions.
     pub async fn start(document: Value, service: &str) -> Self {
         Self::of(Gateway { document, service: service.to_owned(), key: KEY.to_owned(), functions: None }).await
     }
 
-    /// The same with all that a gateway has.
+    /// Starts a gateway with all options.
     pub async fn of(gateway: Gateway) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -55,31 +55,31 @@ impl Front {
         Self { url, task }
     }
 
-    /// A client that comes by `CloudFront`, which adds the key.
+    /// A client that sends the API key, as `CloudFront` does.
     pub fn client(&self, token: Option<String>) -> Client {
         Client::new(&self.url, token).with_header("x-api-key", KEY)
     }
 }
 
-impl Drop for Front {
+impl Drop for FakeGateway {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// What a gateway knows of what is behind it.
+/// The options of a gateway.
 pub struct Gateway {
-    /// Our document, without `CloudFormation`'s functions.
+    /// The OpenAPI document, without `CloudFormation` functions.
     pub document: Value,
-    /// Where the service is, or the balancer before it, `http://HOST:PORT`.
+    /// The service or its load balancer, `http://HOST:PORT`.
     pub service: String,
-    /// The key that it asks for.
+    /// The required API key.
     pub key: String,
-    /// Where functions are invoked, if some operations are theirs.
+    /// Where functions are invoked, if some operations are integrated with them.
     pub functions: Option<Arc<Emulator>>,
 }
 
-/// Why the gateway answers itself: a type of its responses.
+/// The type of a gateway response.
 type Own = &'static str;
 
 async fn answer(
@@ -213,11 +213,11 @@ impl Gateway {
         Some(response)
     }
 
-    /// The operation for a request, and the values of its path's parameters.
+    /// The operation of a request, and its path parameters.
     fn route(&self, method: &str, path: &str) -> Option<(&Value, Vec<(String, String)>)> {
         let paths = self.document["paths"].as_object().expect("paths");
         let fitting = paths.iter().filter_map(|(template, item)| Some((fit(template, path)?, item)));
-        // Word by word: the same word before a parameter, a parameter before a greedy one.
+        // Literal segments take precedence over parameters, and these over greedy parameters.
         let (fit, item) = fitting.min_by_key(|(fit, _)| fit.rank.clone())?;
         let method = item.get(method.to_lowercase()).or_else(|| item.get("x-amazon-apigateway-any-method"))?;
         Some((method, fit.parameters))

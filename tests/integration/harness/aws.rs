@@ -1,9 +1,10 @@
-//! AWS as far as the service uses it: S3, SQS, SNS, DynamoDB, Step Functions, `EventBridge` and IAM, by an emulator that
-//! checks signatures and policies. Each test has a bucket, queues, topics and a table of its own in it, and users that
-//! hold the policies of the templates in `deploy/stacks`, so that a right that is missing there fails a test.
+//! The AWS services that the service uses: S3, SQS, SNS, DynamoDB, Step Functions, `EventBridge` and IAM, by an
+//! emulator that checks signatures and policies. Each test has its own bucket, queues, topics and table, and users
+//! with the policies of the templates in `deploy/stacks`, so that a missing permission fails a test.
 //!
-//! Not compared with the real AWS. What the emulator is known not to do: it takes a state machine that AWS would refuse,
-//! has no `StartMessageMoveTask`, and checks neither trust policies nor the rights of a state machine's role; those of a function's it does.
+//! Not compared with the real AWS. Known differences: the emulator accepts state machines that AWS rejects, has no
+//! `StartMessageMoveTask`, and does not check trust policies or the permissions of a state machine's role (it does
+//! check those of a function's role).
 
 mod emulator;
 mod identities;
@@ -27,16 +28,16 @@ use super::{
 pub use emulator::{ACCOUNT, Emulator, root};
 pub use parts::{Notifications, Part, bootstrap};
 
-/// Who somebody is: the holder of one role's policies in `deploy/stacks`, or of some of them.
+/// A holder of the policies of a role in `deploy/stacks`, or of some of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// `darkroom serve` with a worker.
     Instance,
-    /// `darkroom serve` without.
+    /// `darkroom serve` without a worker.
     Serve,
     /// `darkroom work`.
     Work,
-    /// An instance itself: how it comes up and goes, and its agents.
+    /// The instance: its start-up and termination scripts, and its agents.
     Itself,
     /// Who runs `darkroom jobs` and `darkroom project`.
     Operator,
@@ -52,72 +53,66 @@ pub enum Role {
     LambdaAnnounce,
 }
 
-/// A test's own part of an account.
+/// The AWS resources of one test.
 pub struct Cloud {
-    /// The emulator.
     pub emulator: Arc<Emulator>,
-    /// The bucket.
     pub bucket: String,
-    /// The URL of the queue of jobs and uploads. It hides a message for 60 s and gives it up after 20 tries.
+    /// The URL of the queue of jobs and uploads: visibility timeout 60 s, 20 receives before the dead-letter queue.
     pub queue: String,
-    /// The queue's ARN.
     pub queue_arn: String,
     /// The URL of its dead-letter queue.
     pub dead_letters: String,
-    /// The ARN of a FIFO topic.
     pub fifo_topic: String,
-    /// The URL of a FIFO queue that hears all of it.
-    pub fifo_ear: String,
-    /// The ARN of a standard topic.
+    /// The URL of a FIFO queue that is subscribed to it.
+    pub fifo_subscriber: String,
     pub topic: String,
-    /// The URL of a queue that hears all of it.
-    pub ear: String,
-    /// The table.
+    /// The URL of a queue that is subscribed to it.
+    pub subscriber: String,
     pub table: String,
-    /// The ARN that the state machine of edits will have, once the test makes it.
+    /// The ARN of the state machine of edits, which the test may create.
     pub state_machine: String,
-    /// What makes this test's names its own.
+    /// The unique part of this test's names.
     pub unique: String,
     base: SdkConfig,
     keys: BTreeMap<Role, Credentials>,
 }
 
 impl Cloud {
-    /// On the emulator that all tests of this process share; uploads are told straight to the queue.
+    /// On the shared emulator, with notifications of uploads from S3 to the queue.
     pub async fn start() -> Self {
         Self::start_with(Notifications::Direct).await
     }
 
-    /// The same with another way for the news of uploads.
+    /// On the shared emulator, with another path of upload notifications.
     pub async fn start_with(notifications: Notifications) -> Self {
         Self::on(Emulator::shared().await, notifications).await
     }
 
-    /// On an emulator of the test's own, to be ended or frozen.
+    /// On an emulator of its own, which the test may stop or freeze.
     pub async fn alone() -> Self {
         Self::on(Emulator::start().await, Notifications::Direct).await
     }
 
     async fn on(emulator: Arc<Emulator>, notifications: Notifications) -> Self {
         let unique = Uuid::now_v7().simple().to_string();
-        // The service's own timeouts and tries.
+        // The service's own timeouts and retries.
         let base = darkroom::aws::sdk_config(REGION).await.into_builder().endpoint_url(&emulator.url).build();
         let mut this = parts::make(emulator, base, unique, notifications).await;
         this.keys = identities::make(&this).await;
         this
     }
 
-    /// What the AWS clients of a process start from.
+    /// The SDK configuration of a role.
     pub fn sdk(&self, role: Role) -> SdkConfig {
         signed_by(&self.base, self.keys[&role].clone())
     }
 
-    /// The same for the account's root, which may do everything.
+    /// The SDK configuration of the account's root user.
     pub fn admin(&self) -> SdkConfig {
         signed_by(&self.base, emulator::root())
     }
 
-    /// Key, region and endpoint as the variables that every AWS SDK knows.
+    /// Credentials, region and endpoint as the environment variables of the AWS SDKs.
     pub fn environment(&self, role: Role) -> Vec<(String, String)> {
         let key = &self.keys[&role];
         [
@@ -130,18 +125,18 @@ impl Cloud {
         .into()
     }
 
-    /// The settings that switch parts on, as keys and values; the region among them.
+    /// The settings that enable these services, with the region, as keys and values.
     pub fn settings(&self, parts: &[Part]) -> Vec<(&'static str, String)> {
         let region = ("aws.region", REGION.to_owned());
         [region].into_iter().chain(parts.iter().flat_map(|part| part.settings(self))).collect()
     }
 
-    /// The bucket as its owner sees it.
+    /// The bucket, with all permissions.
     pub fn objects(&self) -> Bucket {
         Bucket { client: aws_sdk_s3::Client::new(&self.admin()), name: self.bucket.clone() }
     }
 
-    /// Makes the state machine of [`Cloud::state_machine`] from its definition in the States Language.
+    /// Creates the state machine [`Cloud::state_machine`] from a definition in the Amazon States Language.
     pub async fn make_state_machine(&self, definition: &str) {
         let role = identities::role(self, "states.amazonaws.com", None).await;
         let name = self.state_machine.rsplit(':').next().expect("a name");
@@ -150,8 +145,8 @@ impl Cloud {
         assert_eq!(made.state_machine_arn, self.state_machine);
     }
 
-    /// Makes a function of Lambda: the real program as its `bootstrap`, under a handler, with these variables, and with the
-    /// rights of one of our roles, whose keys Lambda gives it. Answers its ARN.
+    /// Creates a Lambda function: the program as `bootstrap`, a handler, environment variables and the policies of a
+    /// role. Returns its ARN.
     pub async fn make_function(&self, handler: &str, role: Role, variables: &[(String, String)]) -> String {
         let role = identities::role(self, "lambda.amazonaws.com", Some(role)).await;
         let variables: BTreeMap<&str, &str> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -166,25 +161,25 @@ impl Cloud {
         made["FunctionArn"].as_str().expect("an ARN").to_owned()
     }
 
-    /// Has Secrets Manager keep a text; answers the secret's ARN. `signing` and `cloudfront` are those that the roles may read.
+    /// Creates a secret and returns its ARN. The roles may read `signing` and `cloudfront`.
     pub async fn keep(&self, name: &str, text: &str) -> String {
         let secret = serde_json::json!({ "Name": format!("{name}-{}", self.unique), "SecretString": text });
         let made = call(&self.emulator, "secretsmanager", "secretsmanager.CreateSecret", &secret).await;
         made["ARN"].as_str().expect("an ARN").to_owned()
     }
 
-    /// A key of an instance's role: temporary, with a session token, and with the rights of one of ours.
+    /// Temporary credentials of an instance role, with the policies of a role.
     pub async fn temporary_key(&self, role: Role) -> Key {
         let role = identities::role(self, "ec2.amazonaws.com", Some(role)).await;
         identities::assume(self, &role).await
     }
 
-    /// Waits for a message in a queue, and takes it out.
+    /// Waits for a message and deletes it.
     pub async fn received(&self, queue: &str) -> Message {
         eventually("received", async || self.receive(queue).await).await
     }
 
-    /// Takes a message out of a queue, if one is there.
+    /// Receives and deletes a message, if there is one.
     pub async fn receive(&self, queue: &str) -> Option<Message> {
         let sqs = aws_sdk_sqs::Client::new(&self.admin());
         let asked = sqs.receive_message().queue_url(queue).message_attribute_names("All");
@@ -195,21 +190,21 @@ impl Cloud {
     }
 }
 
-/// What the AWS clients of the account's root start from.
+/// The SDK configuration of the account's root user.
 pub async fn admin(emulator: &Emulator) -> SdkConfig {
     let base = darkroom::aws::sdk_config(REGION).await.into_builder().endpoint_url(&emulator.url).build();
     signed_by(&base, emulator::root())
 }
 
-/// A call of a service of the JSON protocol by the account's root, such as `secretsmanager` with the target
-/// `secretsmanager.CreateSecret`; answers its JSON, and panics at a refusal.
+/// Calls a service of the JSON protocol as root, such as `secretsmanager` with the target
+/// `secretsmanager.CreateSecret`. Returns the JSON; panics at an error.
 pub async fn call(emulator: &Emulator, service: &str, target: &str, body: &serde_json::Value) -> serde_json::Value {
     let (status, answer) = signed::json(&emulator.url, &emulator::root(), service, target, body).await;
     assert_eq!(status, 200, "{target}: {answer}");
     serde_json::from_str(&answer).expect("JSON")
 }
 
-/// A call of a service of the query protocol by the account's root; answers its XML, or what a refusal says.
+/// Calls a service of the query protocol as root. Returns the XML of the response or of the error.
 pub async fn query(
     emulator: &Emulator,
     service: &str,
@@ -219,7 +214,7 @@ pub async fn query(
     signed::try_query(&emulator.url, &emulator::root(), service, region, parameters).await
 }
 
-/// Invokes a function, and waits for what it answers; the error that it ended in is one here.
+/// Invokes a function and waits for its result or error.
 pub async fn lambda(
     emulator: &Emulator,
     function: &str,
@@ -231,16 +226,14 @@ pub async fn lambda(
     if status == 200 && answer.get("errorType").is_none() { Ok(answer) } else { Err(answer.to_string()) }
 }
 
-/// A bucket, to look into.
+/// A bucket.
 pub struct Bucket {
-    /// With every right.
+    /// With all permissions.
     pub client: aws_sdk_s3::Client,
-    /// Its name.
     pub name: String,
 }
 
 impl Bucket {
-    /// The keys of all its objects.
     pub async fn keys(&self) -> BTreeSet<String> {
         let mut pages = self.client.list_objects_v2().bucket(&self.name).into_paginator().send();
         let mut keys = BTreeSet::new();
@@ -251,7 +244,7 @@ impl Bucket {
     }
 }
 
-/// A configuration under another key.
+/// The configuration with other credentials.
 fn signed_by(base: &SdkConfig, key: Credentials) -> SdkConfig {
     base.clone().into_builder().credentials_provider(SharedCredentialsProvider::new(key)).build()
 }

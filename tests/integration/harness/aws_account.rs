@@ -1,4 +1,4 @@
-//! An account of AWS to deploy to: an emulator of the test's own, AWS's client, and `deploy/deploy` as its user runs it.
+//! An AWS account to deploy to: an emulator of the test's own, the AWS CLI, and `deploy/deploy`.
 
 use std::{
     fs::File,
@@ -18,29 +18,27 @@ use crate::harness::{
     tools,
 };
 
-/// The longest that a deployment may take: AWS's client takes half a second a call, and four where much else runs.
+/// The timeout of a deployment: the AWS CLI takes 0.5 s for each call, and 4 s on a busy machine.
 const DEADLINE: Duration = Duration::from_mins(10);
 
 /// An account with a hosted zone for `example.com`, and a folder of templates.
 pub struct Account {
-    /// The emulator.
     pub emulator: Arc<Emulator>,
-    /// The templates' folder, and `artifacts` in it.
+    /// The templates and `artifacts`.
     pub folder: TempDir,
     client: PathBuf,
 }
 
-/// How a run ended: its exit code, and all that it said.
+/// The exit code and the output of a run.
 #[derive(Debug)]
 pub struct Run {
-    /// The exit code.
     pub code: i32,
     /// Standard output, then standard error.
     pub said: String,
 }
 
 impl Account {
-    /// An account, and these templates: name and text.
+    /// An account with these templates: name and text.
     pub async fn with(templates: &[(&str, &str)]) -> Self {
         let this = Self {
             emulator: Emulator::start().await,
@@ -55,20 +53,20 @@ impl Account {
         this
     }
 
-    /// Writes a file into the folder; answers its path.
+    /// Writes a file into the folder and returns its path.
     pub fn put(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         let path = self.folder.path().join(name);
         File::create(&path).and_then(|mut file| file.write_all(text.as_ref())).expect("a file");
         path.to_str().expect("UTF-8").to_owned()
     }
 
-    /// Writes a program that the script takes in the place of another of that name.
+    /// Writes a program that replaces another of that name for the script.
     pub fn stand_in(&self, program: &str, text: &str) {
         write_program(&self.folder.path().join(program), text);
     }
 
-    /// Stands in for AWS where the emulator does not do what it does: cases of sh (`  *PATTERN*) COMMANDS ;;`), before all else
-    /// goes to the emulator. Each call of the script is noted.
+    /// Replaces calls that the emulator does not support, by `case` branches of sh (`  *PATTERN*) COMMANDS ;;`). All
+    /// other calls go to the emulator. Every call is recorded.
     pub fn answers(&self, cases: &str) {
         let client = self.client.display();
         let text =
@@ -76,7 +74,7 @@ impl Account {
         self.stand_in("aws", &text);
     }
 
-    /// The calls since the last time that have one of these words in them, a line each.
+    /// The calls since the last time that contain one of these words, one on each line.
     pub fn called(&self, words: &[&str]) -> Vec<String> {
         let path = self.folder.path().join("aws.calls");
         let calls = std::fs::read_to_string(&path).expect("calls");
@@ -84,7 +82,7 @@ impl Account {
         calls.lines().filter(|call| words.iter().any(|word| call.contains(word))).map(ToOwned::to_owned).collect()
     }
 
-    /// What AWS's client prints, as text, in the region of the installation or another that is named.
+    /// The text output of the AWS CLI, in the region of the installation or a named one.
     pub fn aws(&self, arguments: &[&str]) -> String {
         let mut command = self.command(&self.client);
         command.args(["--region", REGION, "--output", "text"]).args(arguments);
@@ -93,7 +91,7 @@ impl Account {
         run.said.trim().to_owned()
     }
 
-    /// The names and states of the stacks of a region, a line each.
+    /// The names and states of the stacks of a region, one on each line.
     pub fn stacks(&self, region: &str) -> String {
         let query =
             "sort_by(StackSummaries,&StackName)[?StackStatus!='DELETE_COMPLETE'].join(' ',[StackName,StackStatus])";
@@ -118,17 +116,17 @@ impl Account {
         finish(command)
     }
 
-    /// `deploy/deploy` for the region, to add to.
+    /// The command `deploy/deploy` for the region.
     pub fn script(&self) -> Command {
-        // Whoever started the tests may ignore SIGINT, as a shell does for what it runs in the background; bash can't trap what it
-        // finds ignored.
+        // A parent that ignores SIGINT, such as a shell with a background job, passes that on, and bash can't trap an
+        // ignored signal.
         let mut command = self.command(Path::new("/usr/bin/env"));
         command.arg("--default-signal=INT").arg(script());
         command.args(["--region", REGION, "--artifacts"]).arg(self.folder.path().join("artifacts"));
         command
     }
 
-    /// A program that finds this account and nothing else of ours.
+    /// A command with the environment of this account and no other variables.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         let tools = self.client.parent().expect("a folder").to_str().expect("UTF-8");
@@ -142,7 +140,7 @@ impl Account {
 }
 
 impl Run {
-    /// All that it said, if it ended with this code.
+    /// The output; panics at another exit code.
     #[track_caller]
     pub fn ended(self, code: i32) -> String {
         assert_eq!(self.code, code, "{}", self.said);
@@ -150,7 +148,6 @@ impl Run {
     }
 }
 
-/// Where `deploy/deploy` is.
 pub fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/deploy")
 }

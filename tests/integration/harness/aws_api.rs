@@ -1,5 +1,5 @@
-//! Stand-ins for the two calls of AWS's own services that the service makes around its database: `GetSecretValue` of
-//! Secrets Manager and `GetCallerIdentity` of STS. They look at who signs a request, not at the signature.
+//! Fake endpoints for two AWS calls around the database: `GetSecretValue` of Secrets Manager and `GetCallerIdentity`
+//! of STS. They check the access key of a request, not its signature.
 
 use std::{
     collections::BTreeMap,
@@ -23,8 +23,7 @@ use super::{
 
 const ACCOUNT: &str = "123456789012";
 
-/// Both services at one address.
-pub struct Aws {
+pub struct AwsApi {
     url: String,
     shared: Arc<Shared>,
 }
@@ -37,20 +36,20 @@ struct Shared {
     calls: Mutex<Vec<String>>,
 }
 
-impl Aws {
-    /// Knows nobody and nothing yet.
+impl AwsApi {
+    /// Without keys and secrets.
     pub async fn start() -> Self {
         let shared = Arc::<Shared>::default();
         let router = Router::new().route("/", post(call)).with_state(Arc::clone(&shared));
         Self { url: serve(router).await, shared }
     }
 
-    /// From now on requests that this key signs are answered.
+    /// Accepts requests that this key has signed.
     pub fn allow(&self, key: &Key) {
         self.shared.keys.lock().unwrap().push(key.id.clone());
     }
 
-    /// Writes a secret: a new one, or the next version of one that is there, as a rotation does.
+    /// Creates a secret, or its next version, as a rotation does.
     pub fn put_secret(&self, name: &str, text: &str) {
         let mut secrets = self.shared.secrets.lock().unwrap();
         let (version, current) = secrets.entry(name.to_owned()).or_default();
@@ -58,12 +57,12 @@ impl Aws {
         text.clone_into(current);
     }
 
-    /// The names of the calls that were answered or refused, in order.
+    /// The names of all calls in order, refused ones included.
     pub fn calls(&self) -> Vec<String> {
         self.shared.calls.lock().unwrap().clone()
     }
 
-    /// Where AWS's own libraries find both, as variables.
+    /// The environment variables that point the AWS SDKs to both services.
     pub fn environment(&self) -> Vec<(String, String)> {
         ["SECRETS_MANAGER", "STS"].map(|service| (format!("AWS_ENDPOINT_URL_{service}"), self.url.clone())).into()
     }
@@ -84,7 +83,7 @@ async fn call(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
     answer
 }
 
-/// The protocol is JSON 1.1.
+/// Protocol: JSON 1.1.
 fn secrets_manager(shared: &Shared, signed: bool, name: &str, body: &[u8]) -> Response {
     let refuse = |kind: &str| (StatusCode::BAD_REQUEST, json!({ "__type": kind, "Message": "refused by a stand-in" }));
     let asked: Value = serde_json::from_slice(body).unwrap_or_default();
@@ -109,7 +108,7 @@ fn secrets_manager(shared: &Shared, signed: bool, name: &str, body: &[u8]) -> Re
     (status, [(CONTENT_TYPE, "application/x-amz-json-1.1")], answer.to_string()).into_response()
 }
 
-/// The protocol is that of queries: a form in, XML out.
+/// Query protocol: a form in, XML out.
 fn sts(signer: Option<&str>, body: &[u8]) -> (String, Response) {
     let form: BTreeMap<String, String> = url::form_urlencoded::parse(body).into_owned().collect();
     let action = form.get("Action").cloned().unwrap_or_default();

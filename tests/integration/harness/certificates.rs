@@ -1,4 +1,4 @@
-//! Certificates for the tests' servers: good ones, expired ones, and those of somebody else.
+//! Certificates for the tests' servers: valid, expired, and of another authority.
 
 use std::{
     fs,
@@ -10,16 +10,14 @@ use rcgen::{
     KeyUsagePurpose, date_time_ymd,
 };
 
-/// When a certificate is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {
-    /// Now.
+    /// Valid now.
     Good,
-    /// No longer.
     Expired,
 }
 
-/// Somebody who issues certificates.
+/// A certificate authority.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     path: PathBuf,
@@ -28,14 +26,12 @@ pub struct Authority {
 /// A certificate and its key, as PEM files.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    /// The certificate.
     pub certificate: PathBuf,
-    /// Its private key.
     pub key: PathBuf,
 }
 
 impl Authority {
-    /// A new one, whose files are in a folder of the caller's; two of different names may share it.
+    /// Creates an authority with its files in `folder`, which authorities of different names may share.
     pub fn new(folder: &Path, name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -48,12 +44,12 @@ impl Authority {
         Self { issuer, path }
     }
 
-    /// Its own certificate, for those who are to trust it.
+    /// The CA certificate.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A certificate for a server of these names and addresses; the files are named after the first.
+    /// Issues a server certificate for names and addresses; the first one names the files.
     pub fn issue(&self, names: &[&str], validity: Validity) -> Issued {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let stem = format!("{}-{validity:?}", names[0]);

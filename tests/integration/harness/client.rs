@@ -1,4 +1,4 @@
-//! An API client that holds each answer against the OpenAPI document.
+//! An API client that checks each response against the OpenAPI document.
 
 use chrono::{DateTime, FixedOffset};
 use reqwest::{
@@ -9,31 +9,28 @@ use serde_json::{Value, json};
 
 use super::{eventually, openapi, sha256_hex};
 
-/// An answer, read to its end.
+/// A complete response.
 #[derive(Debug)]
 pub struct Answer {
-    /// The status.
     pub status: StatusCode,
-    /// The headers.
     pub headers: HeaderMap,
-    /// The body.
     pub bytes: Vec<u8>,
 }
 
 impl Answer {
-    /// The body as JSON; null when there is none.
+    /// The body as JSON; null if it is empty.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
     }
 
-    /// The same after a look at the status.
+    /// The JSON body; panics at another status.
     #[track_caller]
     pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.bytes));
         self.json()
     }
 
-    /// The fields that a 422 names.
+    /// The fields that a 422 response names.
     #[track_caller]
     pub fn fields(self) -> Vec<String> {
         let errors = self.expect(422)["errors"].take();
@@ -41,13 +38,13 @@ impl Answer {
         errors.iter().map(|error| error["field"].as_str().expect("a field").to_owned()).collect()
     }
 
-    /// A header as text.
+    /// A header as text; empty if it is missing.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap_or("(not text)"))
     }
 }
 
-/// Somebody who talks to the service.
+/// An API client.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -62,14 +59,14 @@ impl Client {
         Self { http, url: url.to_owned(), token }
     }
 
-    /// The same with one more header in each request, as somebody in front adds it.
+    /// Adds a header to each request, as a proxy does.
     pub fn with_header(self, name: &'static str, value: &'static str) -> Self {
         let headers = HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]);
         let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).default_headers(headers);
         Self { http: http.build().expect("a client"), ..self }
     }
 
-    /// A request, to be finished by the test; paths are relative to the service.
+    /// Builds a request; a path is relative to the service.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.url) };
         let request = self.http.request(method, url);
@@ -79,12 +76,12 @@ impl Client {
         }
     }
 
-    /// Sends a request, reads the answer and checks it against the contract.
+    /// Sends a request and checks the response against the OpenAPI document.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
         self.try_send(request).await.expect("an answer")
     }
 
-    /// The same where there may be no answer.
+    /// Like [`Self::send`], where the connection may fail.
     pub async fn try_send(&self, request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
         let request = request.build().expect("a request");
         let (method, path) = (request.method().clone(), request.url().path().to_owned());
@@ -92,45 +89,41 @@ impl Client {
         let response = self.http.execute(request).await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let answer = Answer { status, headers, bytes: response.bytes().await?.to_vec() };
-        // S3 answers after a contract of its own.
+        // Responses of S3 are not in the document.
         if !of_s3 {
             openapi::check(&method, &path, &answer);
         }
         Ok(answer)
     }
 
-    /// GET.
     pub async fn get(&self, path: &str) -> Answer {
         self.send(self.request(Method::GET, path)).await
     }
 
-    /// POST with JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
-    /// PATCH with JSON.
     pub async fn patch(&self, path: &str, body: &Value) -> Answer {
         self.send(self.request(Method::PATCH, path).json(body)).await
     }
 
-    /// DELETE.
     pub async fn delete(&self, path: &str) -> Answer {
         self.send(self.request(Method::DELETE, path)).await
     }
 
-    /// Opens an album; answers its id.
+    /// Creates an album and returns its id.
     pub async fn album(&self, title: &str) -> String {
         id(&self.post("/v1/albums", &json!({ "title": title })).await.expect(201))
     }
 
-    /// Makes an invite; answers its token.
+    /// Creates an invite and returns its token.
     pub async fn invite(&self, album: &str, body: &Value) -> String {
         let invite = self.post(&format!("/v1/albums/{album}/invites"), body).await.expect(201);
         invite["token"].as_str().expect("a token").to_owned()
     }
 
-    /// Declares a photo with its checksum; answers the whole answer.
+    /// Declares a photo with its checksum and returns the whole response body.
     pub async fn declare(&self, album: &str, content_type: &str, bytes: &[u8]) -> Value {
         let answer = self.send(self.declaration(album, content_type, bytes)).await;
         assert!(answer.status.is_success(), "{}", String::from_utf8_lossy(&answer.bytes));
@@ -143,12 +136,12 @@ impl Client {
         self.request(Method::POST, &format!("/v1/albums/{album}/photos")).json(&body)
     }
 
-    /// Sends the bytes of a declared photo.
+    /// Uploads the bytes of a declared photo.
     pub async fn put(&self, upload: &Value, bytes: Vec<u8>) -> Answer {
         self.send(self.sending(upload, bytes)).await
     }
 
-    /// The request that sends them.
+    /// The request that uploads the bytes of a declared photo.
     pub fn sending(&self, upload: &Value, bytes: Vec<u8>) -> reqwest::RequestBuilder {
         let mut request = self.http.put(upload["url"].as_str().expect("an upload URL"));
         for (name, value) in upload["headers"].as_object().expect("headers") {
@@ -157,14 +150,14 @@ impl Client {
         request.body(bytes)
     }
 
-    /// Declares and sends a photo; answers its id.
+    /// Declares and uploads a photo; returns its id.
     pub async fn upload(&self, album: &str, content_type: &str, bytes: &[u8]) -> String {
         let declared = self.declare(album, content_type, bytes).await;
         self.put(&declared["upload"], bytes.to_vec()).await.expect(200);
         id(&declared["photo"])
     }
 
-    /// Waits until a photo is ready or rejected; answers it.
+    /// Waits until a photo is ready or rejected, and returns it.
     pub async fn settled(&self, photo: &str) -> Value {
         eventually("ready or rejected", async || {
             let photo = self.get(&format!("/v1/photos/{photo}")).await.expect(200);
@@ -173,7 +166,7 @@ impl Client {
         .await
     }
 
-    /// All items of a list, page by page.
+    /// All items of a list.
     pub async fn all(&self, path: &str) -> Vec<Value> {
         let (mut items, mut next) = (Vec::new(), path.to_owned());
         loop {
@@ -184,7 +177,7 @@ impl Client {
         }
     }
 
-    /// The kinds of an album's events by number, read from the first on.
+    /// Number and kind of all events of an album.
     pub async fn events(&self, album: &str) -> Vec<(u64, String)> {
         let (mut all, mut after) = (Vec::new(), 0);
         loop {
@@ -201,7 +194,7 @@ impl Client {
     }
 }
 
-/// The moment that an answer tells.
+/// Parses a time of a response.
 pub fn time(value: &Value) -> DateTime<FixedOffset> {
     DateTime::parse_from_rfc3339(value.as_str().expect("a text")).expect("a moment")
 }

@@ -1,7 +1,7 @@
-//! A front that does what CloudFront does before the gateway and the bucket: it adds the key that the gateway asks for and
-//! whom it sees, and hands out renditions to who has a signed URL.
+//! A fake CloudFront in front of the gateway and the bucket: it adds the key that the gateway requires and the
+//! viewer's address, and serves renditions by signed URL.
 //!
-//! Not compared with the real one. Signed URLs are held to AWS's page on them:
+//! Not compared with the real one. Signed URLs follow
 //! <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/private-content-creating-signed-url-custom-policy.html>.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -24,31 +24,31 @@ use serde_json::Value;
 
 use super::{aws::Bucket, instance_metadata::serve};
 
-/// Who asks, as it sees them.
+/// The address of the viewer.
 pub const VIEWER: &str = "203.0.113.7";
-/// More than the gateway takes.
+/// A limit above the gateway's, in bytes.
 const LARGEST: usize = 11 << 20;
 
-/// What a distribution knows of the origins behind it.
+/// The origins and keys of a distribution.
 pub struct Distribution {
-    /// Where the gateway is, `http://HOST:PORT`.
+    /// The gateway, `http://HOST:PORT`.
     pub gateway: String,
-    /// The key that the gateway asks for.
+    /// The API key of the gateway.
     pub key: String,
-    /// What is under `/renditions`.
+    /// The origin of `/renditions`.
     pub bucket: Bucket,
-    /// Where its viewers find it, `https://DOMAIN`.
+    /// The public address, `https://DOMAIN`.
     pub address: String,
-    /// Whose signatures it takes.
+    /// The keys whose signatures it accepts.
     pub keys: KeyGroup,
 }
 
-/// Public keys by their ids, in PEM.
+/// Public keys in PEM, by id.
 #[derive(Debug, Clone)]
 pub struct KeyGroup(pub BTreeMap<String, String>);
 
 impl KeyGroup {
-    /// Whether a URL is signed by one of them, and opens what it names at a time.
+    /// Whether a URL has a valid signature and policy at a time.
     pub fn opens(&self, url: &Url, at: DateTime<Utc>) -> bool {
         let signed = Signed::read(url);
         signed.is_some_and(|signed| signed.covers(url) && at < signed.until && self.has_signed(&signed))
@@ -64,11 +64,9 @@ impl KeyGroup {
     }
 }
 
-/// What a signed URL says of itself.
+/// The parameters of a signed URL.
 pub struct Signed {
-    /// The key's id.
     pub key: String,
-    /// When it ends.
     pub until: DateTime<Utc>,
     resource: String,
     policy: Vec<u8>,
@@ -76,13 +74,13 @@ pub struct Signed {
 }
 
 impl Signed {
-    /// Reads it from the query; none of a URL that is not signed.
+    /// Parses the query; `None` for an unsigned URL.
     pub fn read(url: &Url) -> Option<Self> {
         let query: BTreeMap<_, _> = url.query_pairs().into_owned().collect();
         let decoded =
             |name| STANDARD.decode(query.get(name)?.replace('-', "+").replace('_', "=").replace('~', "/")).ok();
         let (policy, signature) = (decoded("Policy")?, decoded("Signature")?);
-        // Without it the hash would be SHA-1.
+        // CloudFront's default is SHA-1.
         query.get("Hash-Algorithm").filter(|hash| *hash == "SHA256")?;
         let told: Value = serde_json::from_slice(&policy).ok()?;
         let statement = &told["Statement"][0];
@@ -95,14 +93,14 @@ impl Signed {
         })
     }
 
-    /// Ours end in the only wildcard that they have.
+    /// The policies of the service have one wildcard, at the end.
     fn covers(&self, url: &Url) -> bool {
         let bare = url.as_str().split('?').next().expect("a beginning");
         self.resource.strip_suffix('*').map_or(bare == self.resource, |beginning| bare.starts_with(beginning))
     }
 }
 
-/// Begins to serve; answers where.
+/// Starts to serve and returns the address.
 pub async fn start(distribution: Distribution) -> String {
     let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
     serve(Router::new().fallback(answer).with_state(Arc::new((distribution, http)))).await

@@ -1,4 +1,4 @@
-//! The database server: one for the whole test run, a database for each test.
+//! The database server: one for the whole test run, with a database for each test.
 
 use std::path::Path;
 
@@ -12,19 +12,19 @@ use uuid::Uuid;
 
 use super::eventually;
 
-/// The server's life is the process's: it ends by its death signal.
+/// Ends with this process, by its parent death signal.
 static SERVER: OnceCell<(DirLock, PrivateServer)> = OnceCell::const_new();
 
-/// Which server the tests are to run on.
+/// The database server of `TEST_DB`.
 pub fn choice() -> ServerChoice {
     let choice = std::env::var("TEST_DB").unwrap_or_default();
     if choice.is_empty() { ServerChoice::Auto } else { choice.parse().expect("TEST_DB") }
 }
 
-/// A folder for a server that all tests share, kept for the next run. Each of several test runs at a time has its own.
+/// A locked folder for a shared server, which the next run uses again. Concurrent test runs have different folders.
 pub fn lock_folder(name: &str) -> DirLock {
     let lock = (0..8).find_map(|n| {
-        // In lower case only the name of the choice, never the path to it.
+        // Only the name is in lower case, not the path to it.
         let name = format!("{name}-{:?}-{n}", choice()).to_lowercase();
         DirLock::acquire(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)).ok()
     });
@@ -45,7 +45,7 @@ async fn server() -> &'static PrivateServer {
     server
 }
 
-/// Tests need no durability against power cuts, and earlier runs left their databases.
+/// Turns durability off, and drops the databases of earlier runs.
 pub async fn prepare(options: &MySqlConnectOptions) -> sqlx::Result<()> {
     let mut root = options.connect().await?;
     sqlx::query("SET GLOBAL innodb_flush_log_at_trx_commit = 2").execute(&mut root).await?;
@@ -55,11 +55,11 @@ pub async fn prepare(options: &MySqlConnectOptions) -> sqlx::Result<()> {
             .fetch_all(&mut root)
             .await?;
     root.close().await?;
-    // Beside the tests, on a thread that outlives each test's own runtime: it takes many seconds.
+    // On a thread of its own, because it takes many seconds and runtimes end with their tests.
     let options = options.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        // What is left is left to the next run.
+        // The next run drops the rest.
         let _left = runtime.block_on(forget(&options, old));
     });
     Ok(())
@@ -76,21 +76,18 @@ async fn forget(options: &MySqlConnectOptions, databases: Vec<Vec<u8>>) -> sqlx:
 
 /// An empty database for one test.
 pub struct Database {
-    /// How to reach it.
     pub options: MySqlConnectOptions,
-    /// Its name.
     pub name: String,
-    /// The server's socket.
     pub socket: std::path::PathBuf,
 }
 
 impl Database {
-    /// Makes one on the server that all tests share.
+    /// Creates a database on the shared server.
     pub async fn create() -> Self {
         Self::on(server().await).await
     }
 
-    /// Makes one on a server of the test's own, to be ended or frozen.
+    /// Creates a database on the test's own server, which it may stop or freeze.
     pub async fn on(server: &PrivateServer) -> Self {
         let name = format!("t_{}", Uuid::now_v7().simple());
         let mut root = server.options().connect().await.expect("the server answers");
@@ -100,12 +97,12 @@ impl Database {
         Self { options: server.options().database(&name), socket: server.socket().to_owned(), name }
     }
 
-    /// A connection of the test's own, to look behind the service.
+    /// A connection for the test.
     pub async fn connect(&self) -> MySqlConnection {
         self.options.connect().await.expect("the server answers")
     }
 
-    /// The columns of all tables in which some bytes occur.
+    /// The columns of all tables that contain these bytes.
     pub async fn columns_with(&self, needle: &[u8]) -> Vec<String> {
         let mut connection = self.connect().await;
         let columns: Vec<(Vec<u8>, Vec<u8>)> =
@@ -126,31 +123,29 @@ impl Database {
         found
     }
 
-    /// One number.
+    /// The number that a query returns.
     pub async fn count(&self, query: impl SqlSafeStr) -> i64 {
         let query = query.into_sql_str();
         let shown = query.as_str().to_owned();
         sqlx::query_scalar(query).fetch_one(&mut self.connect().await).await.expect(&shown)
     }
 
-    /// Changes something behind the service's back; answers how many rows.
+    /// Runs a statement and returns the number of changed rows.
     pub async fn change(&self, statement: impl Into<String>) -> u64 {
         let statement = statement.into();
         let done = sqlx::query(AssertSqlSafe(statement.clone())).execute(&mut self.connect().await).await;
         done.expect(&statement).rows_affected()
     }
 
-    /// Waits until the service is held up in a statement with these words, which the test's own must not have: a
-    /// server may show one for a moment longer than it runs. SHOW, because MySQL's tables of statements fail on those
-    /// with binary values.
-    pub async fn held_up_in(&self, words: &str) {
-        self.held_up_anew_in(words, &[]).await;
+    /// Waits until a statement of the service with these words is running. The test's own statements must not contain
+    /// them, because a server may list a statement slightly longer than it runs. Uses SHOW PROCESSLIST, because MySQL's
+    /// statement tables fail on binary values.
+    pub async fn wait_for_blocked_query(&self, words: &str) {
+        self.wait_for_new_blocked_query(words, &[]).await;
     }
 
-    /// Waits like [`Self::held_up_in`] for a session that is none of `killed`, which are shown until they have ended.
-    ///
-    /// Answers its number, for KILL.
-    pub async fn held_up_anew_in(&self, words: &str, killed: &[u64]) -> u64 {
+    /// Like [`Self::wait_for_blocked_query`], for a session that is not in `killed`. Returns its id, for KILL.
+    pub async fn wait_for_new_blocked_query(&self, words: &str, killed: &[u64]) -> u64 {
         eventually(&format!("held up in {words}"), async || {
             let shown = sqlx::raw_sql("SHOW FULL PROCESSLIST").fetch_all(&mut self.connect().await).await;
             let text = |row: &MySqlRow, column| {
@@ -165,7 +160,7 @@ impl Database {
     }
 }
 
-/// An id as SQL writes it.
+/// An id as an SQL literal.
 pub fn literal(id: &str) -> String {
     format!("0x{}", id.replace('-', ""))
 }

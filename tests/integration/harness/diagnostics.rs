@@ -1,4 +1,4 @@
-//! What the service says of itself to operators: `darkroom check`, and `/health`.
+//! `darkroom check` and `/health`.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use super::{
     process::{darkroom, run},
 };
 
-/// The table that `darkroom check` prints for these variables, over those of the server; and its exit code.
+/// Runs `darkroom check` with the server's settings and more variables; returns exit code and table.
 pub async fn check(server: &TestServer, more: &[(&str, &str)]) -> (i32, String) {
     let mut environment = server.environment();
     environment.retain(|(name, _)| !more.iter().any(|(other, _)| other == name));
@@ -16,13 +16,13 @@ pub async fn check(server: &TestServer, more: &[(&str, &str)]) -> (i32, String) 
     (code, table + &complaints)
 }
 
-/// A part's row and what follows it.
+/// The table from the row of a dependency on.
 pub fn row<'a>(table: &'a str, part: &str) -> Option<&'a str> {
     let from = table.lines().find(|line| line.split_whitespace().next() == Some(part))?;
     Some(&table[table.find(from)?..])
 }
 
-/// What `/health` says of each dependency.
+/// The dependencies in `/health`.
 pub async fn health(operations: &str) -> Value {
     let answer = reqwest::get(format!("{operations}/health")).await.expect("an answer");
     answer.json::<Value>().await.expect("JSON")["dependencies"].take()

@@ -1,6 +1,6 @@
-//! A proxy before the emulator of AWS that does to calls what networks and services in trouble do, to messages what a
-//! standard queue may do, and knows which calls there were and who made them. The `Host` header stays as the client has signed
-//! it, so that signatures hold.
+//! A proxy in front of the AWS emulator that injects network and service faults, repeats and reorders messages as a
+//! standard queue may, and records calls and callers. It keeps the `Host` header as the client has signed it, so that
+//! signatures stay valid.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -22,39 +22,37 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What happens to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It is answered with this status (500 or 503) and never gets there.
+    /// The proxy answers with this status (500 or 503).
     Status(u16),
-    /// It is refused as one too many, in the service's own words.
+    /// The proxy answers with the service's throttling error.
     Throttle,
-    /// It is refused with this code.
+    /// The proxy answers with this error code.
     Refuse(&'static str),
-    /// It comes later, also when its caller does not wait for that any more.
+    /// The proxy forwards the call later, even if the caller has given up.
     Delay(Duration),
-    /// The connection ends before it gets there.
+    /// The proxy closes the connection and does not forward the call.
     Cut,
-    /// It is done, and the connection ends before the answer.
+    /// The proxy forwards the call and closes the connection before the response.
     LoseAnswer,
-    /// It is done, and the connection ends in the middle of what the answer holds.
+    /// The proxy forwards the call and closes the connection within the response body.
     CutBody,
 }
 
-/// The calls that a fault happens to.
+/// A rule that injects faults.
 #[derive(Debug, Clone)]
 struct Rule {
-    /// In turn.
+    /// Injected in turn.
     faults: Vec<Fault>,
-    /// Each so-many-th of them.
+    /// Applies to each n-th call.
     every: u64,
     /// The name of the service in signatures: `s3`, `sqs`, `sns`, `dynamodb`, `states`.
     service: Option<&'static str>,
 }
 
-/// The proxy; it ends when dropped.
+/// The running proxy; it ends when dropped.
 pub struct FaultProxy {
-    /// Where it is.
     pub url: String,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
@@ -67,13 +65,13 @@ struct Shared {
     agents: Mutex<BTreeSet<(String, String)>>,
     counted: AtomicU64,
     hit: AtomicU64,
-    /// Messages that are still to come once more, while they do.
+    /// Messages that are due for a second delivery, if messages are repeated.
     again: Mutex<Option<VecDeque<Value>>>,
     repeated: AtomicU64,
 }
 
 impl FaultProxy {
-    /// Passes everything on to an endpoint, at first without a fault.
+    /// Forwards everything to an endpoint, without faults at first.
     pub async fn start(endpoint: &str) -> Self {
         let target = endpoint.strip_prefix("http://").expect("an endpoint in clear text").to_owned();
         let shared = Arc::new(Shared {
@@ -92,48 +90,49 @@ impl FaultProxy {
         Self { url, shared, task }
     }
 
-    /// From now on this happens to each so-many-th call; to every one with 1. The first is the so-many-th.
+    /// Injects a fault into each n-th call.
     pub fn every(&self, every: u64, fault: Fault) {
         self.every_in_turn(every, &[fault]);
     }
 
-    /// The same with several, which take turns.
+    /// Injects several faults in turn.
     pub fn every_in_turn(&self, every: u64, faults: &[Fault]) {
         self.set(Some(Rule { faults: faults.into(), every, service: None }));
     }
 
-    /// The same for the calls of one service, by its name in signatures: `s3`, `sqs`, `sns`, `dynamodb`, `states`.
+    /// Injects a fault into each n-th call of one service, by its name in signatures: `s3`, `sqs`, `sns`, `dynamodb`,
+    /// `states`.
     pub fn every_of(&self, service: &'static str, every: u64, fault: Fault) {
         self.set(Some(Rule { faults: vec![fault], every, service: Some(service) }));
     }
 
-    /// From now on all is well.
-    pub fn heal(&self) {
+    /// Stops injecting faults.
+    pub fn clear_faults(&self) {
         self.set(None);
     }
 
-    /// How many calls something has happened to.
-    pub fn hit(&self) -> u64 {
+    /// The number of calls with an injected fault.
+    pub fn faults_injected(&self) -> u64 {
         self.shared.hit.load(Ordering::Relaxed)
     }
 
-    /// All that was called, in the words of policies: `s3:GetObject`.
+    /// All calls as actions of policies: `s3:GetObject`.
     pub fn calls(&self) -> BTreeSet<String> {
         self.shared.calls.lock().unwrap().clone()
     }
 
-    /// Who has called, by the service and what the caller says of itself; presigned URLs are anybody's and don't count.
+    /// Service and user agent of all calls, without presigned URLs.
     pub fn agents(&self) -> BTreeSet<(String, String)> {
         self.shared.agents.lock().unwrap().clone()
     }
 
-    /// From now on each message of a queue comes twice, the second time with a later answer, and those of one answer the other
-    /// way round: a standard queue promises neither once nor an order.
-    pub fn muddle_messages(&self) {
+    /// Delivers each message twice, the second time in a later response, and reverses the messages of a response: a
+    /// standard queue guarantees neither single delivery nor order.
+    pub fn repeat_and_reorder_messages(&self) {
         self.shared.again.lock().unwrap().get_or_insert_default();
     }
 
-    /// How many messages came a second time.
+    /// The number of messages that were delivered a second time.
     pub fn repeated(&self) -> u64 {
         self.shared.repeated.load(Ordering::Relaxed)
     }
@@ -155,14 +154,14 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             let service = service_fn(move |request| call(Arc::clone(&shared), request));
-            // A client that went away, and a fault that ends the connection, are errors here.
+            // Errors: a disconnected client, and faults that close the connection.
             let _ended =
                 hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
-/// An error ends the connection without a word.
+/// An error closes the connection without a response.
 async fn call(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, String> {
     let service = signed_for(&request);
     if let Some(agent) = agent(&request) {
@@ -190,7 +189,7 @@ async fn call(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respons
         }
         Some(Fault::Cut) => Err("cut".to_owned()),
         Some(Fault::LoseAnswer) => {
-            // All of it: the service has done what it was asked.
+            // The whole response: the service has completed the call.
             let answer = shared.forward(request).await?;
             whole(answer.into_body()).await?;
             Err("the answer is lost".to_owned())
@@ -220,7 +219,7 @@ impl Shared {
         })
     }
 
-    /// Messages of a queue, muddled if they are to be.
+    /// Messages of a queue, repeated and reordered if enabled.
     async fn receive(&self, request: Request<Body>) -> Result<Response<Body>, String> {
         if self.again.lock().unwrap().is_none() {
             return self.forward(request).await;
@@ -242,7 +241,7 @@ impl Shared {
         Ok(Response::from_parts(parts, Body::from(told)))
     }
 
-    /// What came with an earlier answer and then what is new, from its end, but no more than were asked for.
+    /// Messages of an earlier response, then new ones in reverse order, up to the requested number.
     fn muddled(&self, new: Vec<Value>, most: usize) -> Value {
         let mut again = self.again.lock().unwrap();
         let again = again.get_or_insert_default();
@@ -264,19 +263,19 @@ impl Shared {
     }
 }
 
-/// A body that is held in memory from its beginning to its end.
+/// Reads a whole body into memory.
 async fn whole<B: hyper::body::Body<Error: std::fmt::Display>>(body: B) -> Result<Bytes, String> {
     Ok(body.collect().await.map_err(|error| error.to_string())?.to_bytes())
 }
 
-/// What a signed call says of who makes it, in the two headers that AWS's clients have for that.
+/// The user agent of a signed call, from the two headers of the AWS SDKs.
 fn agent(request: &Request<Incoming>) -> Option<String> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     header("authorization")?;
     Some([header("user-agent"), header("x-amz-user-agent")].map(Option::unwrap_or_default).join(" "))
 }
 
-/// The query protocol says in the body which call it is; that is read, and kept for later.
+/// Reads the body of a query protocol request, which names the action.
 async fn read(request: Request<Incoming>, service: &str) -> Result<Request<Body>, String> {
     let (mut parts, body) = request.into_parts();
     if service != "sns" {
@@ -289,11 +288,11 @@ async fn read(request: Request<Incoming>, service: &str) -> Result<Request<Body>
     Ok(Request::from_parts(parts, Body::from(body)))
 }
 
-/// The call that a body of the query protocol names.
+/// The action that a query protocol body names.
 #[derive(Clone)]
 struct Query(String);
 
-/// The right that a call takes, in the words of policies.
+/// The policy action of a call.
 fn action(request: &Request<Body>, service: &str) -> String {
     let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok()?.rsplit('.').next());
     let name = match (request.extensions().get::<Query>(), target) {
@@ -323,7 +322,7 @@ fn s3_action(request: &Request<Body>) -> &'static str {
     }
 }
 
-/// The service that a request is signed for: in its header, or in a presigned URL.
+/// The service in the signature of a request or presigned URL.
 fn signed_for(request: &Request<Incoming>) -> String {
     let header = request.headers().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let query = request.uri().query().unwrap_or_default().replace("%2F", "/");
@@ -333,7 +332,7 @@ fn signed_for(request: &Request<Incoming>) -> String {
     scope.and_then(|scope| scope.split('/').nth(3)).unwrap_or_default().to_owned()
 }
 
-/// What a service calls trouble of its own.
+/// A service's error code for an internal error.
 fn trouble(service: &str, status: u16) -> &'static str {
     match (service, status) {
         ("s3", 500) => "InternalError",
@@ -343,7 +342,7 @@ fn trouble(service: &str, status: u16) -> &'static str {
     }
 }
 
-/// What a service calls one call too many.
+/// A service's error code for throttling.
 fn throttling(service: &str) -> &'static str {
     match service {
         "s3" => "SlowDown",
@@ -353,8 +352,8 @@ fn throttling(service: &str) -> &'static str {
     }
 }
 
-/// An answer in the shape of the service. What it was sent is read first: a client that is still sending would take the
-/// early answer for a broken connection.
+/// An error response in the format of the service. The request body is read first, because a client that is still
+/// sending would see a broken connection.
 async fn refused(request: Request<Body>, service: &str, status: u16, code: &str) -> Result<Response<Body>, String> {
     whole(request.into_body()).await?;
     let (content_type, body) = match service {

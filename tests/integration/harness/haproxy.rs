@@ -1,9 +1,9 @@
-//! HAProxy in TCP mode, as a Network Load Balancer is one: it tells who connects by PROXY protocol version 2, checks
-//! health by HTTP, spreads connections and leaves requests alone.
+//! HAProxy in TCP mode as a Network Load Balancer: it sends PROXY protocol version 2, checks health by HTTP, and
+//! distributes connections.
 
 use std::{
     fs::File,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use tempfile::TempDir;
@@ -12,10 +12,10 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::eventually;
+use super::{eventually, process::KillOnDrop};
 
-/// Checks are far more frequent than a balancer's, so that tests are quick; as there, two of a kind tell. A connection
-/// that is refused is not tried elsewhere: a balancer that only passes packets on doesn't either.
+/// Health checks are more frequent than an NLB's, so that tests are fast; two results change the state, as there. A
+/// refused connection is not retried on another target, because an NLB doesn't either.
 const CONFIGURATION: &str = "
 global
     stats socket FOLDER/socket mode 600 level admin
@@ -41,12 +41,12 @@ listen service
 
 /// The balancer; killed when dropped.
 pub struct Haproxy {
-    child: Child,
+    child: KillOnDrop,
     folder: TempDir,
 }
 
 impl Haproxy {
-    /// Listens on an address, for targets at others.
+    /// Listens on `address` and forwards to `targets`.
     pub async fn start(address: &str, targets: &[String]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let lines: Vec<String> =
@@ -57,10 +57,10 @@ impl Haproxy {
         std::fs::write(&path, configuration).expect("a configuration");
         let log = File::create(folder.path().join("log")).expect("a log");
         let mut command = Command::new("haproxy");
-        // It is where administrators' programs are, which not everybody's PATH has.
+        // HAProxy is in `sbin`, which may be missing in PATH.
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.arg("-db").arg("-f").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().expect("HAProxy is installed: tests/scripts/install-packages test");
+        let child = KillOnDrop(command.spawn().expect("HAProxy is installed: tests/scripts/install-packages test"));
         let mut this = Self { child, folder };
         eventually("listening", async || {
             let ended = this.child.try_wait().expect("a child");
@@ -71,34 +71,34 @@ impl Haproxy {
         this
     }
 
-    /// Gives a target no more connections, as deregistration does. Those that are open stay.
+    /// Stops new connections to a target, as deregistration does. Open connections stay.
     pub async fn drain(&self, target: usize) {
         self.tell(&format!("set server service/{} state drain", name(target))).await;
     }
 
-    /// Takes it back, as registration does.
+    /// Allows connections again, as registration does.
     pub async fn admit(&self, target: usize) {
         self.tell(&format!("set server service/{} state ready", name(target))).await;
     }
 
-    /// Waits until a target is found well and gets connections.
+    /// Waits until a target is healthy.
     pub async fn up(&self, target: usize) {
-        // One that was not checked yet is taken to be up.
+        // HAProxy reports an unchecked target as up.
         let up = async || self.is(target, "UP").await && self.of(target, "check_status").await == "L7OK";
         eventually("up", async || up().await.then_some(())).await;
     }
 
-    /// Waits until a target is found failing and gets no more connections.
+    /// Waits until a target is unhealthy.
     pub async fn down(&self, target: usize) {
         eventually("down", async || self.is(target, "DOWN").await.then_some(())).await;
     }
 
-    /// The connections to a target that are open.
+    /// The number of open connections to a target.
     pub async fn open(&self, target: usize) -> u64 {
         self.of(target, "scur").await.parse().expect("a number")
     }
 
-    /// The connections to a target that did not come to be.
+    /// The number of failed connections to a target.
     pub async fn refused(&self, target: usize) -> u64 {
         self.of(target, "econ").await.parse().expect("a number")
     }
@@ -127,13 +127,6 @@ impl Haproxy {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
         Some(answer)
-    }
-}
-
-impl Drop for Haproxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -1,7 +1,7 @@
-//! What AWS does around a sign-in to RDS: keys that sign tokens, and the rules by which tokens are judged.
+//! IAM authentication of RDS: access keys that sign tokens, and the rules for accepting tokens.
 //!
-//! The tokens are made here after the text of Signature Version 4, not with the service's own code, which they are to
-//! be compared with.
+//! Tokens are built here from the specification of Signature Version 4, not with the service's own code, to test that
+//! code.
 
 use std::{
     collections::BTreeMap,
@@ -17,35 +17,33 @@ use serde::{Deserialize, Serialize};
 
 use super::sha256_hex;
 
-/// The region of everything here.
 pub const REGION: &str = "eu-west-1";
 
 /// An access key of AWS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Key {
-    /// The key's public name.
+    /// The access key id.
     #[serde(skip)]
     pub id: String,
-    /// The secret that signs.
     pub secret: String,
-    /// What temporary keys have beside it.
+    /// Of temporary keys.
     pub session_token: Option<String>,
 }
 
 impl Key {
-    /// A key of a person or machine, which nobody else has.
+    /// A new long-term access key.
     pub fn long_lived() -> Self {
         Self { id: format!("AKIA{}", unique(16)), secret: unique(40), session_token: None }
     }
 
-    /// A temporary key, as roles have them, with a session token of so many characters.
+    /// A new temporary key with a session token of `length` characters.
     pub fn temporary(length: usize) -> Self {
-        // Characters that have to be encoded, as real ones have.
+        // With characters that must be encoded, as in real tokens.
         let session_token = format!("IQoJ{}/+=", unique(length - 7));
         Self { id: format!("ASIA{}", unique(16)), secret: unique(40), session_token: Some(session_token) }
     }
 
-    /// The key as variables that AWS's own libraries know.
+    /// The key as environment variables of the AWS SDKs.
     pub fn environment(&self) -> Vec<(String, String)> {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let mut all = vec![pair("AWS_ACCESS_KEY_ID", &self.id), pair("AWS_SECRET_ACCESS_KEY", &self.secret)];
@@ -53,17 +51,17 @@ impl Key {
         all
     }
 
-    /// A token that lets a user in at an endpoint, `HOST:PORT`, for the next 15 minutes.
+    /// An authentication token for a user at an endpoint, `HOST:PORT`, valid for 15 minutes.
     pub fn token(&self, endpoint: &str, region: &str, user: &str) -> String {
         self.token_of(Utc::now(), endpoint, region, user)
     }
 
-    /// The same, made at another time: a presigned `GET https://ENDPOINT/?Action=connect&DBUser=USER`.
+    /// A token of another time: a presigned `GET https://ENDPOINT/?Action=connect&DBUser=USER`.
     pub fn token_of(&self, at: DateTime<Utc>, endpoint: &str, region: &str, user: &str) -> String {
         let (day, date) = (at.format("%Y%m%d").to_string(), at.format("%Y%m%dT%H%M%SZ").to_string());
         let scope = format!("{day}/{region}/rds-db/aws4_request");
         let credential = format!("{}/{scope}", self.id);
-        // In the order of their names, as they are signed.
+        // Sorted by name, as the signature requires.
         let mut parameters = vec![
             ("Action", "connect"),
             ("DBUser", user),
@@ -106,7 +104,7 @@ fn percent_encoded(text: &str) -> String {
     })
 }
 
-/// Text of capital letters and digits that never comes twice.
+/// A unique text of capital letters and digits.
 fn unique(length: usize) -> String {
     const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let mut bytes = vec![0; length];
@@ -114,16 +112,15 @@ fn unique(length: usize) -> String {
     bytes.into_iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect()
 }
 
-/// A login that was judged.
+/// A login and its result.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Login {
-    /// When, in seconds since 1970.
+    /// In seconds since the epoch.
     pub time: f64,
-    /// As whom.
     pub user: String,
-    /// How long the token was.
+    /// The length of the token.
     pub bytes: usize,
-    /// `ok`, or why not.
+    /// `ok` or the reason of the refusal.
     pub verdict: String,
 }
 
@@ -144,7 +141,7 @@ struct Allowed {
     users: Vec<String>,
 }
 
-/// IAM as far as RDS asks it: who may sign in where, and who did. Changes count from the next login.
+/// The IAM rules of RDS logins, and a log of logins. Changes apply from the next login.
 pub struct Iam {
     config: PathBuf,
     log: PathBuf,
@@ -152,7 +149,7 @@ pub struct Iam {
 }
 
 impl Iam {
-    /// One that lets nobody in yet, with its files in a folder of the caller's.
+    /// Without any allowed key; the files are in `folder`.
     pub fn new(folder: &Path) -> Self {
         let (config, log) = (folder.join("iam.json"), folder.join("iam.log"));
         fs::write(&log, "").expect("a log");
@@ -168,49 +165,48 @@ impl Iam {
         iam
     }
 
-    /// Where the rules are.
     pub fn config(&self) -> &Path {
         &self.config
     }
 
-    /// From now on this key may sign tokens for these users, and for no others.
+    /// Allows this key to sign tokens for exactly these users.
     pub fn allow(&self, key: &Key, users: &[&str]) {
         let users = users.iter().map(|user| (*user).to_owned()).collect();
         self.change(|rules| drop(rules.keys.insert(key.id.clone(), Allowed { key: key.clone(), users })));
     }
 
-    /// From now on this key is unknown.
+    /// Removes this key.
     pub fn forget(&self, key: &Key) {
         self.change(|rules| drop(rules.keys.remove(&key.id)));
     }
 
-    /// From now on a token is expired after so many seconds; 900 at first, as at AWS.
+    /// Sets the lifetime of tokens in seconds; the default is 900, as at AWS.
     pub fn max_age(&self, seconds: u64) {
         self.change(|rules| rules.max_age = seconds);
     }
 
-    /// From now on only tokens for these regions count; [`REGION`] at first.
+    /// Accepts tokens for these regions only; the default is [`REGION`].
     pub fn regions(&self, regions: &[&str]) {
         self.change(|rules| rules.regions = regions.iter().map(|region| (*region).to_owned()).collect());
     }
 
-    /// From now on tokens for these endpoints, `HOST:PORT`, count too.
+    /// Also accepts tokens for these endpoints, `HOST:PORT`.
     pub fn add_hosts(&self, hosts: &[String]) {
         self.change(|rules| rules.hosts.extend_from_slice(hosts));
     }
 
-    /// All logins that were judged, in order.
+    /// All logins in order.
     pub fn logins(&self) -> Vec<Login> {
         let text = fs::read_to_string(&self.log).expect("the log");
         text.lines().map(|line| serde_json::from_str(line).expect("a login")).collect()
     }
 
-    /// The verdicts on the logins of a user, in order.
-    pub fn verdicts(&self, user: &str) -> Vec<String> {
+    /// The results of a user's logins in order.
+    pub fn login_results(&self, user: &str) -> Vec<String> {
         self.logins().into_iter().filter(|login| login.user == user).map(|login| login.verdict).collect()
     }
 
-    /// A login reads either the old rules or the new ones, never half a file.
+    /// Replaces the file atomically, because a login may be reading it.
     fn change(&self, change: impl FnOnce(&mut Rules)) {
         let mut rules = self.rules.lock().expect("no panic while it was held");
         change(&mut rules);

@@ -1,6 +1,6 @@
-//! Pictures made in code, and a look into JPEGs.
+//! Generated images, and a parser for JPEG segments.
 
-/// A PNG of one colour; another seed makes other bytes.
+/// A PNG of one colour, different for each seed.
 pub fn png(width: u32, height: u32, seed: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
@@ -10,7 +10,7 @@ pub fn png(width: u32, height: u32, seed: u8) -> Vec<u8> {
     bytes
 }
 
-/// The segments of a JPEG up to its coded data: marker and payload.
+/// Marker and payload of the segments of a JPEG before its coded data.
 pub fn segments(jpeg: &[u8]) -> Vec<(u8, &[u8])> {
     assert_eq!(&jpeg[..2], [0xFF, 0xD8], "not a JPEG");
     let (mut segments, mut at) = (Vec::new(), 2);

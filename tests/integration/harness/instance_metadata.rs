@@ -1,5 +1,5 @@
-//! Where a program on AWS finds its credentials: stand-ins for the metadata service of EC2 (version 2, with session
-//! tokens) and for the credentials endpoint of ECS and EKS.
+//! Sources of AWS credentials: the instance metadata service of EC2 (version 2, with session tokens) and the
+//! credentials endpoint of ECS and EKS.
 
 use std::sync::{
     Arc, Mutex,
@@ -19,14 +19,12 @@ use tokio::net::TcpListener;
 
 use super::iam::{Key, REGION};
 
-/// The role of the machine.
 pub const ROLE: &str = "darkroom-api";
-/// The machine.
 pub const INSTANCE: &str = "i-0123456789abcdef0";
 const SESSION: &str = "a-session-of-the-metadata-service";
 const AUTHORIZATION: &str = "an-authorization-of-the-container";
 
-/// Serves for as long as the test's runtime lives; answers where.
+/// Serves until the test's runtime ends; returns the address.
 pub async fn serve(router: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -34,23 +32,23 @@ pub async fn serve(router: Router) -> String {
     url
 }
 
-/// Both services at one address, giving out the same credentials.
-pub struct Imds {
+/// Both services at one address, with the same credentials.
+pub struct MetadataService {
     url: String,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     credentials: Mutex<(Key, DateTime<Utc>)>,
-    /// What the Auto Scaling group wants to become of the machine.
+    /// The target lifecycle state of the Auto Scaling group.
     target: Mutex<&'static str>,
     sessions: AtomicUsize,
     failing: AtomicBool,
     fetches: AtomicUsize,
 }
 
-impl Imds {
-    /// Begins to give out a key that lasts for so long.
+impl MetadataService {
+    /// Provides a key with this lifetime.
     pub async fn start(key: &Key, lasts: TimeDelta) -> Self {
         let shared = Arc::new(Shared {
             credentials: Mutex::new((key.clone(), Utc::now() + lasts)),
@@ -71,37 +69,37 @@ impl Imds {
         Self { url: serve(router).await, shared }
     }
 
-    /// From now on it gives out this key.
+    /// Provides another key.
     pub fn replace(&self, key: &Key, lasts: TimeDelta) {
         *self.shared.credentials.lock().unwrap() = (key.clone(), Utc::now() + lasts);
     }
 
-    /// From now on its Auto Scaling group wants this state of the machine, such as `Terminated`.
+    /// Sets the target lifecycle state, such as `Terminated`.
     pub fn aim(&self, state: &'static str) {
         *self.shared.target.lock().unwrap() = state;
     }
 
-    /// How often somebody asked for a session, answered or not.
+    /// The number of session requests, failed ones included.
     pub fn sessions(&self) -> usize {
         self.shared.sessions.load(Ordering::Relaxed)
     }
 
-    /// Whether everything is answered with 500.
+    /// Whether every request is answered 500.
     pub fn fail(&self, failing: bool) {
         self.shared.failing.store(failing, Ordering::Relaxed);
     }
 
-    /// How often credentials were asked for, answered or not.
+    /// The number of credential requests, failed ones included.
     pub fn fetches(&self) -> usize {
         self.shared.fetches.load(Ordering::Relaxed)
     }
 
-    /// Where AWS's own libraries find the metadata service, as a variable.
+    /// The environment variable that points the AWS SDKs to the metadata service.
     pub fn environment(&self) -> Vec<(String, String)> {
         vec![("AWS_EC2_METADATA_SERVICE_ENDPOINT".to_owned(), self.url.clone())]
     }
 
-    /// Where AWS's own libraries find the credentials of a container, as variables.
+    /// The environment variables that point the AWS SDKs to the container credentials.
     pub fn container_environment(&self) -> Vec<(String, String)> {
         vec![
             ("AWS_CONTAINER_CREDENTIALS_FULL_URI".to_owned(), format!("{}/container", self.url)),
@@ -115,7 +113,7 @@ impl Shared {
         if self.failing.load(Ordering::Relaxed) { Err(StatusCode::INTERNAL_SERVER_ERROR) } else { Ok(()) }
     }
 
-    /// What version 2 asks of each request but that for a session.
+    /// Version 2 requires a session token.
     fn check_session(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
         self.check_failing()?;
         let session = headers.get("x-aws-ec2-metadata-token");

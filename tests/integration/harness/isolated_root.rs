@@ -1,26 +1,31 @@
-//! A spare copy of this machine's root, to install packages and to run systemd in: `tests/scripts/isolated-root`.
+//! An isolated copy of this machine's root file system for installing packages and running systemd:
+//! `tests/scripts/isolated-root`.
 
 use std::{
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
-use super::{process::children, skip};
+use super::{
+    process::{KillOnDrop, children},
+    skip,
+};
 
-/// `EX_TEMPFAIL`: the machine does not allow it.
+/// `EX_TEMPFAIL`: this machine does not allow namespaces.
 const NOT_HERE: i32 = 75;
 
-fn spare_root() -> Command {
+fn isolated_root() -> Command {
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts/isolated-root"));
-    // Cargo has variables that the program would take for settings.
+    // Cargo sets variables that the program would read.
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     command
 }
 
-/// Runs a script in a spare root that has the folder, and panics unless it ends well; answers all that it said, or nothing
-/// when there can be no spare root here.
+/// Runs a script in an isolated root with this folder, and returns its output; panics if it fails. `None` if this
+/// machine does not allow it.
 pub fn run(folder: &Path, script: &str) -> Option<String> {
-    let output = spare_root().arg(folder).args(["sh", "-euxc", script]).stdin(Stdio::null()).output().expect("a shell");
+    let output =
+        isolated_root().arg(folder).args(["sh", "-euxc", script]).stdin(Stdio::null()).output().expect("a shell");
     let said = text(&output);
     if output.status.code() == Some(NOT_HERE) {
         skip(&said);
@@ -30,20 +35,21 @@ pub fn run(folder: &Path, script: &str) -> Option<String> {
     Some(said)
 }
 
-/// A spare root in which systemd runs; all of it ends when dropped.
-pub struct Machine {
-    outside: Child,
+/// An isolated root with a running systemd; it ends when dropped.
+pub struct IsolatedMachine {
+    /// Its systemd and all other processes of the namespace end with it.
+    outside: KillOnDrop,
 }
 
-impl Machine {
+impl IsolatedMachine {
     /// Runs a script to prepare it, then systemd, which starts `default.target`.
     pub fn boot(folder: &Path, script: &str) -> Self {
         let log = std::fs::File::create(folder.join("boot.log")).expect("a log");
-        let mut command = spare_root();
+        let mut command = isolated_root();
         command.arg("--boot").arg(folder).args(["sh", "-euxc", script]).stdin(Stdio::null());
         let log = [log.try_clone().expect("a log"), log];
         let [out, err] = log;
-        Self { outside: command.stdout(out).stderr(err).spawn().expect("a shell") }
+        Self { outside: KillOnDrop(command.stdout(out).stderr(err).spawn().expect("a shell")) }
     }
 
     /// The process id of its systemd.
@@ -51,7 +57,7 @@ impl Machine {
         children(self.outside.id()).first().copied()
     }
 
-    /// Runs a command inside; answers whether it went well, and all that it said.
+    /// Runs a command inside; returns whether it succeeded, and its output.
     pub fn run(&self, command: &[&str]) -> (bool, String) {
         let Some(first) = self.first() else { return (false, "it has ended".to_owned()) };
         let output = Command::new("nsenter")
@@ -63,17 +69,9 @@ impl Machine {
         (output.status.success(), text(&output))
     }
 
-    /// A property of a unit, as `systemctl show` has it.
+    /// A property of a unit by `systemctl show`.
     pub fn property(&self, unit: &str, name: &str) -> String {
         self.run(&["systemctl", "show", "--value", "--property", name, unit]).1.trim().to_owned()
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // Its first process takes all others of its with it.
-        let _ = self.outside.kill();
-        let _ = self.outside.wait();
     }
 }
 

@@ -1,11 +1,11 @@
-//! A function of AWS Lambda: the real program as its `bootstrap`, and a stand-in of the API by which Lambda hands it events.
+//! An AWS Lambda function: the program as its `bootstrap`, and the Lambda runtime API.
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>
 
 use std::{
     collections::HashMap,
     fs::OpenOptions,
-    process::{Child, ExitStatus, Stdio},
+    process::{ExitStatus, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -27,18 +27,18 @@ use uuid::Uuid;
 use super::{
     DEADLINE, eventually,
     instance_metadata::serve,
-    process::{darkroom, send},
+    process::{KillOnDrop, darkroom, send},
 };
 
-/// The trace that every invocation belongs to.
+/// The trace header of every invocation.
 pub const TRACE: &str = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
 
-/// What an invocation came to: the answer, or the error that Lambda was told.
+/// The response or error of an invocation.
 pub type Outcome = Result<Value, Value>;
 
 /// The function's process; killed when dropped.
 pub struct Function {
-    child: Child,
+    child: KillOnDrop,
     log: NamedTempFile,
     shared: Arc<Shared>,
 }
@@ -57,7 +57,7 @@ struct Event {
 }
 
 impl Function {
-    /// Starts the program as Lambda does, for a handler.
+    /// Starts the program for a handler, as Lambda does.
     pub async fn start(handler: &str, environment: &[(String, String)]) -> Self {
         let (events, waiting) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -80,15 +80,15 @@ impl Function {
         command.env("AWS_LAMBDA_RUNTIME_API", api.trim_start_matches("http://")).env("_HANDLER", handler);
         command.env("AWS_LAMBDA_FUNCTION_NAME", "darkroom").env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST");
         command.env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1024");
-        Self { child: command.spawn().expect("the program starts"), log, shared }
+        Self { child: KillOnDrop(command.spawn().expect("the program starts")), log, shared }
     }
 
-    /// Hands it an event, and waits for what it makes of it within 30 s.
+    /// Invokes the function with a timeout of 30 s.
     pub async fn invoke(&self, payload: Value) -> Outcome {
         self.invoke_within(Duration::from_secs(30), payload).await
     }
 
-    /// The same within another time, of which the function is told.
+    /// Invokes the function with another timeout, which the function sees as its deadline.
     pub async fn invoke_within(&self, limit: Duration, payload: Value) -> Outcome {
         let (tell, outcome) = oneshot::channel();
         let id = Uuid::now_v7().to_string();
@@ -98,36 +98,29 @@ impl Function {
         outcome.unwrap_or_else(|_| panic!("no answer:\n{}", self.log())).expect("an answer")
     }
 
-    /// All that it has said.
+    /// The output so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log.path()).expect("the log")
     }
 
-    /// Asks it to end, as Lambda does where there is an extension, and waits for the end.
+    /// Sends SIGTERM, as Lambda does for functions with an extension, and waits for the exit.
     pub async fn stop(&mut self) -> ExitStatus {
         send(self.child.id(), Signal::TERM);
         self.ended().await
     }
 
-    /// Waits for the end.
+    /// Waits for the exit.
     pub async fn ended(&mut self) -> ExitStatus {
         eventually("ended", async || self.child.try_wait().expect("a child")).await
     }
 
-    /// What it has told Lambda of its start, if that failed.
+    /// The reported initialization error.
     pub fn init_error(&self) -> Option<Value> {
         self.shared.init_error.lock().unwrap().clone()
     }
 }
 
-impl Drop for Function {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Waits for an event, however long.
+/// Waits for an event without a timeout.
 async fn next(State(shared): State<Arc<Shared>>) -> Response {
     let event = shared.waiting.lock().await.recv().await.expect("a sender is kept");
     let ends = event.ends.duration_since(SystemTime::UNIX_EPOCH).expect("this century").as_millis().to_string();
@@ -153,18 +146,18 @@ async fn init_failed(State(shared): State<Arc<Shared>>, error: Bytes) -> StatusC
     StatusCode::ACCEPTED
 }
 
-/// Not everything that is JSON is sent as such.
+/// Some JSON bodies have no JSON content type.
 fn json(body: &[u8]) -> Value {
     serde_json::from_slice(body).expect("JSON")
 }
 
 impl Shared {
-    /// The invocation's id is the last but one segment of the path.
+    /// The id of the invocation is the second to last path segment.
     fn end(&self, at: &Uri, outcome: Outcome) -> StatusCode {
         let id = at.path().rsplit('/').nth(1).expect("a route with an id");
         match self.under_way.lock().unwrap().remove(id) {
             Some(tell) => {
-                // A test that does not wait any more does not care.
+                // The test may have stopped waiting.
                 let _unheard = tell.send(outcome);
                 StatusCode::ACCEPTED
             }

@@ -1,4 +1,4 @@
-//! Holds answers against the OpenAPI document that the service publishes.
+//! Checks responses against the OpenAPI document that the service publishes.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ pub fn document() -> &'static Value {
     &DOCUMENT
 }
 
-/// Panics unless the answer is one that the document describes. What every answer has to have is checked for all.
+/// Panics unless the document describes the response.
 pub fn check(method: &Method, path: &str, answer: &Answer) {
     let context = || format!("{method} {path} -> {}: {}", answer.status, String::from_utf8_lossy(&answer.bytes));
     assert!(!answer.header("x-request-id").is_empty(), "no request id: {}", context());
@@ -50,7 +50,7 @@ pub fn check(method: &Method, path: &str, answer: &Answer) {
     assert!(errors.is_empty(), "{errors:?}: {}", context());
 }
 
-/// The validator of a schema of the document. Kept, because making one takes longer than the request that it is for.
+/// The validator of a schema of the document; cached, because building one takes longer than a request.
 fn validator(schema: &'static Value) -> Arc<Validator> {
     static VALIDATORS: LazyLock<Mutex<HashMap<usize, Arc<Validator>>>> = LazyLock::new(Mutex::default);
     let mut validators = VALIDATORS.lock().unwrap_or_else(PoisonError::into_inner);

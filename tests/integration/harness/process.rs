@@ -1,10 +1,11 @@
-//! The service as processes of its own, to be killed, stopped and listened to.
+//! The service as separate processes.
 
 use std::{
     collections::HashMap,
     fs::OpenOptions,
     io::Write,
     net::{Ipv4Addr, TcpListener},
+    ops::{Deref, DerefMut},
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -16,22 +17,22 @@ use tempfile::NamedTempFile;
 
 use super::{Client, DEADLINE, eventually, server::TestServer};
 
-/// A decoder that has used so much CPU time is past its start and its probe, in ticks of 10 ms.
+/// After this CPU time, in ticks of 10 ms, a decoder has started and read the image header.
 const WELL_UNDER_WAY: u64 = 5;
 
 /// A `darkroom` process; killed when dropped.
 pub struct Process {
-    child: Child,
-    /// Where it listens, if it serves.
+    child: KillOnDrop,
+    /// The main listener.
     pub url: String,
-    /// Where operators look.
+    /// The operations listener.
     pub operations: String,
     log: NamedTempFile,
 }
 
 impl Process {
-    /// `darkroom work` or `darkroom serve` on the database and files of a test server, with more variables; an empty
-    /// one takes away what the test server has set. It listens on an address of its own, unless they have one.
+    /// Starts a worker or server process on the database and files of a test server, with more variables; an empty
+    /// value removes one. It listens on a free address unless the variables name one.
     pub async fn start(server: &TestServer, verb: &str, more: &[(&str, &str)]) -> Self {
         let given = more.iter().find(|(name, _)| *name == "DARKROOM_HTTP_LISTEN");
         let listen = given.map_or_else(free_address, |(_, address)| (*address).to_owned());
@@ -47,15 +48,15 @@ impl Process {
         Self::launch(command, &listen).await
     }
 
-    /// A command of ours that goes on, at an address of its own for operators; waits until it answers there.
+    /// Starts a command and waits until its operations listener answers.
     pub async fn launch(mut command: Command, listen: &str) -> Self {
         let operations = free_address();
         let log = NamedTempFile::new().expect("a log file");
-        // Its log goes to standard output, its last words to standard error.
+        // The log goes to standard output, errors to standard error.
         let appended = || OpenOptions::new().append(true).open(log.path()).expect("the log file");
         command.stdin(Stdio::null()).stdout(appended()).stderr(appended());
         command.env("DARKROOM_HTTP_LISTEN", listen).env("DARKROOM_OPERATIONS_LISTEN", &operations);
-        let child = command.spawn().expect("the program starts");
+        let child = KillOnDrop(command.spawn().expect("the program starts"));
         let (url, operations) = (format!("http://{listen}"), format!("http://{operations}"));
         let mut process = Self { child, url, operations, log };
         let begun = std::time::Instant::now();
@@ -67,50 +68,47 @@ impl Process {
         process
     }
 
-    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// A client that is signed in as a user here.
+    /// A client that is signed in as a user.
     pub fn user(&self, server: &TestServer, subject: &str) -> Client {
         Client::new(&self.url, Some(server.identity.token(subject).expect("a token")))
     }
 
-    /// All that it has said.
+    /// The output so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log.path()).expect("the log")
     }
 
-    /// SIGKILL, and waits for the end.
+    /// Sends SIGKILL and waits for the exit.
     pub fn kill(mut self) {
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it ends");
     }
 
-    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         send(self.id(), signal);
     }
 
-    /// Waits for the end.
+    /// Waits for the exit.
     pub async fn ended(&mut self) -> ExitStatus {
         eventually("ended", async || self.child.try_wait().expect("a child")).await
     }
 
-    /// Its metrics, as Prometheus reads them.
+    /// The metrics in Prometheus text format.
     pub async fn metrics(&self) -> String {
         reqwest::get(format!("{}/metrics", self.operations)).await.expect("an answer").text().await.expect("a text")
     }
 
-    /// Its decoding processes.
     pub fn decoders(&self) -> Vec<u32> {
         children(self.id()).into_iter().filter(|pid| words(*pid).contains("__decoder")).collect()
     }
 
-    /// Waits until one of its decoders is in the middle of a photo, and halts that one there.
+    /// Waits until a decoder is decoding, and stops it with SIGSTOP.
     pub async fn halt_decoder(&self) -> u32 {
-        // One that has nothing to do has used that much too: this one uses more from look to look.
+        // An idle decoder may have used as much CPU time; a busy one uses more at each poll.
         let mut seen = HashMap::new();
         eventually("decoding", async || {
             let used = |pid: &u32| (*pid, cpu_ticks(*pid));
@@ -124,7 +122,7 @@ impl Process {
         .await
     }
 
-    /// Kills a decoder in the middle of a photo.
+    /// Kills a decoder while it is decoding.
     pub async fn kill_decoder(&self) {
         let pid = self.halt_decoder().await;
         send(pid, Signal::KILL);
@@ -132,22 +130,39 @@ impl Process {
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+/// A child process that is killed when dropped.
+pub struct KillOnDrop(pub Child);
+
+impl Deref for KillOnDrop {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
     }
 }
 
-/// The program with these arguments and variables and nothing else of this process's environment.
+impl DerefMut for KillOnDrop {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let _ = self.kill();
+        let _ = self.wait();
+    }
+}
+
+/// The program with these arguments and only these environment variables.
 pub fn darkroom(arguments: &[&str], environment: &[(String, String)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_darkroom"));
     command.args(arguments).env_clear().envs(environment.iter().cloned()).stdin(Stdio::null());
     command
 }
 
-/// Writes a program. Not by this process: whatever another thread starts meanwhile would have the file open for writing until
-/// it is a program itself, and until then nobody can run this one (ETXTBSY).
+/// Writes an executable file by another process: a child that another thread forks meanwhile would inherit the open
+/// file, and executing it would fail with ETXTBSY.
 pub fn write_program(path: &Path, text: &str) {
     let mut install = Command::new("install");
     install.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
@@ -156,7 +171,7 @@ pub fn write_program(path: &Path, text: &str) {
     assert!(child.wait().expect("it ends").success(), "{}", path.display());
 }
 
-/// Runs a command to its end; answers its exit code, standard output and standard error.
+/// Runs a command; returns exit code, standard output and standard error.
 pub async fn run(mut command: Command) -> (i32, String, String) {
     let ended = tokio::task::spawn_blocking(move || command.output());
     let output = tokio::time::timeout(DEADLINE, ended).await.expect("it ends in time").expect("a thread");
@@ -165,24 +180,24 @@ pub async fn run(mut command: Command) -> (i32, String, String) {
     (status.code().unwrap_or(-1), text(stdout), text(stderr))
 }
 
-/// Sends a signal to a process of the test's own.
+/// Sends a signal to a process.
 pub fn send(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid.try_into().expect("a process id")).expect("a process id");
     kill_process(pid, signal).expect("the process is there");
 }
 
-/// Stops a process where it is, and waits until it stands still.
+/// Stops a process with SIGSTOP and waits until it has stopped.
 pub async fn freeze(pid: u32) {
     send(pid, Signal::STOP);
     eventually("frozen", async || stat(pid).is_some_and(|stat| stat.state == "T").then_some(())).await;
 }
 
-/// Whether a process runs; one that has ended and was not waited for does not.
+/// Whether a process is running; a zombie is not.
 pub fn runs(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| stat.state != "Z")
 }
 
-/// The processes that a process has started and that run.
+/// The running children of a process.
 pub fn children(parent: u32) -> Vec<u32> {
     let pids =
         std::fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -203,15 +218,15 @@ struct Stat {
     user_ticks: u64,
 }
 
-/// `/proc/PID/stat`, see proc(5): what follows the name in brackets begins with field 3.
+/// `/proc/PID/stat`, see proc(5): field 3 follows the name in brackets.
 fn stat(pid: u32) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     Some(Stat { state: fields[0].to_owned(), parent: fields[1].parse().ok()?, user_ticks: fields[11].parse().ok()? })
 }
 
-/// An address that nobody else binds: each one is on a loopback host of its own, where no outgoing connection ever
-/// takes the port between now and the start of the process that is to have it.
+/// A free address, each on a loopback host of its own, so that no outgoing connection takes the port before the process
+/// binds it.
 pub fn free_address() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let [_, _, c, d] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -220,15 +235,15 @@ pub fn free_address() -> String {
     listener.local_addr().expect("an address").to_string()
 }
 
-/// A port of 127.0.0.1, for what must be reached as `localhost` and come back on the same port after a pause: below
-/// those that the system gives to outgoing connections, which would otherwise take it meanwhile.
+/// A free port of 127.0.0.1 for servers that must be reached as `localhost` and restart on the same port: below the
+/// range of outgoing connections, which could take it meanwhile.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 10_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").expect("the range");
     let outgoing: u16 = range.split_whitespace().next().and_then(|low| low.parse().ok()).expect("a port");
     let room = u32::from(outgoing.checked_sub(FIRST).expect("ports below the range"));
-    // Test runs at the same time begin at different places.
+    // Concurrent test runs start at different ports.
     let begin = std::process::id() * 61;
     (0..room)
         .map(|_| {

@@ -1,8 +1,8 @@
-//! A database server as on Amazon RDS: reached over TCP with verified TLS only, users signed in by IAM tokens, and all
-//! that happens to such a server: it dies, freezes, turns read-only, and has a replica.
+//! A database server like Amazon RDS: reachable over TCP with verified TLS only, with IAM authentication, a read
+//! replica, and failures: it crashes, freezes and becomes read-only.
 //!
-//! A stand-in, on a real MySQL or MariaDB: a plugin of the tests' own has each token judged by
-//! `tests/scripts/rds-iam/verify.py`. Not compared with a real RDS.
+//! It is a real MySQL or MariaDB server with a test plugin that lets `tests/scripts/rds-iam/verify.py` check each
+//! token. Not compared with the real RDS.
 
 use std::{
     ffi::OsString,
@@ -29,17 +29,17 @@ use super::{
     process::{free_port, freeze, runs, send, write_program},
 };
 
-/// The name by which clients know each of these servers.
+/// The host name of these servers.
 pub const HOST: &str = "localhost";
-/// All names that its certificate has.
+/// The names in its certificate.
 const NAMES: [&str; 3] = [HOST, "127.0.0.1", "db.darkroom.test"];
-/// Who fetches the binary log for a replica.
+/// The replication user and its password.
 const REPLICATION: (&str, &str) = ("replication", "a password of the tests");
 
-/// Its life is the process's: it ends by its death signal.
+/// Ends with this process, by its parent death signal.
 static SHARED: OnceCell<Rds> = OnceCell::const_new();
 
-/// The server. It is killed when dropped, in whatever state it is.
+/// The server; killed when dropped.
 pub struct Rds {
     server: Option<PrivateServer>,
     flavour: Flavour,
@@ -47,20 +47,20 @@ pub struct Rds {
     port: u16,
     role: Role,
     account: Arc<Account>,
-    /// Removed after all else.
+    /// Declared last, so that it is removed last.
     _home: Option<TempDir>,
 }
 
-/// What the servers of one AWS account share: who issues their certificates, and who signs in their users.
+/// What the servers of one AWS account share: the certificate authority and IAM.
 struct Account {
     ca: PathBuf,
     certificate: Issued,
     iam: Iam,
-    /// Its files, unless they are kept from run to run.
+    /// Temporary files.
     _home: Option<TempDir>,
 }
 
-/// Its part in a replication; the number is the server's.
+/// The role in a replication, with the server id.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Alone = 1,
@@ -69,8 +69,8 @@ enum Role {
 }
 
 impl Rds {
-    /// The one that all tests of this process share: for those that do it no harm. Users must have names, and keys be
-    /// made, for one test alone; rules that concern everybody stay as they are.
+    /// The shared server, for tests that do not disturb it: each test has its own user names and keys, and leaves
+    /// global rules alone.
     pub async fn shared() -> &'static Self {
         SHARED
             .get_or_init(|| async {
@@ -88,17 +88,17 @@ impl Rds {
             .await
     }
 
-    /// One of the test's own, to be harmed.
+    /// A server that the test may disturb.
     pub async fn start() -> Self {
         Self::begin_new(Role::Alone, Account::of_a_test()).await
     }
 
-    /// One that keeps a binary log, so that it can have a [`Rds::replica`].
+    /// A server with a binary log, which can have a [`Rds::replica`].
     pub async fn start_source() -> Self {
         Self::begin_new(Role::Source, Account::of_a_test()).await
     }
 
-    /// A second server that follows this one, read-only, with the same users, certificate and IAM.
+    /// A read-only replica with the same users, certificate and IAM.
     pub async fn replica(&self) -> Self {
         assert!(self.role == Role::Source, "this server keeps no binary log");
         let mut replica = Self::begin_new(Role::Replica, Arc::clone(&self.account)).await;
@@ -138,37 +138,36 @@ impl Rds {
         Self { flavour: server.flavour(), server: Some(server), lock, port, role, account, _home: home }
     }
 
-    /// Whether users are made as on RDS, with `AWSAuthenticationPlugin`; on MariaDB the stand-in is PAM.
+    /// Whether users have `AWSAuthenticationPlugin` as on RDS; MariaDB uses PAM instead.
     pub fn has_plugin_of_rds(&self) -> bool {
         self.flavour == Flavour::MySql
     }
 
-    /// The port to connect to; the same for as long as it lives.
+    /// The port, which restarts keep.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// `HOST:PORT`, which a token is made for.
+    /// `HOST:PORT`, for tokens.
     pub fn endpoint(&self) -> String {
         format!("{}:{}", HOST, self.port())
     }
 
-    /// The certificate of who issued the server's.
+    /// The CA certificate.
     pub fn ca(&self) -> &Path {
         &self.account.ca
     }
 
-    /// Its IAM: who may sign in, and who did.
     pub fn iam(&self) -> &Iam {
         &self.account.iam
     }
 
-    /// How the tests themselves connect: as root, over the unix socket, past everything that is told of here.
+    /// Connection options of the tests: root over the unix socket, without TLS and IAM.
     pub fn root(&self) -> MySqlConnectOptions {
         self.server().options()
     }
 
-    /// How a client connects as on RDS, but for the token, which is its password.
+    /// Connection options as on RDS, without the token as password.
     pub fn options(&self, user: &str) -> MySqlConnectOptions {
         MySqlConnectOptions::new()
             .host(HOST)
@@ -179,7 +178,7 @@ impl Rds {
             .enable_cleartext_plugin(true)
     }
 
-    /// What makes the service connect as a user that IAM signs in, as variables.
+    /// The environment variables with which the service connects as an IAM user.
     pub fn settings(&self, user: &str, database: &str) -> Vec<(String, String)> {
         let ca = self.ca().display().to_string();
         let port = self.port().to_string();
@@ -195,12 +194,12 @@ impl Rds {
         all.map(|(name, value)| (format!("DARKROOM_DATABASE_{name}"), value.to_owned())).into()
     }
 
-    /// An empty database on it, which the tests themselves reach over the socket.
+    /// Creates an empty database.
     pub async fn database(&self) -> Database {
         Database::on(self.server()).await
     }
 
-    /// Makes a user whom IAM signs in, with a privilege such as `ALL ON name.*`.
+    /// Creates an IAM user with a privilege such as `ALL ON name.*`.
     pub async fn create_user(&self, name: &str, privilege: &str) {
         let identified = match self.flavour {
             Flavour::MySql => "WITH AWSAuthenticationPlugin AS 'RDS'",
@@ -210,58 +209,55 @@ impl Rds {
         self.run(&format!("GRANT {privilege} TO '{name}'@'%'")).await;
     }
 
-    /// Makes a user with a password.
     pub async fn create_password_user(&self, name: &str, password: &str, privilege: &str) {
         self.run(&format!("CREATE USER '{name}'@'%' IDENTIFIED BY '{password}' REQUIRE SSL")).await;
         self.run(&format!("GRANT {privilege} TO '{name}'@'%'")).await;
     }
 
-    /// Has the server remember no password of a user that it has verified: MySQL's default plugin went on letting in with
-    /// one that had been changed.
+    /// Clears the cache of verified passwords: MySQL's default plugin otherwise accepted an old one.
     pub async fn forget_verified_passwords(&self, name: &str, password: &str) {
         if self.flavour == Flavour::MySql {
             self.run(&format!("ALTER USER '{name}'@'%' IDENTIFIED WITH sha256_password BY '{password}'")).await;
         }
     }
 
-    /// Runs a statement as root.
     pub async fn run(&self, statement: &str) {
         let mut root = self.root().connect().await.expect("the server answers");
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut root).await.expect(statement);
         root.close().await.expect("the connection closes");
     }
 
-    /// Ends the server as a crash does: it is gone, without a word to anybody.
+    /// Kills the server, like a crash.
     pub async fn kill(&mut self) {
         self.server.take().expect("a running server").kill().await;
     }
 
-    /// Ends the server as an operator does: it says goodbye to whoever is connected.
+    /// Stops the server cleanly.
     pub async fn stop(&mut self) {
         self.server.take().expect("a running server").stop().await;
     }
 
-    /// Starts it again after a [`Rds::kill`] or [`Rds::stop`], on the same data and the same port.
+    /// Restarts the server on the same data and port.
     pub async fn restart(&mut self) {
         assert!(self.server.is_none(), "the server runs");
         self.server = Some(start(&self.lock, self.port, self.role, &self.account).await);
     }
 
-    /// Has it stand still: connections stay open and new ones open, but nothing is answered.
+    /// Freezes the server: connections stay open and new ones are accepted, without any response.
     pub async fn freeze(&mut self) {
         freeze(self.server().pid()).await;
     }
 
-    /// Has it go on after a [`Rds::freeze`].
+    /// Continues after [`Rds::freeze`].
     pub fn thaw(&mut self) {
         send(self.server().pid(), Signal::CONT);
     }
 
-    /// Whether it takes no writes from ordinary users, as one that was primary until a failover: error 1290.
+    /// Sets read-only mode, as on the old primary after a failover: error 1290.
     pub async fn read_only(&mut self, read_only: bool) {
         let variables: &[&str] = match (self.flavour, read_only) {
             (Flavour::MariaDb, _) => &["read_only"],
-            // Each brings the other along, in this direction only.
+            // Each of these implies the other, in this direction only.
             (Flavour::MySql, true) => &["super_read_only"],
             (Flavour::MySql, false) => &["super_read_only", "read_only"],
         };
@@ -270,34 +266,34 @@ impl Rds {
         }
     }
 
-    /// Has a replica fall behind: it fetches the changes of the source but doesn't make them.
+    /// Stops applying changes: the replica falls behind.
     pub async fn pause_replication(&mut self) {
         self.run("STOP REPLICA SQL_THREAD").await;
     }
 
-    /// Has a replica catch up after a [`Rds::pause_replication`].
+    /// Continues after [`Rds::pause_replication`].
     pub async fn resume_replication(&mut self) {
         self.run("START REPLICA SQL_THREAD").await;
     }
 
-    /// Whether a replica has fetched, though perhaps not made, all that has changed on its source until now.
+    /// Whether the replica has fetched all current changes of its source.
     pub async fn has_fetched_all_of(&self, source: &Self) -> bool {
         self.is_level_with(source, [5, 6]).await
     }
 
-    /// Whether a replica has made all that has changed on its source until now.
+    /// Whether the replica has applied all current changes of its source.
     pub async fn has_made_all_of(&self, source: &Self) -> bool {
         self.is_level_with(source, [9, 21]).await
     }
 
-    /// Whether a place in the source's log, two columns of a replica's state, is at its end.
+    /// Whether the log position in two columns of the replica status is the end of the source's log.
     async fn is_level_with(&self, source: &Self, columns: [usize; 2]) -> bool {
         let place = async |rds: &Self, statement: &'static str, [file, position]: [usize; 2]| {
             let mut root = rds.root().connect().await.expect("the server answers");
             let row = sqlx::raw_sql(statement).fetch_one(&mut root).await.ok()?;
             Some((row.get_unchecked::<String, _>(file), row.get_unchecked::<u64, _>(position)))
         };
-        // The name changed with MySQL 8.2, but not with MariaDB; the columns are the same ones everywhere.
+        // MySQL 8.2 renamed the statement, MariaDB did not; the columns are the same.
         let end = match place(source, "SHOW BINARY LOG STATUS", [0, 1]).await {
             Some(end) => Some(end),
             None => place(source, "SHOW MASTER STATUS", [0, 1]).await,
@@ -306,7 +302,7 @@ impl Rds {
         reached >= end.expect("a binary log")
     }
 
-    /// Makes a replica a server of its own that takes writes, as a failover does.
+    /// Promotes the replica to a writable server, as a failover does.
     pub async fn promote(&mut self) {
         self.run("STOP REPLICA").await;
         self.run("RESET REPLICA ALL").await;
@@ -322,10 +318,10 @@ impl Drop for Rds {
     fn drop(&mut self) {
         let Some(server) = &self.server else { return };
         let pid = server.pid();
-        // Not SIGTERM, which would be waited for here, and which a frozen server doesn't hear.
+        // SIGKILL, because a frozen server does not handle SIGTERM.
         let killed = i32::try_from(pid).ok().and_then(Pid::from_raw).map(|pid| kill_process(pid, Signal::KILL));
         let begun = std::time::Instant::now();
-        // Its folder is removed next, and it must not write there any more.
+        // The folder is removed next, and the server must not write to it then.
         while matches!(killed, Some(Ok(()))) && runs(pid) && begun.elapsed() < DEADLINE {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
@@ -358,7 +354,7 @@ async fn start(lock: &DirLock, port: u16, role: Role, account: &Account) -> Priv
     PrivateServer::start_with(lock, choice(), more).await.expect("a server as on RDS")
 }
 
-/// What makes the private server one as on RDS. Makes its plugin, too.
+/// The options that make a private server behave like RDS. Also builds the plugin.
 fn options(flavour: Flavour, port: u16, role: Role, account: &Account, plugins: &Path) -> Vec<OsString> {
     let mut options: Vec<OsString> = vec![
         "--skip-networking=OFF".into(),
@@ -390,42 +386,42 @@ fn options(flavour: Flavour, port: u16, role: Role, account: &Account, plugins: 
     options
 }
 
-/// Where the files of a server are that the private server knows nothing of.
+/// The folder of files beside those of the private server.
 fn own_folder(lock: &DirLock) -> PathBuf {
     let folder = lock.dir().join("rds");
     fs::create_dir_all(&folder).expect("a folder");
     folder
 }
 
-/// `tests/scripts`, where the parts are that aren't Rust.
-fn bed(name: &str) -> PathBuf {
+/// A file of `tests/scripts`.
+fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(name)
 }
 
 fn verifier() -> PathBuf {
-    bed("rds-iam/verify.py")
+    script("rds-iam/verify.py")
 }
 
-/// Compiles the plugin for MySQL: a tenth of a second, so each server has its own.
+/// Compiles the plugin for MySQL, in 0.1 s for each server.
 fn make_mysql_plugin(folder: &Path) {
     fs::create_dir_all(folder).expect("a folder");
     let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(folder.join("aws_auth.so")).arg(bed("rds-iam/aws_auth.c"));
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(folder.join("aws_auth.so")).arg(script("rds-iam/aws_auth.c"));
     output("cc", &mut compiler);
 }
 
-/// MariaDB's own plugin, beside which our verifier is in the place of the helper that would ask PAM.
+/// MariaDB's PAM plugin, with the verifier in place of its helper program.
 fn make_mariadb_plugin(folder: &Path, config: &Path) {
     let helper = folder.join("auth_pam_tool_dir/auth_pam_tool");
     fs::create_dir_all(folder.join("auth_pam_tool_dir")).expect("a folder");
-    let plugin = output("get-auth-pam.sh", &mut Command::new(bed("get-auth-pam.sh")));
+    let plugin = output("get-auth-pam.sh", &mut Command::new(script("get-auth-pam.sh")));
     fs::copy(plugin.trim(), folder.join("auth_pam.so")).expect("the plugin");
-    // It is started without arguments and with an empty environment.
+    // The plugin starts it without arguments and environment.
     let script = format!("#!/bin/sh\nexec '{}' tool '{}'\n", verifier().display(), config.display());
     write_program(&helper, &script);
 }
 
-/// What a command that must succeed prints.
+/// The output of a command; panics if it fails.
 fn output(name: &str, command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));

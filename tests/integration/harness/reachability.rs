@@ -1,5 +1,5 @@
-//! Who reaches whom in a network of `CloudFormation`: routes, network ACLs and security groups, as AWS applies them.
-//! Of TCP and UDP over IPv4; what it does not know of a network is an error.
+//! Reachability in a `CloudFormation` network: routes, network ACLs and security groups as AWS applies them, for TCP
+//! and UDP over IPv4. Unknown network resources are an error.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,37 +9,36 @@ use std::{
 
 use serde_json::Value;
 
-use super::template_resources::{Resource, made};
+use super::template_resources::{Resource, resolve_resources};
 
-/// What a path has to pass. A wall that is left out lets everything through, which shows what the others hold alone.
+/// A layer of network rules. A layer that is left out allows everything, which shows what the others block alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wall {
+pub enum Layer {
     Routes,
     Acls,
     Groups,
 }
 
-/// All three.
-pub const WALLS: [Wall; 3] = [Wall::Routes, Wall::Acls, Wall::Groups];
+pub const LAYERS: [Layer; 3] = [Layer::Routes, Layer::Acls, Layer::Groups];
 
-/// Somebody who asks, or is asked.
+/// An end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// Anybody with a public address.
+    /// Any public address.
     Internet,
-    /// A service of AWS with public addresses and a gateway endpoint: its name, and the list of its addresses.
+    /// An AWS service with a gateway endpoint: its name, and its prefix list.
     Aws(&'static str, &'static str),
-    /// An interface in the network: the logical ids of its subnet and of its security group.
+    /// A network interface: the logical ids of its subnet and security group.
     Inside(String, String),
 }
 
-/// Those who ask and are asked, each with all the places that it has.
+/// Named ends of connections, each with all its places.
 pub type Places = Vec<(&'static str, Vec<Place>)>;
 
-/// Who reaches whom, and which ports of theirs; who reaches nobody is not in it.
+/// The reachable ports for each pair of source and destination; unreachable pairs are missing.
 pub type Table = BTreeMap<(&'static str, &'static str), BTreeSet<String>>;
 
-/// A packet that opens a connection, or the way that it goes.
+/// The packet that opens a connection.
 #[derive(Debug, Clone, Copy)]
 struct Packet {
     protocol: Protocol,
@@ -47,11 +46,11 @@ struct Packet {
     to_port: u16,
 }
 
-/// As security groups call it, and as network ACLs do.
+/// The name of the protocol in security groups and in network ACLs.
 type Protocol = (&'static str, &'static str);
 const PROTOCOLS: [Protocol; 2] = [("tcp", "6"), ("udp", "17")];
 
-/// The resources of a network that this knows, those that say nothing of who reaches whom among them.
+/// The known resource types, with those that do not affect reachability.
 const KNOWN: [&str; 17] = [
     "EIP",
     "FlowLog",
@@ -72,7 +71,7 @@ const KNOWN: [&str; 17] = [
     "VPCGatewayAttachment",
 ];
 
-/// A network, as a template makes it.
+/// The network of a template.
 #[derive(Debug)]
 pub struct Network {
     resources: Vec<Resource>,
@@ -80,7 +79,7 @@ pub struct Network {
 
 impl Network {
     pub fn of(template: &Value, parameters: &[(&str, &str)]) -> Self {
-        let resources = made(template, parameters);
+        let resources = resolve_resources(template, parameters);
         for Resource { id, kind, .. } in &resources {
             let unknown = kind.strip_prefix("AWS::EC2::").filter(|kind| !KNOWN.contains(kind));
             assert!(unknown.is_none(), "{id}: {kind} may lead somewhere, and the model does not know it");
@@ -88,12 +87,12 @@ impl Network {
         Self { resources }
     }
 
-    /// Those of a kind of EC2's.
+    /// The resources of an EC2 type.
     pub fn all<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Resource> {
         self.resources.iter().filter(move |resource| resource.kind.strip_prefix("AWS::EC2::") == Some(kind))
     }
 
-    /// Those of a kind whose property names this one.
+    /// The resources of a type whose property refers to `id`.
     fn at<'a>(&'a self, kind: &'a str, property: &'a str, id: &'a str) -> impl Iterator<Item = &'a Resource> {
         self.all(kind).filter(move |resource| resource.properties[property].as_str() == Some(id))
     }
@@ -102,14 +101,14 @@ impl Network {
         self.resources.iter().find(|resource| resource.id == id).unwrap_or_else(|| panic!("no {id}"))
     }
 
-    /// The ports to which somebody gets, through these walls, whatever port it comes from: who attacks chooses that.
-    pub fn ports(&self, from: &Place, to: &Place, walls: &[Wall]) -> BTreeSet<String> {
+    /// The reachable ports through these layers, from any source port: an attacker can choose it.
+    pub fn ports(&self, from: &Place, to: &Place, layers: &[Layer]) -> BTreeSet<String> {
         let intervals = self.intervals(0..=u16::MAX);
         let mut open = BTreeSet::new();
         for protocol in PROTOCOLS {
             let gets_there = |to_port| {
                 let from_any = |interval: &RangeInclusive<u16>| {
-                    self.passes(from, to, Packet { protocol, from_port: *interval.start(), to_port }, walls)
+                    self.passes(from, to, Packet { protocol, from_port: *interval.start(), to_port }, layers)
                 };
                 intervals.iter().any(from_any)
             };
@@ -119,13 +118,13 @@ impl Network {
         open
     }
 
-    /// Who reaches whom through these walls: from some place to some other at least, and from each place to each other.
-    pub fn table(&self, places: &Places, walls: &[Wall]) -> [Table; 2] {
+    /// Reachability through these layers: between some places of each pair, and between all places of each pair.
+    pub fn table(&self, places: &Places, layers: &[Layer]) -> [Table; 2] {
         let (mut somewhere, mut everywhere) = (Table::new(), Table::new());
         for (asks, from) in places {
             for (asked, to) in places {
                 let pairs = from.iter().flat_map(|from| to.iter().map(move |to| (from, to)));
-                let reached: Vec<_> = pairs.map(|(from, to)| self.ports(from, to, walls)).collect();
+                let reached: Vec<_> = pairs.map(|(from, to)| self.ports(from, to, layers)).collect();
                 let any = reached.iter().flatten().cloned().collect();
                 let all = reached.into_iter().reduce(|one, other| &one & &other).unwrap_or_default();
                 somewhere.insert((*asks, *asked), any);
@@ -135,13 +134,13 @@ impl Network {
         [somewhere, everywhere].map(|table| table.into_iter().filter(|(_, ports)| !ports.is_empty()).collect())
     }
 
-    /// From which of its own ports somebody asks a port over TCP in vain.
+    /// The source ports from which a TCP port is not reachable.
     pub fn in_vain(&self, from: &Place, to: &Place, to_port: u16, own: RangeInclusive<u16>) -> Vec<String> {
-        let passes = |from_port| self.passes(from, to, Packet { protocol: PROTOCOLS[0], from_port, to_port }, &WALLS);
+        let passes = |from_port| self.passes(from, to, Packet { protocol: PROTOCOLS[0], from_port, to_port }, &LAYERS);
         merged(self.intervals(own).into_iter().filter(|interval| !passes(*interval.start())))
     }
 
-    /// Ports between which no rule makes a difference.
+    /// Intervals of ports with equal rules.
     fn intervals(&self, within: RangeInclusive<u16>) -> Vec<RangeInclusive<u16>> {
         let mut starts = BTreeSet::from([u32::from(*within.start())]);
         let mut note = |from: Option<u32>, to: Option<u32>| {
@@ -165,25 +164,25 @@ impl Network {
         inside.iter().zip(ends).map(|(start, end)| *start..=end).collect()
     }
 
-    /// Whether a connection is opened, which takes an answer. What goes on outside is nothing to us.
-    fn passes(&self, from: &Place, to: &Place, packet: Packet, walls: &[Wall]) -> bool {
+    /// Whether a connection can be opened, with its return traffic. Paths outside of the network are not modelled.
+    fn passes(&self, from: &Place, to: &Place, packet: Packet, layers: &[Layer]) -> bool {
         if ![from, to].iter().any(|place| matches!(place, Place::Inside(..))) {
             return false;
         }
-        if walls.contains(&Wall::Groups) && !self.groups_pass(from, to, packet) {
+        if layers.contains(&Layer::Groups) && !self.groups_pass(from, to, packet) {
             return false;
         }
-        let over = if walls.contains(&Wall::Routes) { self.route(from, to) } else { Some(Vec::new()) };
-        over.is_some_and(|over| !walls.contains(&Wall::Acls) || self.acls_pass(from, &over, to, packet))
+        let over = if layers.contains(&Layer::Routes) { self.route(from, to) } else { Some(Vec::new()) };
+        over.is_some_and(|over| !layers.contains(&Layer::Acls) || self.acls_pass(from, &over, to, packet))
     }
 
-    /// The subnets of gateways on the way, if there is one, there and back.
+    /// The subnets of NAT gateways on the route in both directions, if there is a route.
     fn route(&self, from: &Place, to: &Place) -> Option<Vec<String>> {
         match (from, to) {
             (Place::Inside(..), Place::Inside(..)) => Some(Vec::new()),
             (Place::Inside(subnet, _), Place::Aws(service, _)) if self.has_gateway(subnet, service) => Some(Vec::new()),
             (Place::Inside(subnet, _), _) => self.way_out(subnet),
-            // Nobody is asked through NAT, and who is to answer needs a way out by which it has an address.
+            // NAT accepts no inbound connections, and return traffic needs a route with a public address.
             (_, Place::Inside(subnet, _)) => self.way_out(subnet).filter(Vec::is_empty),
             _ => None,
         }
@@ -200,13 +199,13 @@ impl Network {
         })
     }
 
-    /// None for the network's own, which has local routes only.
+    /// `None` for the main route table, which has local routes only.
     fn route_table(&self, subnet: &str) -> Option<String> {
         self.at("SubnetRouteTableAssociation", "SubnetId", subnet).find_map(|one| one.text("RouteTableId"))
     }
 
-    /// The subnets of NAT through which a subnet reaches public addresses. Who has an internet gateway needs a public
-    /// address as well; here everybody who may use one has one.
+    /// The NAT subnets through which a subnet reaches public addresses. An internet gateway also requires a public
+    /// address, which is assumed.
     fn way_out(&self, subnet: &str) -> Option<Vec<String>> {
         let table = self.route_table(subnet)?;
         self.at("Route", "RouteTableId", &table).filter(|route| leads_out(route)).find_map(|route| {
@@ -220,8 +219,8 @@ impl Network {
         })
     }
 
-    /// Each subnet's, out of it and into it, there and back. NAT asks from a port of its own; here it is the asker's, and
-    /// what holds for all of those holds for NAT's.
+    /// The ACLs of each subnet, outbound and inbound, in both directions. NAT uses another source port; the result
+    /// holds for all source ports, so it holds for NAT's.
     fn acls_pass(&self, from: &Place, over: &[String], to: &Place, packet: Packet) -> bool {
         let inside = |place: &Place| match place {
             Place::Inside(subnet, _) => Some(subnet.clone()),
@@ -243,7 +242,7 @@ impl Network {
         start.iter().all(out) && over.iter().all(|nat| into(nat) && out(nat)) && end.iter().all(into)
     }
 
-    /// The first rule that fits decides; a subnet without an ACL of its own has the network's, which lets all through.
+    /// The first matching rule decides; a subnet without an ACL has the default one, which allows everything.
     fn acl_passes(&self, subnet: &str, egress: bool, other: &Place, protocol: Protocol, port: u16) -> bool {
         let association = self.at("SubnetNetworkAclAssociation", "SubnetId", subnet).next();
         let Some(acl) = association.and_then(|one| one.text("NetworkAclId")) else { return true };
@@ -263,7 +262,7 @@ impl Network {
         decides.is_some_and(|entry| entry.text("RuleAction").as_deref() == Some("allow"))
     }
 
-    /// Groups know answers to what they let through.
+    /// Security groups are stateful.
     fn groups_pass(&self, from: &Place, to: &Place, packet: Packet) -> bool {
         self.group_passes(from, "Egress", to, packet) && self.group_passes(to, "Ingress", from, packet)
     }
@@ -290,8 +289,8 @@ impl Network {
         })
     }
 
-    /// Whether a place has an address of these; of the many of the internet any will do for a rule that lets through, and
-    /// only all for one that does not.
+    /// Whether a place has an address in `cidr`. For the internet, any address suffices for an allow rule, and a deny
+    /// rule must cover all.
     fn is_in(&self, place: &Place, cidr: &str, any: bool) -> bool {
         match place {
             Place::Inside(subnet, _) => {
@@ -306,7 +305,7 @@ impl Network {
     }
 }
 
-/// The rules that a group has in itself.
+/// The inline rules of a group.
 fn inline(group: &Resource, way: &str) -> Vec<Value> {
     group.properties[format!("SecurityGroup{way}")].as_array().cloned().unwrap_or_default()
 }
@@ -323,7 +322,7 @@ fn number(of: &Value, name: &str) -> Option<u32> {
     }
 }
 
-/// A rule without ports is about all of them.
+/// A rule without ports applies to all.
 fn has_port(from: Option<u32>, to: Option<u32>, port: u16) -> bool {
     (from.unwrap_or(0)..=to.unwrap_or(u32::from(u16::MAX))).contains(&u32::from(port))
 }
@@ -338,7 +337,7 @@ fn masked(address: u32, bits: u32) -> u32 {
     address & u32::MAX.checked_shl(32 - bits).unwrap_or(0)
 }
 
-/// Whether nobody on the internet has an address of these.
+/// Whether all addresses are private.
 fn is_private(cidr: &str) -> bool {
     let (start, bits) = network(cidr);
     ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "169.254.0.0/16"].iter().any(|range| {
@@ -347,7 +346,7 @@ fn is_private(cidr: &str) -> bool {
     })
 }
 
-/// Neighbours as one.
+/// Merges adjacent intervals.
 fn merged(intervals: impl Iterator<Item = RangeInclusive<u16>>) -> Vec<String> {
     let mut out: Vec<RangeInclusive<u16>> = Vec::new();
     for next in intervals {

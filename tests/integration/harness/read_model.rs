@@ -1,4 +1,4 @@
-//! Two processes beside a service that show what is in its read model: one without it, and one that has nothing else.
+//! Compares the read model with the database: one process without the read model, and one without a database.
 
 use std::collections::BTreeMap;
 
@@ -6,23 +6,23 @@ use serde_json::Value;
 
 use super::{Client, TestServer, eventually, process::Process};
 
-/// Where no database is, as a variable.
+/// A variable that points to no database.
 pub const NOWHERE: (&str, &str) = ("DARKROOM_DATABASE_SOCKET", "/nowhere/mysqld.sock");
-/// A process that serves alone, as a variable.
+/// A variable that turns the worker off.
 pub const NO_WORKER: (&str, &str) = ("DARKROOM_WORKER_ENABLED", "false");
 
-/// The two.
-pub struct Mirrors {
-    /// Has no read model.
+/// Two processes beside a server.
+pub struct ReadModelComparison {
+    /// Without a read model.
     pub plain: Process,
-    /// Has no database.
+    /// Without a database.
     pub model: Process,
 }
 
-impl Mirrors {
-    /// Beside a server that has both.
-    pub async fn of(server: &TestServer) -> Self {
-        // One public address, so that all sign the same URLs.
+impl ReadModelComparison {
+    /// Starts both beside a server.
+    pub async fn start(server: &TestServer) -> Self {
+        // With the same public URL, so that signed URLs are equal.
         let address = ("DARKROOM_HTTP_PUBLIC_URL", &*server.url);
         let off = [("DARKROOM_READ_MODEL_KIND", "none"), ("DARKROOM_READ_MODEL_TABLE", "")];
         let plain = Process::start(server, "serve", &[address, NO_WORKER, off[0], off[1]]).await;
@@ -31,14 +31,14 @@ impl Mirrors {
         Self { plain, model }
     }
 
-    /// Waits until a viewer's pages without a database are those of the database; answers the photos on them.
+    /// Waits until a viewer's pages are equal in both processes; returns their photos.
     pub async fn same(&self, what: &str, token: &str, album: &str) -> Vec<Value> {
         let [plain, model] =
             [&self.plain, &self.model].map(|process| Client::new(&process.url, Some(token.to_owned())));
         let both = async |path: &str| {
             [plain.get(path).await, model.get(path).await].map(|answer| (answer.status, answer.bytes))
         };
-        // One by one: a table that is too slow for one of them is asked for that one again.
+        // Path by path, so that a slow table only repeats one of them.
         for path in pages(&plain, album).await.keys() {
             eventually(&format!("{what}: {path}"), async || {
                 let [wanted, shown] = both(path).await;
@@ -51,7 +51,7 @@ impl Mirrors {
     }
 }
 
-/// An album's pages in both orders, by path: status and body.
+/// Status and body of an album's pages in both orders, by path.
 pub async fn pages(viewer: &Client, album: &str) -> BTreeMap<String, (u16, String)> {
     let mut pages = BTreeMap::new();
     let mut keep = async |path: &str| {

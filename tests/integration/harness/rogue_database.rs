@@ -1,5 +1,5 @@
-//! Somebody who passes for the database to be told a password: speaks just enough of MySQL's protocol to ask for one
-//! in clear (`mysql_clear_password`), and keeps every byte that a client sends.
+//! A fake MySQL server that asks for the password in clear text (`mysql_clear_password`) and records every byte that a
+//! client sends.
 
 use std::{
     fs, io,
@@ -23,27 +23,26 @@ use tokio_rustls::TlsAcceptor;
 use super::{certificates::Issued, eventually};
 
 const CLEAR_PASSWORD: &str = "mysql_clear_password";
-/// What real servers ask for first.
+/// The default plugin of real servers.
 const USUAL: &str = "caching_sha2_password";
 
-/// Capabilities that it offers: long passwords, a database, protocol 4.1, transactions, 20 bytes of salt, and
-/// plugins with packets of any length.
+/// Capability flags: long password, connect with database, protocol 4.1, transactions, secure connection, and plugin
+/// authentication.
 const CAPABILITIES: u32 = 0x1 | 0x8 | 0x200 | 0x2000 | 0x8000 | 0x8_0000 | 0x20_0000;
 const CAPABILITY_TLS: u32 = 0x800;
-/// No packet that a client has to send to sign in is longer.
+/// The limit of a packet of a login, in bytes.
 const LONGEST_PACKET: usize = 64 * 1024;
 
-/// When it asks for the password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asks {
-    /// With its first words.
+    /// In its greeting.
     AtOnce,
-    /// After the client has answered another question.
+    /// After the client's first authentication response.
     Later,
 }
 
-/// The impostor; it ends with the test's runtime.
-pub struct Impostor {
+/// The server; it ends with the test's runtime.
+pub struct RogueDatabase {
     port: u16,
     shared: Arc<Shared>,
 }
@@ -57,13 +56,13 @@ struct Shared {
     handshakes: AtomicUsize,
 }
 
-impl Impostor {
-    /// One that offers no TLS.
+impl RogueDatabase {
+    /// Without TLS.
     pub async fn without_tls(asks: Asks) -> Self {
         Self::start(asks, None).await
     }
 
-    /// One that offers TLS with a certificate.
+    /// With TLS and a certificate.
     pub async fn with_tls(issued: &Issued, asks: Asks) -> Self {
         let certificate = CertificateDer::from_pem_file(&issued.certificate).expect("a certificate");
         let key = PrivateKeyDer::from_pem_slice(&fs::read(&issued.key).expect("a key")).expect("a key");
@@ -93,7 +92,7 @@ impl Impostor {
                 served.connections.fetch_add(1, Ordering::Relaxed);
                 let shared = Arc::clone(&served);
                 tokio::spawn(async move {
-                    // A client that leaves in the middle is what the tests hope for.
+                    // The tests expect clients to disconnect.
                     let _left = shared.serve(stream).await;
                     shared.ended.fetch_add(1, Ordering::Relaxed);
                 });
@@ -102,12 +101,11 @@ impl Impostor {
         Self { port, shared }
     }
 
-    /// The port of `localhost` to connect to.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Waits until there was a connection and all have ended; whatever was sent on them has been heard by then.
+    /// Waits until there was a connection and all have ended.
     pub async fn settled(&self) {
         eventually("settled", async || {
             let ended = self.shared.ended.load(Ordering::Relaxed);
@@ -116,12 +114,12 @@ impl Impostor {
         .await;
     }
 
-    /// Whether a client has said these words, in clear or inside of TLS.
-    pub fn heard(&self, words: &str) -> bool {
+    /// Whether a client has sent these bytes, in clear text or inside TLS.
+    pub fn received(&self, words: &str) -> bool {
         self.shared.heard.lock().unwrap().windows(words.len()).any(|heard| heard == words.as_bytes())
     }
 
-    /// How many clients have taken its certificate for good.
+    /// The number of clients that accepted its certificate.
     pub fn handshakes(&self) -> usize {
         self.shared.handshakes.load(Ordering::Relaxed)
     }
@@ -132,15 +130,15 @@ impl Shared {
         let asks_for = if self.asks == Asks::AtOnce { CLEAR_PASSWORD } else { USUAL };
         write_packet(&mut stream, 0, &greeting(asks_for, self.tls.is_some())).await?;
         let Some(tls) = &self.tls else { return self.ask(stream).await };
-        // The client asks for TLS; one that doesn't fails in the handshake, and all it said until then is heard.
+        // The client requests TLS; the handshake fails otherwise, with the bytes so far recorded.
         self.hear_packet(&mut stream).await?;
         let stream = tls.accept(stream).await?;
         self.handshakes.fetch_add(1, Ordering::Relaxed);
         self.ask(stream).await
     }
 
-    /// Takes the client's answer to the greeting, asks for the password if that was not done yet, refuses in the end,
-    /// and listens for as long as the client speaks.
+    /// Reads the client's response to the greeting, requests the password unless the greeting did, denies access, and
+    /// records until the client disconnects.
     async fn ask(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
         let mut sequence = self.hear_packet(&mut stream).await?;
         if self.asks == Asks::Later {
@@ -156,7 +154,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Hears a packet, also one that breaks off; answers its number.
+    /// Records a packet, even an incomplete one; returns its sequence number.
     async fn hear_packet(&self, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<u8> {
         let mut head = [0; 4];
         stream.read_exact(&mut head).await?;
@@ -168,7 +166,7 @@ impl Shared {
     }
 }
 
-/// The first packet of a server: version 10 of the handshake.
+/// The greeting: handshake version 10.
 fn greeting(plugin: &str, tls: bool) -> Vec<u8> {
     let capabilities = if tls { CAPABILITIES | CAPABILITY_TLS } else { CAPABILITIES };
     let [low_0, low_1, high_0, high_1] = capabilities.to_le_bytes();
@@ -176,14 +174,14 @@ fn greeting(plugin: &str, tls: bool) -> Vec<u8> {
     [
         &[10][..],
         b"8.4.0\0",
-        // The connection's number.
+        // The connection id.
         &1_u32.to_le_bytes(),
         &salt[..8],
         &[0, low_0, low_1],
-        // utf8mb4, and the status `autocommit`.
+        // utf8mb4 and the status flag `autocommit`.
         &[45, 2, 0],
         &[high_0, high_1],
-        // The length of the salt and its closing zero, and 10 bytes without a meaning.
+        // The length of salt and terminating zero, and 10 reserved bytes.
         &[21],
         &[0; 10],
         &salt[8..],

@@ -1,4 +1,4 @@
-//! The service under test, in this process, on a port of its own.
+//! The service in this process, on its own port.
 
 use std::{
     collections::BTreeSet,
@@ -24,17 +24,15 @@ use super::{
     database::Database,
 };
 
-/// The running service, with what a test needs to look behind it. It ends when dropped.
+/// The running service with access to its state; it ends when dropped.
 pub struct TestServer {
     /// The main listener.
     pub url: String,
     /// The operations listener.
     pub operations: String,
-    /// The service's own state.
     pub app: AppState,
-    /// Its database.
     pub database: Database,
-    /// Who may sign in.
+    /// The issuer of user tokens.
     pub identity: Arc<Identity>,
     folder: TempDir,
     environment: Vec<(String, String)>,
@@ -44,28 +42,28 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// API and worker, with quick timers.
+    /// API and worker with short intervals.
     pub async fn start() -> Self {
         Self::start_with("").await
     }
 
-    /// The same with more settings, as TOML, e.g. `worker.enabled = false`.
+    /// With more settings as TOML, such as `worker.enabled = false`.
     pub async fn start_with(settings: &str) -> Self {
         Self::start_on(Database::create().await, tempfile::tempdir().expect("a folder"), settings).await
     }
 
-    /// The same on a database and in a folder that the test has prepared.
+    /// On a prepared database and folder.
     pub async fn start_on(database: Database, folder: TempDir, settings: &str) -> Self {
         Self::begin(database, folder, settings, None).await
     }
 
-    /// One for which AWS does some parts, with the rights of an instance that serves and works.
+    /// With some AWS services and the role of an instance.
     pub async fn start_in(cloud: &Cloud, parts: &[Part], settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         Self::begin(Database::create().await, folder, settings, Some((cloud, parts))).await
     }
 
-    /// The same on a database and in a folder that the test has prepared.
+    /// On a prepared database and folder.
     pub async fn begin(database: Database, folder: TempDir, more: &str, cloud: Option<(&Cloud, &[Part])>) -> Self {
         let listener = server::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
         let operations = server::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
@@ -103,7 +101,7 @@ impl TestServer {
         }
     }
 
-    /// Stops the service, as SIGTERM does, and waits for its end.
+    /// Stops the service like SIGTERM and waits for its end.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         self.stop.cancel();
         match self.running.take() {
@@ -112,7 +110,7 @@ impl TestServer {
         }
     }
 
-    /// Stops it and starts another on the same database and files.
+    /// Restarts on the same database and files, with other settings.
     pub async fn restart_with(mut self, settings: &str) -> Self {
         self.stop().await.expect("a clean stop");
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"));
@@ -124,7 +122,7 @@ impl TestServer {
         Self::start_on(database, folder, settings).await
     }
 
-    /// The paths or keys of all that is in its storage.
+    /// The paths or keys of all stored objects.
     pub async fn stored(&self) -> BTreeSet<String> {
         match &self.bucket {
             Some(bucket) if self.app.storage.files().is_none() => bucket.keys().await,
@@ -132,12 +130,11 @@ impl TestServer {
         }
     }
 
-    /// Where its photos are, if they are in files.
+    /// The folder of the photos in file mode.
     pub fn photos(&self) -> PathBuf {
         self.folder.path().join("photos")
     }
 
-    /// Where everything of it is.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -147,17 +144,17 @@ impl TestServer {
         Client::new(&self.url, Some(self.identity.token(subject).expect("a token")))
     }
 
-    /// A client that holds an invite, or any other token.
+    /// A client with a bearer token, such as an invite.
     pub fn bearer(&self, token: &str) -> Client {
         Client::new(&self.url, Some(token.to_owned()))
     }
 
-    /// A client without identity.
+    /// A client without a token.
     pub fn anybody(&self) -> Client {
         Client::new(&self.url, None)
     }
 
-    /// The settings of this server as `DARKROOM_*` variables, for processes beside it.
+    /// The settings of this server as `DARKROOM_*` variables.
     pub fn environment(&self) -> Vec<(String, String)> {
         self.environment.clone()
     }
@@ -171,7 +168,7 @@ impl Drop for TestServer {
     }
 }
 
-/// The settings that every test server has, as pairs of key and value.
+/// The settings of every test server, as keys and values.
 fn common(folder: &Path, url: &str, identity: &Identity, database: &Database) -> Vec<(&'static str, String)> {
     vec![
         ("http.public_url", url.to_owned()),
@@ -187,7 +184,7 @@ fn common(folder: &Path, url: &str, identity: &Identity, database: &Database) ->
         ("database.socket", database.socket.display().to_string()),
         ("storage.directory", folder.join("photos").display().to_string()),
         ("storage.signing_keys", identity.signing_secret().to_owned()),
-        // Answers that are compared have the same URLs, unless the window ends between them: the longest one.
+        // The longest window, so that compared responses have the same URLs.
         ("storage.url_window", "84h".to_owned()),
         ("worker.poll_interval", "50ms".to_owned()),
         ("worker.visibility_timeout", "2s".to_owned()),

@@ -1,8 +1,8 @@
-//! An installation in the emulator of AWS: the stacks of `deploy/stacks`, each output handed on to whoever has a parameter of
-//! that name, as `deploy/deploy` does it.
+//! An installation in the AWS emulator: the stacks of `deploy/stacks`, with the outputs of each passed to the
+//! parameters of the others, as `deploy/deploy` does it.
 //!
-//! The emulator does not know every type of resource. Those are left out by [`REFUSED`], and what refers to them gets a
-//! name in their place; `deploy::checks` and `deploy::reachability` look at them otherwise.
+//! The emulator does not support every resource type. Those of [`REFUSED`] are left out, and references to them get a
+//! placeholder; `deploy::checks` and `deploy::reachability` cover them.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -17,7 +17,7 @@ use super::{
     template,
 };
 
-/// Types that the emulator refuses.
+/// Resource types that the emulator does not support.
 pub const REFUSED: [&str; 19] = [
     "AWS::ApiGateway::VpcLink",
     "AWS::CloudFront::KeyGroup",
@@ -40,50 +40,48 @@ pub const REFUSED: [&str; 19] = [
     "AWS::WAFv2::LoggingConfiguration",
 ];
 
-/// Attributes of types that it knows which it does not.
+/// Attributes that the emulator does not support.
 const UNKNOWN: [(&str, &str); 1] = [("AWS::RDS::DBInstance", "MasterUserSecret.SecretArn")];
 
-/// The largest template that is sent with the request, in bytes.
+/// The limit of a template in the request, in bytes.
 const LARGEST: usize = 51_200;
 
-/// An installation.
-pub struct Estate {
-    /// Where it is.
+pub struct Installation {
     pub emulator: Arc<Emulator>,
     values: BTreeMap<String, String>,
 }
 
-impl Estate {
-    /// Nothing yet, in an emulator of its own; `values` are the parameters that an operator gives.
+impl Installation {
+    /// An empty account in an emulator of its own; `values` are the operator's parameters.
     pub async fn start(values: &[(&str, &str)]) -> Self {
         let values = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Self { emulator: Emulator::start().await, values }
     }
 
-    /// A parameter, or an output of a stack that was deployed.
+    /// A parameter, or an output of a deployed stack.
     #[track_caller]
     pub fn value(&self, name: &str) -> &str {
         self.values.get(name).unwrap_or_else(|| panic!("neither a parameter nor an output: {name}"))
     }
 
-    /// All of them, and what `CloudFormation` knows itself; a resource that the emulator refuses is called what it is.
+    /// All values with `CloudFormation`'s pseudo parameters; `refused` is the placeholder of unsupported resources.
     pub fn names(&self, refused: &str) -> BTreeMap<String, String> {
         let own = [("AWS::Partition", "aws"), ("AWS::Region", REGION), ("AWS::AccountId", ACCOUNT), (refused, refused)];
         let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
         self.values.clone().into_iter().chain(own).collect()
     }
 
-    /// Sets a parameter for what is deployed from now on.
+    /// Sets a parameter for later deployments.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
         self.values.insert(name.to_owned(), value.into());
     }
 
-    /// Makes a stack, or updates it if there is something to update, and takes its outputs.
+    /// Creates or updates a stack, and keeps its outputs.
     pub async fn deploy(&mut self, stack: &str) {
         self.apply(stack, template::read(stack)).await;
     }
 
-    /// The same for a template that is not ours: what an account has already.
+    /// Creates or updates a stack from another template.
     pub async fn apply(&mut self, stack: &str, template: Value) {
         let mut template = known(template);
         locate(&mut template, &self.values);
@@ -123,7 +121,6 @@ impl Estate {
         }
     }
 
-    /// Removes a stack.
     pub async fn delete(&self, stack: &str) {
         let name = self.stack_name(stack);
         self.ask(stack, &[("Action", "DeleteStack"), ("StackName", &name)]).await.expect("a stack");
@@ -138,7 +135,7 @@ impl Estate {
         .await;
     }
 
-    /// The resources of a stack: their type and physical id by their logical one.
+    /// Type and physical id of the resources of a stack, by logical id.
     pub async fn resources(&self, stack: &str) -> BTreeMap<String, (String, String)> {
         let name = self.stack_name(stack);
         let asked = [("Action", "DescribeStackResources"), ("StackName", &*name)];
@@ -150,23 +147,23 @@ impl Estate {
         members.map(of).collect()
     }
 
-    /// An output as AWS would have it, where the emulator's attributes are other ones.
+    /// An output with the values of AWS where the emulator's differ.
     async fn as_on_aws(&self, name: &str, value: String) -> String {
         match name {
-            // `Ref` of a secret is its ARN, and here its name.
+            // On AWS `Ref` of a secret is its ARN; the emulator returns its name.
             _ if name.ends_with("SecretArn") && !value.starts_with("arn:") && !value.starts_with("left-out") => {
                 let asked = json!({ "SecretId": value });
                 let secret = call(&self.emulator, "secretsmanager", "secretsmanager.DescribeSecret", &asked).await;
                 secret["ARN"].as_str().expect("an ARN").to_owned()
             }
-            // Here every balancer is an application's.
+            // The emulator reports every load balancer as an application load balancer.
             "BalancerArn" | "BalancerFullName" => value.replace("app/", "net/"),
             "TargetGroupFullName" => format!("targetgroup/{}", value.trim_start_matches("targetgroup/")),
             _ => value,
         }
     }
 
-    /// Puts a large template where the release's files are; answers its URL.
+    /// Uploads a large template and returns its URL.
     async fn put(&self, stack: &str, body: String) -> String {
         let (bucket, key) = (self.value("Artifacts"), format!("templates/{stack}.json"));
         let s3 = aws_sdk_s3::Client::new(&admin(&self.emulator).await);
@@ -174,17 +171,17 @@ impl Estate {
         format!("https://s3.{REGION}.amazonaws.com/{bucket}/{key}")
     }
 
-    /// Calls `CloudFormation` where the stack belongs.
+    /// Calls `CloudFormation` in the region of the stack.
     async fn ask(&self, stack: &str, parameters: &[(&str, &str)]) -> Result<String, String> {
         let region = if stack == "edge" { "us-east-1" } else { REGION };
         query(&self.emulator, "cloudformation", region, parameters).await
     }
 
-    /// A key of a role that a stack has made, temporary as those of instances and functions are.
+    /// Temporary credentials of a role that a stack has created.
     pub async fn key(&self, stack: &str, role: &str) -> Key {
         let (_, name) = self.resources(stack).await.remove(role).unwrap_or_else(|| panic!("no {role} in {stack}"));
         let arn = format!("arn:aws:iam::{ACCOUNT}:role/{name}");
-        // Only its service may take it on; here it is the tests that do, in its place.
+        // The role trusts only its service; the tests assume it instead.
         let trust = json!({ "Effect": "Allow", "Principal": { "AWS": "*" }, "Action": "sts:AssumeRole" });
         let trust = json!({ "Version": "2012-10-17", "Statement": [trust] }).to_string();
         let set = [("Action", "UpdateAssumeRolePolicy"), ("RoleName", &*name), ("PolicyDocument", &*trust)];
@@ -195,19 +192,18 @@ impl Estate {
         Key { id: of("AccessKeyId"), secret: of("SecretAccessKey"), session_token: Some(of("SessionToken")) }
     }
 
-    /// The text of a secret.
     pub async fn secret(&self, id: &str) -> String {
         let asked = json!({ "SecretId": id });
         let secret = call(&self.emulator, "secretsmanager", "secretsmanager.GetSecretValue", &asked).await;
         secret["SecretString"].as_str().expect("a text").to_owned()
     }
 
-    /// A queue that hears all of a topic; its URL.
-    pub async fn ear(&self, topic: &str) -> String {
+    /// Subscribes a new queue to a topic; returns its URL.
+    pub async fn subscribe_queue(&self, topic: &str) -> String {
         let admin = admin(&self.emulator).await;
         let sqs = aws_sdk_sqs::Client::new(&admin);
         let (place, name) = topic.rsplit_once(':').expect("an ARN");
-        let name = format!("ear-of-{name}");
+        let name = format!("subscriber-of-{name}");
         let arn = format!("{}:{name}", place.replace(":sns:", ":sqs:"));
         let statement = json!({
             "Effect": "Allow", "Principal": { "Service": "sns.amazonaws.com" }, "Action": "sqs:SendMessage", "Resource": arn,
@@ -223,8 +219,8 @@ impl Estate {
         url
     }
 
-    /// Takes out of a queue what is there now.
-    pub async fn heard(&self, queue: &str) -> Vec<Value> {
+    /// Receives and deletes all current messages.
+    pub async fn receive_all(&self, queue: &str) -> Vec<Value> {
         let sqs = aws_sdk_sqs::Client::new(&admin(&self.emulator).await);
         let asked = sqs.receive_message().queue_url(queue).max_number_of_messages(10);
         let mut heard = Vec::new();
@@ -236,7 +232,7 @@ impl Estate {
         heard
     }
 
-    /// The configuration that an instance writes when it starts.
+    /// The configuration file that an instance writes at start-up.
     pub async fn configuration(&self) -> String {
         let (_, id) = self.resources("service").await.remove("Template").expect("a launch template");
         let asked =
@@ -259,7 +255,7 @@ impl Estate {
         .await
     }
 
-    /// What is said of a stack, unless there is none.
+    /// The description of a stack, if it exists.
     async fn describe(&self, stack: &str) -> Option<String> {
         let name = self.stack_name(stack);
         let answer = self.ask(stack, &[("Action", "DescribeStacks")]).await.expect("stacks");
@@ -278,7 +274,7 @@ impl Estate {
     }
 }
 
-/// A template without the types that the emulator refuses; their names stand where they were referred to.
+/// A template without unsupported types; their names replace references to them.
 pub fn known(mut template: Value) -> Value {
     template::plain_alarms(&mut template);
     let resources = template["Resources"].as_object_mut().expect("resources");
@@ -294,7 +290,7 @@ pub fn known(mut template: Value) -> Value {
     let left_out: Vec<String> = refused.iter().cloned().chain(attributes.collect::<Vec<_>>()).collect();
     resources.retain(|name, _| !refused.contains(name));
     for resource in resources.values_mut() {
-        // The emulator is reached without TLS, which the policies of buckets, queues and topics deny.
+        // The emulator has no TLS, which the policies of buckets, queues and topics require.
         if let Some(statements) =
             resource.pointer_mut("/Properties/PolicyDocument/Statement").and_then(Value::as_array_mut)
         {
@@ -353,7 +349,7 @@ fn named(value: &Value, left_out: &[String]) -> Value {
     }
 }
 
-/// Writes out where included documents are: the emulator looks before it has put parameters in.
+/// Resolves the locations of included documents, which the emulator reads before it substitutes parameters.
 fn locate(value: &mut Value, values: &BTreeMap<String, String>) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| locate(item, values)),
@@ -367,12 +363,12 @@ fn locate(value: &mut Value, values: &BTreeMap<String, String>) {
     }
 }
 
-/// What follows each opening of an element, up to the next.
+/// The text after each opening tag, up to the next one.
 fn each<'x>(xml: &'x str, name: &str) -> impl Iterator<Item = &'x str> + use<'x> {
     xml.split(&format!("<{name}>")).skip(1).collect::<Vec<_>>().into_iter()
 }
 
-/// The text of the first element of that name; empty when there is none.
+/// The text of the first element of that name, or an empty text.
 pub fn text(xml: &str, name: &str) -> String {
     let text =
         xml.split_once(&format!("<{name}>")).and_then(|(_, rest)| rest.split_once("</")).map_or("", |(text, _)| text);

@@ -1,5 +1,4 @@
-//! A TCP proxy on a loopback port, for what happens between a client and a server: a name that begins to point
-//! elsewhere, connections that are cut, that go silent, that are refused.
+//! A TCP proxy on a loopback port that can change its target, and close, stall or refuse connections.
 
 use std::sync::{
     Arc, Mutex,
@@ -19,13 +18,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::process::free_port;
 
-/// More connections than that wait to be accepted.
+/// Further connections wait to be accepted.
 const MOST_CONNECTIONS: usize = 512;
-/// How much of a connection is under way at a time, in each direction.
+/// The buffer of a connection for each direction, in bytes.
 const BUFFER: usize = 16 * 1024;
 
-/// The proxy. It and its connections end when it is dropped.
-pub struct Switch {
+/// The running proxy; it and its connections end when it is dropped.
+pub struct TcpProxy {
     port: u16,
     wires: Arc<Wires>,
     accepting: Option<JoinHandle<()>>,
@@ -34,14 +33,14 @@ pub struct Switch {
 struct Wires {
     target: Mutex<String>,
     stalled: watch::Sender<bool>,
-    /// Ends the connections that are open; the next ones have another.
+    /// Closes the open connections; later ones get a new token.
     cut: Mutex<CancellationToken>,
     room: Arc<Semaphore>,
     accepted: AtomicUsize,
 }
 
-impl Switch {
-    /// A proxy to `HOST:PORT`.
+impl TcpProxy {
+    /// Starts a proxy to `HOST:PORT`.
     pub async fn start(target: &str) -> Self {
         let wires = Wires {
             target: Mutex::new(target.to_owned()),
@@ -55,27 +54,26 @@ impl Switch {
         switch
     }
 
-    /// The port of `localhost` to connect to.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Where new connections go from now on. Those that are open stay where they are.
+    /// Sets the target of new connections. Open ones keep theirs.
     pub fn point_to(&self, target: &str) {
         target.clone_into(&mut self.wires.target.lock().unwrap());
     }
 
-    /// Closes the connections that are open.
+    /// Closes all open connections.
     pub fn cut(&self) {
         std::mem::take(&mut *self.wires.cut.lock().unwrap()).cancel();
     }
 
-    /// Whether nothing moves: connections stay open and new ones are accepted, but no byte comes through.
+    /// Whether data is held back: connections stay open and new ones are accepted.
     pub fn stall(&self, stalled: bool) {
         self.wires.stalled.send_replace(stalled);
     }
 
-    /// Whether new connections are refused, as by a host on which nobody listens. Those that are open stay.
+    /// Whether new connections are refused. Open ones stay.
     pub async fn refuse(&mut self, refuse: bool) {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
@@ -88,18 +86,18 @@ impl Switch {
         }
     }
 
-    /// How many connections it has accepted so far.
+    /// The number of accepted connections.
     pub fn connections(&self) -> usize {
         self.wires.accepted.load(Ordering::Relaxed)
     }
 
-    /// How many of them are open.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         MOST_CONNECTIONS - self.wires.room.available_permits()
     }
 }
 
-impl Drop for Switch {
+impl Drop for TcpProxy {
     fn drop(&mut self) {
         if let Some(accepting) = &self.accepting {
             accepting.abort();
@@ -110,7 +108,7 @@ impl Drop for Switch {
 
 async fn accept(listener: TcpListener, wires: Arc<Wires>) {
     loop {
-        // A failure concerns one connection, which its client then sees.
+        // A failure affects one connection; its client sees it.
         let Ok((client, _)) = listener.accept().await else { continue };
         wires.accepted.fetch_add(1, Ordering::Relaxed);
         let room = Arc::clone(&wires.room).acquire_owned().await.expect("never closed");
@@ -123,14 +121,14 @@ async fn accept(listener: TcpListener, wires: Arc<Wires>) {
     }
 }
 
-/// Joins a client and the target until both have ended, or one of them breaks.
+/// Copies data between the client and the target until both have ended or one fails.
 async fn connect(client: TcpStream, wires: &Wires) {
     let mut stalled = wires.stalled.subscribe();
     until_moving(&mut stalled).await;
     let target = wires.target.lock().unwrap().clone();
     let Ok(server) = TcpStream::connect(target).await else { return };
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    // Both ends see a broken half as what it is: a connection that is gone.
+    // An error closes the connection in both directions.
     let _ended = tokio::try_join!(
         carry(from_client, to_server, stalled.clone()),
         carry(from_server, to_client, stalled.clone())
@@ -154,6 +152,6 @@ async fn carry(
 }
 
 async fn until_moving(stalled: &mut watch::Receiver<bool>) {
-    // An error means that the switch is gone; then the connection is cut as well.
+    // An error means that the proxy was dropped.
     let _moving = stalled.wait_for(|stalled| !stalled).await;
 }

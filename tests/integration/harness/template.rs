@@ -1,20 +1,19 @@
-//! The templates of `deploy/stacks`, as `CloudFormation` reads them: its short tags in their long form.
+//! The templates of `deploy/stacks` with `CloudFormation`'s short tags in long form.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::{Map, Value, json};
 use yaml_serde::value::TaggedValue;
 
-/// Each stack in the order in which they are deployed.
+/// All stacks in the order of their deployment.
 pub const STACKS: [&str; 8] =
     ["network", "data", "messaging", "functions", "service", "gateway", "edge", "observability"];
 
-/// Where a stack's template is.
 pub fn path(stack: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("deploy/stacks/{stack}.yaml"))
 }
 
-/// A stack's template as JSON: `!Sub x` is `{"Fn::Sub": "x"}`, `!GetAtt A.B` is `{"Fn::GetAtt": ["A", "B"]}`.
+/// A template as JSON: `!Sub x` is `{"Fn::Sub": "x"}`, `!GetAtt A.B` is `{"Fn::GetAtt": ["A", "B"]}`.
 pub fn read(stack: &str) -> Value {
     let path = path(stack);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -22,8 +21,8 @@ pub fn read(stack: &str) -> Value {
     long(yaml)
 }
 
-/// Puts values in the places of `Ref`, `Fn::GetAtt` and `Fn::Sub`, joins, and decides `Fn::If`, for which a condition is a name
-/// with the value `true` or `false`; what has no value is an error that names it.
+/// Evaluates `Ref`, `Fn::GetAtt`, `Fn::Sub`, `Fn::Join` and `Fn::If`. A condition is a name with the value `true` or
+/// `false`. Panics at an unknown name.
 pub fn resolve(value: &Value, names: &BTreeMap<String, String>) -> Value {
     let value_of = |name: &str| names.get(name).cloned().unwrap_or_else(|| panic!("no value for {name}"));
     match value {
@@ -61,7 +60,7 @@ pub fn resolve(value: &Value, names: &BTreeMap<String, String>) -> Value {
     }
 }
 
-/// The emulator does not reckon: an alarm on an expression becomes one on the expression's first metric.
+/// The emulator evaluates no expressions: an alarm on an expression becomes one on its first metric.
 pub fn plain_alarms(template: &mut Value) {
     for alarm in template["Resources"].as_object_mut().expect("resources").values_mut() {
         let Some(first) = alarm["Properties"]["Metrics"].get(1).map(|it| it["MetricStat"].clone()) else { continue };
@@ -73,7 +72,7 @@ pub fn plain_alarms(template: &mut Value) {
     }
 }
 
-/// To AWS a batch is the same right as a single message; the emulator has a word of its own for each call.
+/// AWS has one action for single and batch calls; the emulator has one for each.
 pub fn with_batches(value: &Value) -> Value {
     match value {
         Value::Array(items) => {
@@ -92,7 +91,7 @@ pub fn with_batches(value: &Value) -> Value {
     }
 }
 
-/// Decides each `Fn::If` by the conditions that hold, and leaves out what is `AWS::NoValue` then.
+/// Evaluates each `Fn::If` by the true conditions, and removes `AWS::NoValue`.
 pub fn decide(value: &Value, holds: &[&str]) -> Value {
     let nothing = |value: &Value| *value == json!({ "Ref": "AWS::NoValue" });
     match value {

@@ -1,4 +1,5 @@
-//! What `CloudFormation` would make of a template with these parameters: conditions decided, functions worked out.
+//! The resources that `CloudFormation` creates from a template and parameters: conditions evaluated, functions
+//! resolved.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{iam::REGION, template};
 
-/// A resource that is made. Where its properties name another one, they have that one's logical id.
+/// A created resource. References in its properties are logical ids.
 #[derive(Clone, Debug)]
 pub struct Resource {
     pub id: String,
@@ -15,7 +16,7 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// A property that is a text, or a number as one.
+    /// A property as text.
     pub fn text(&self, property: &str) -> Option<String> {
         match self.properties.get(property)? {
             Value::String(text) => Some(text.clone()),
@@ -25,8 +26,8 @@ impl Resource {
     }
 }
 
-/// All resources whose conditions hold. Parameters that are not given have their defaults.
-pub fn made(template: &Value, given: &[(&str, &str)]) -> Vec<Resource> {
+/// All resources whose conditions are true. Missing parameters have their defaults.
+pub fn resolve_resources(template: &Value, given: &[(&str, &str)]) -> Vec<Resource> {
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     for (name, parameter) in template["Parameters"].as_object().expect("parameters") {
         let given = given.iter().find(|(given, _)| given == name).map(|(_, value)| (*value).to_owned());
@@ -59,7 +60,6 @@ struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    /// Whether a condition of this name does.
     fn holds(&self, name: &str) -> bool {
         self.is_true(self.template["Conditions"].get(name).unwrap_or_else(|| panic!("no condition {name}")))
     }
@@ -77,7 +77,7 @@ impl Scope<'_> {
         }
     }
 
-    /// Nothing for `AWS::NoValue`.
+    /// `None` for `AWS::NoValue`.
     fn value(&self, value: &Value) -> Option<Value> {
         match value {
             Value::Array(items) => Some(items.iter().filter_map(|item| self.value(item)).collect()),
@@ -116,14 +116,14 @@ impl Scope<'_> {
     }
 }
 
-/// A function of `CloudFormation` and what it is of.
+/// The name and arguments of an intrinsic function.
 fn call(value: &Value) -> Option<(&str, &Value)> {
     let fields = value.as_object().filter(|fields| fields.len() == 1)?;
     let (name, of) = fields.iter().next()?;
     (name == "Ref" || name == "Condition" && of.is_string() || name.starts_with("Fn::")).then_some((name, of))
 }
 
-/// The first so many networks with so many bits for hosts, as `Fn::Cidr` counts them.
+/// The first `count` subnets with `host_bits` host bits, like `Fn::Cidr`.
 fn subnets(cidr: &str, count: u64, host_bits: u64) -> Vec<String> {
     let (base, _) = cidr.split_once('/').expect("a network");
     let base = u32::from(base.parse::<std::net::Ipv4Addr>().expect("an address"));

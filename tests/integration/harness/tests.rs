@@ -1,5 +1,4 @@
-//! What the tests stand on is solid itself: the stand-ins for AWS let nobody in whom AWS would refuse, and the faults
-//! are those that they are called.
+//! Tests of the harness: fake services refuse what AWS refuses, and injected faults do what their names say.
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -17,20 +16,20 @@ use tokio::{
 };
 
 use crate::harness::{
-    aws_api::Aws,
+    aws_api::AwsApi,
     certificates::{Authority, Validity},
     eventually,
     iam::{Key, REGION},
-    instance_metadata::{Imds, ROLE},
+    instance_metadata::{MetadataService, ROLE},
     rds::Rds,
-    rogue_database::{Asks, Impostor},
-    tcp_proxy::Switch,
+    rogue_database::{Asks, RogueDatabase},
+    tcp_proxy::TcpProxy,
 };
 
-/// What is not to happen is given so long to happen.
+/// The time in which an event must not happen.
 const A_WHILE: Duration = Duration::from_millis(300);
 
-/// The number of the error with which a server refuses to let somebody in; 0 when it does.
+/// The error code of a refused login; 0 for success.
 async fn refusal(options: &MySqlConnectOptions) -> u16 {
     match options.connect().await {
         Ok(connection) => {
@@ -41,7 +40,7 @@ async fn refusal(options: &MySqlConnectOptions) -> u16 {
     }
 }
 
-/// The number that a server gave an error.
+/// The code of a server error.
 #[track_caller]
 fn number(error: &sqlx::Error) -> u16 {
     let sqlx::Error::Database(error) = error else { panic!("not the server's: {error}") };
@@ -108,7 +107,7 @@ async fn rejects_altered_token() {
     for (user, token, verdict) in cases {
         let number = refusal(&rds.options(user).password(&token)).await;
         assert_eq!(number, if verdict == "ok" { 0 } else { 1045 }, "{verdict}");
-        assert_eq!(rds.iam().verdicts(user).last().expect("judged"), verdict);
+        assert_eq!(rds.iam().login_results(user).last().expect("judged"), verdict);
     }
     rds.iam().forget(&key);
     assert_eq!(refusal(&rds.options("strict").password(&good)).await, 1045);
@@ -127,7 +126,7 @@ async fn requires_tls() {
         let options = rds.options(user).password(password);
         assert_eq!(refusal(&options).await, 0);
         let refused = refusal(&options.ssl_mode(MySqlSslMode::Disabled)).await;
-        // For the account, which requires TLS, or for the whole server, which does so too.
+        // Refused by the account or by the server: both require TLS.
         assert!(matches!(refused, 1045 | 3159), "{user}: {refused}");
     }
 }
@@ -170,7 +169,7 @@ async fn simulates_server_failures() {
     assert_eq!(write(&mut connection).await.expect("on the same data"), 1);
     assert_eq!(database.count("SELECT COUNT(*) FROM notes").await, 2);
 
-    // Rules that would concern other tests on the shared server.
+    // These rules would affect other tests on the shared server.
     rds.iam().max_age(1);
     let token = key.token_of(Utc::now() - TimeDelta::seconds(3), &rds.endpoint(), REGION, "app");
     assert_eq!(refusal(&options.clone().password(&token)).await, 1045);
@@ -181,7 +180,7 @@ async fn simulates_server_failures() {
     assert_eq!(refusal(&options.clone().password(&token)).await, 1045);
     let elsewhere = key.token(&rds.endpoint(), "eu-west-2", "app");
     assert_eq!(refusal(&options.clone().password(&elsewhere)).await, 0);
-    assert_eq!(rds.iam().verdicts("app")[3..], ["expired", "ok", "region", "ok"]);
+    assert_eq!(rds.iam().login_results("app")[3..], ["expired", "ok", "region", "ok"]);
     assert_eq!(
         rds.settings("app", &database.name).iter().map(|(name, _)| &name[18..]).collect::<Vec<_>>(),
         ["HOST", "PORT", "USER", "NAME", "TLS_CA", "AUTH", "REGION"]
@@ -203,7 +202,7 @@ async fn replica_lags_and_is_promoted() {
         sqlx::query("INSERT INTO notes VALUES (?)").bind(number).execute(writer).await.map(drop)
     };
     let seen = async |number: i32| {
-        // The user and the database arrive as all else does.
+        // The user and the database are replicated too.
         let mut reader = on(&replica).connect().await.ok()?;
         let row = sqlx::query_scalar::<_, i32>("SELECT number FROM notes WHERE number = ?").bind(number);
         row.fetch_optional(&mut reader).await.ok().flatten()
@@ -222,8 +221,8 @@ async fn replica_lags_and_is_promoted() {
     replica.resume_replication().await;
     eventually("caught up", async || (count(&mut reader).await == 2).then_some(())).await;
 
-    // What clients call the database is a name that begins to point elsewhere.
-    let switch = Switch::start(&source.endpoint()).await;
+    // The proxy acts as a DNS name that changes its target.
+    let switch = TcpProxy::start(&source.endpoint()).await;
     let through = on(&source).port(switch.port());
     assert_eq!(refusal(&through).await, 0);
     replica.promote().await;
@@ -234,7 +233,7 @@ async fn replica_lags_and_is_promoted() {
     assert_eq!((count(&mut promoted).await, count(&mut old).await), (3, 2), "the source knows nothing of it");
 }
 
-/// A server that says one word to each connection and then repeats what it hears.
+/// A server that sends one word to each connection and then echoes.
 async fn parrot(word: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -258,7 +257,7 @@ async fn hear(stream: &mut TcpStream, words: &[u8]) {
 
 #[tokio::test]
 async fn tcp_proxy_injects_each_fault() {
-    let mut switch = Switch::start(&parrot(b"one").await).await;
+    let mut switch = TcpProxy::start(&parrot(b"one").await).await;
     let address = format!("localhost:{}", switch.port());
     let mut first = TcpStream::connect(&address).await.unwrap();
     hear(&mut first, b"one").await;
@@ -306,8 +305,8 @@ async fn tcp_proxy_injects_each_fault() {
 #[tokio::test]
 async fn metadata_service_requires_session() {
     let (first, second) = (Key::temporary(100), Key::temporary(200));
-    let imds = Imds::start(&first, TimeDelta::hours(6)).await;
-    let (_, url) = imds.environment().remove(0);
+    let metadata = MetadataService::start(&first, TimeDelta::hours(6)).await;
+    let (_, url) = metadata.environment().remove(0);
     let http = Client::new();
     let path = "/latest/meta-data/iam/security-credentials/";
     let without = http.get(format!("{url}{path}")).send().await.unwrap();
@@ -332,14 +331,14 @@ async fn metadata_service_requires_session() {
         expires - Utc::now()
     };
     assert!(credentials(&first).await > TimeDelta::hours(5));
-    imds.replace(&second, TimeDelta::seconds(20));
+    metadata.replace(&second, TimeDelta::seconds(20));
     assert!(credentials(&second).await <= TimeDelta::seconds(20));
-    imds.fail(true);
+    metadata.fail(true);
     assert_eq!(get(&format!("{path}{ROLE}")).await.0, StatusCode::INTERNAL_SERVER_ERROR);
-    imds.fail(false);
-    assert_eq!(imds.fetches(), 3);
+    metadata.fail(false);
+    assert_eq!(metadata.fetches(), 3);
 
-    let [(_, uri), (_, authorization)] = imds.container_environment().try_into().unwrap();
+    let [(_, uri), (_, authorization)] = metadata.container_environment().try_into().unwrap();
     assert_eq!(http.get(&uri).send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
     let document: Value =
         http.get(&uri).header("authorization", authorization).send().await.unwrap().json().await.unwrap();
@@ -348,7 +347,7 @@ async fn metadata_service_requires_session() {
 
 #[tokio::test]
 async fn aws_api_requires_signature() {
-    let (aws, key) = (Aws::start().await, Key::long_lived());
+    let (aws, key) = (AwsApi::start().await, Key::long_lived());
     let [(_, url), _] = aws.environment().try_into().unwrap();
     let [(_, id), _] = key.environment().try_into().unwrap();
     assert_eq!(Key::temporary(50).environment()[2].0, "AWS_SESSION_TOKEN");
@@ -401,29 +400,29 @@ async fn rogue_database_records_client_bytes() {
         ("another name's", ours.issue(&["other.darkroom.test"], Validity::Good)),
     ];
     let right = ours.issue(&["localhost", "127.0.0.1"], Validity::Good);
-    let tell = async |impostor: &Impostor, mode, authority: &Authority| {
-        let options = MySqlConnectOptions::new().host("localhost").port(impostor.port()).username("app");
+    let tell = async |rogue: &RogueDatabase, mode, authority: &Authority| {
+        let options = MySqlConnectOptions::new().host("localhost").port(rogue.port()).username("app");
         let options = options.password(SECRET).ssl_mode(mode).ssl_ca(authority.path()).enable_cleartext_plugin(true);
-        options.connect().await.expect_err("an impostor lets nobody in");
-        impostor.settled().await;
-        (impostor.heard(SECRET), impostor.handshakes())
+        options.connect().await.expect_err("the server denies access");
+        rogue.settled().await;
+        (rogue.received(SECRET), rogue.handshakes())
     };
     for asks in [Asks::AtOnce, Asks::Later] {
-        // That it hears shows that its silence below means something.
-        let plain = Impostor::without_tls(asks).await;
+        // This shows that the server records credentials, so that their absence below is significant.
+        let plain = RogueDatabase::without_tls(asks).await;
         assert_eq!(tell(&plain, MySqlSslMode::Preferred, &ours).await, (true, 0), "{asks:?}");
-        let plain = Impostor::without_tls(asks).await;
+        let plain = RogueDatabase::without_tls(asks).await;
         assert_eq!(tell(&plain, MySqlSslMode::VerifyIdentity, &ours).await, (false, 0), "{asks:?}");
         for (name, issued) in &wrong {
-            let impostor = Impostor::with_tls(issued, asks).await;
-            assert_eq!(tell(&impostor, MySqlSslMode::Required, &ours).await, (true, 1), "{asks:?}, {name}");
-            let impostor = Impostor::with_tls(issued, asks).await;
-            assert_eq!(tell(&impostor, MySqlSslMode::VerifyIdentity, &ours).await, (false, 0), "{asks:?}, {name}");
+            let rogue = RogueDatabase::with_tls(issued, asks).await;
+            assert_eq!(tell(&rogue, MySqlSslMode::Required, &ours).await, (true, 1), "{asks:?}, {name}");
+            let rogue = RogueDatabase::with_tls(issued, asks).await;
+            assert_eq!(tell(&rogue, MySqlSslMode::VerifyIdentity, &ours).await, (false, 0), "{asks:?}, {name}");
         }
-        // The one who has the certificate is the server.
-        let server = Impostor::with_tls(&right, asks).await;
+        // A valid certificate makes it the real server.
+        let server = RogueDatabase::with_tls(&right, asks).await;
         assert_eq!(tell(&server, MySqlSslMode::VerifyIdentity, &ours).await, (true, 1), "{asks:?}");
-        let server = Impostor::with_tls(&right, asks).await;
+        let server = RogueDatabase::with_tls(&right, asks).await;
         assert_eq!(tell(&server, MySqlSslMode::VerifyIdentity, &theirs).await, (false, 0), "{asks:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! The programs of others that the tests run: the emulator of AWS, its client, and those that judge templates, state
-//! machines and OpenAPI documents. Fetched by `tests/scripts`, every file pinned by its hash.
+//! External programs: the AWS emulator, the AWS CLI, and checkers for templates, state machines and OpenAPI documents.
+//! Scripts in `tests/scripts` fetch them, every file pinned by its hash.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,8 +12,7 @@ use darkroom::dev::database::DirLock;
 
 use super::{DEADLINE, database::lock_folder};
 
-/// Where a program is: what `DARKROOM_` and its name say (`DARKROOM_CFN_LINT`), or where `make test` has put it; put there
-/// now if it was not.
+/// The path of a program: of a variable such as `DARKROOM_CFN_LINT`, or in the cache, where it is installed if missing.
 pub fn program(name: &str) -> PathBuf {
     let variable = format!("DARKROOM_{}", name.to_uppercase().replace('-', "_"));
     if let Some(program) = std::env::var_os(&variable).filter(|path| !path.is_empty()) {
@@ -37,14 +36,14 @@ pub fn program(name: &str) -> PathBuf {
     folder.join("venv/bin").join(name)
 }
 
-/// AWS's command-line client, loaded once for all calls: see `tests/scripts/aws-server`.
+/// The AWS CLI, loaded once for all calls: see `tests/scripts/aws-server`.
 pub fn aws_client() -> PathBuf {
-    // The server ends when its standard input is closed: with this process.
+    // The server ends with this process, when its standard input is closed.
     static SERVER: OnceLock<(DirLock, Child)> = OnceLock::new();
     let (folder, _) = SERVER.get_or_init(|| {
         let folder = lock_folder("aws-client");
         let client = folder.dir().join("aws");
-        // One of an earlier run, whose server has ended.
+        // Of an earlier run.
         let _ = std::fs::remove_file(&client);
         let python = program("aws").with_file_name("python");
         let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts/aws-server");
@@ -62,7 +61,7 @@ pub fn aws_client() -> PathBuf {
     folder.dir().join("aws")
 }
 
-/// What AWS says of each action in policies, service by service, as checkov brings it along.
+/// AWS's description of each policy action by service, from checkov.
 pub fn actions_of_aws() -> serde_json::Value {
     let bin = program("checkov");
     let lib = bin.ancestors().nth(2).expect("a virtual environment").join("lib");
@@ -72,7 +71,7 @@ pub fn actions_of_aws() -> serde_json::Value {
     serde_json::from_slice(&file).expect("JSON")
 }
 
-/// Runs a script of `tests/scripts`, which does nothing when everything is there.
+/// Runs an install script of `tests/scripts`, which does nothing if the installation is complete.
 fn fetch(script: &str, arguments: &[&Path]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(script);
     let got = Command::new(&script).args(arguments).stdin(Stdio::null()).output().expect("a shell");

@@ -1,4 +1,4 @@
-//! Somebody who is told of events: a small HTTP server that keeps what it gets and answers as the test says.
+//! A webhook receiver that records deliveries and responds as the test says.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,35 +13,28 @@ use super::process::free_address;
 /// The key of the signatures, as Standard Webhooks write it: base64 after `whsec_`.
 const KEY: &[u8] = b"thirty-two bytes of a secret key";
 
-/// What it got.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// The headers.
     pub headers: HeaderMap,
-    /// The body.
     pub body: Value,
-    /// Whether it was answered with 2xx.
     pub accepted: bool,
 }
 
 impl Delivery {
-    /// The event's number.
     pub fn seq(&self) -> u64 {
         self.body["data"]["seq"].as_u64().expect("a number")
     }
 
-    /// The event's album.
     pub fn album(&self) -> &str {
         self.body["data"]["album_id"].as_str().expect("an id")
     }
 }
 
-/// How it answers.
 #[derive(Debug, Clone, Copy)]
 pub enum Reply {
     /// With this status.
     Status(u16),
-    /// Not at all.
+    /// Without a response.
     Silence,
 }
 
@@ -59,54 +52,53 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// One that takes everything.
+    /// Accepts every delivery.
     pub async fn start() -> Self {
         let webhook = Self::absent();
         webhook.listen().await;
         webhook
     }
 
-    /// One that does not listen yet.
+    /// Does not listen yet.
     pub fn absent() -> Self {
         let rule: Rule = Box::new(|_| Reply::Status(200));
         let shared = Shared { rule: Mutex::new(rule), deliveries: Mutex::default() };
         Self { address: free_address(), shared: Arc::new(shared) }
     }
 
-    /// Begins to listen.
     pub async fn listen(&self) {
         let listener = TcpListener::bind(&self.address).await.expect("its address is free");
         let router = Router::new().route("/hook", post(take)).with_state(self.shared.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
     }
 
-    /// From now on it answers like this.
+    /// Sets the rule for replies.
     pub fn answer(&self, rule: impl Fn(&Delivery) -> Reply + Send + 'static) {
         *self.shared.rule.lock().unwrap() = Box::new(rule);
     }
 
-    /// All that it got, in order.
+    /// All deliveries in order.
     pub fn deliveries(&self) -> Vec<Delivery> {
         self.shared.deliveries.lock().unwrap().clone()
     }
 
-    /// The numbers of an album's events that it has taken, in order.
+    /// The numbers of an album's accepted events in order.
     pub fn accepted(&self, album: &str) -> Vec<u64> {
         let all = self.deliveries();
         all.iter().filter(|delivery| delivery.accepted && delivery.album() == album).map(Delivery::seq).collect()
     }
 
-    /// The secret, as an operator would write it down.
+    /// The secret as in the configuration.
     pub fn secret() -> String {
         format!("whsec_{}", STANDARD.encode(KEY))
     }
 
-    /// What makes a service tell it, as variables.
+    /// The environment variables that send notifications here.
     pub fn variables(&self) -> [(&'static str, String); 2] {
         [("DARKROOM_NOTIFICATIONS_WEBHOOK_URL", self.url()), ("DARKROOM_NOTIFICATIONS_WEBHOOK_SECRET", Self::secret())]
     }
 
-    /// What makes a service tell it, as settings.
+    /// The settings that send notifications here.
     pub fn settings(&self) -> String {
         format!(
             "notifications.webhook_url = \"{}\"\nnotifications.webhook_secret = \"{}\"\n",
@@ -133,8 +125,7 @@ async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
     }
 }
 
-/// Panics, and so answers nothing, unless the signature is right: written after the text of the standard, not after
-/// our own code.
+/// Panics, without a response, unless the signature is valid. Written from the standard, not from the service's code.
 fn verify(headers: &HeaderMap, body: &[u8]) {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_else(|| panic!("no {name}"));
     let (id, timestamp) = (text("webhook-id"), text("webhook-timestamp"));

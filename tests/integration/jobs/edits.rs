@@ -1,4 +1,4 @@
-//! Edits: filters on photos, from the request to the renditions, with the host's review, wrong requests, and workers that die.
+//! Edits: from the request to the renditions, with the host's review, invalid requests and killed workers.
 
 use std::sync::Arc;
 
@@ -22,16 +22,16 @@ use crate::harness::{
     database::literal,
     eventually,
     images::jpeg_size,
-    numbered,
+    numbered_photo,
     process::{Process, darkroom, run, runs},
     slow_photo,
 };
 
-/// Nothing happens but by the test's own steps.
+/// The test runs each step itself.
 const BY_HAND: &str =
     "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\nworker.visibility_timeout = \"60s\"\n";
 
-/// A PNG that is red on the left and blue on the right.
+/// A PNG, red on the left and blue on the right.
 fn two_colours(width: u32, height: u32) -> Vec<u8> {
     let row: Vec<u8> = (0..width).flat_map(|x| if x < width / 2 { [200, 40, 40] } else { [40, 40, 200] }).collect();
     let mut bytes = Vec::new();
@@ -42,7 +42,7 @@ fn two_colours(width: u32, height: u32) -> Vec<u8> {
     bytes
 }
 
-/// The mean colour of a JPEG, 0 to 255, to some 4 levels: that of its placeholder.
+/// The mean colour of a JPEG, 0 to 255, accurate to about 4 levels, by its placeholder.
 #[expect(clippy::cast_possible_truncation, reason = "levels")]
 fn mean_colour(jpeg: &[u8]) -> [i32; 3] {
     let rendered = imaging::render(jpeg, MediaType::Jpeg, &Recipe::default(), &Limits::default()).expect("a JPEG");
@@ -59,14 +59,14 @@ fn edits(photo: &str) -> String {
     format!("/v1/photos/{photo}/edits")
 }
 
-/// Asks for an edit; answers its path.
+/// Requests an edit; returns its path.
 async fn ask(client: &Client, photo: &str, filters: &Value) -> String {
     let edit = client.post(&edits(photo), &json!({ "filters": filters })).await.expect(202);
     assert_eq!((&edit["filters"], &edit["photo_id"], &edit["renditions"]), (filters, &json!(photo), &json!([])));
     format!("{}/{}", edits(photo), id(&edit))
 }
 
-/// Waits until an edit is ready or failed; answers it.
+/// Waits until an edit is ready or failed, and returns it.
 async fn settled(client: &Client, edit: &str) -> Value {
     eventually("ready or failed", async || {
         let edit = client.get(edit).await.expect(200);
@@ -86,14 +86,14 @@ async fn rendition(client: &Client, edit: &Value, name: &str) -> Vec<u8> {
     answer.bytes
 }
 
-/// The kinds of an album's events about edits, with the edit.
+/// Kind and edit of an album's edit events.
 async fn told(client: &Client, album: &str) -> Vec<(String, String)> {
     let events = client.get(&format!("/v1/albums/{album}/events")).await.expect(200);
     let about = |event: &Value| Some((event["kind"].as_str()?.to_owned(), event["edit_id"].as_str()?.to_owned()));
     events["items"].as_array().expect("items").iter().filter_map(about).collect()
 }
 
-/// An album with a ready photo; answers both.
+/// Creates an album with a ready photo; returns both.
 async fn ready_photo(host: &Client, bytes: &[u8], media_type: &str) -> (String, String) {
     let album = host.album("edits").await;
     let photo = host.upload(&album, media_type, bytes).await;
@@ -101,7 +101,7 @@ async fn ready_photo(host: &Client, bytes: &[u8], media_type: &str) -> (String, 
     (album, photo)
 }
 
-/// The same where the test does the steps.
+/// Creates a ready photo by the test's own steps.
 async fn ready_by_hand(server: &TestServer, host: &Client) -> (String, String) {
     let album = host.album("edits").await;
     let photo = host.upload(&album, "image/png", &two_colours(64, 32)).await;
@@ -109,7 +109,7 @@ async fn ready_by_hand(server: &TestServer, host: &Client) -> (String, String) {
     (album, photo)
 }
 
-/// Does all that is due.
+/// Runs all due jobs.
 async fn drain(server: &TestServer) {
     while runner::run_next(&server.app).await.expect("the database answers") != JobOutcome::Idle {}
 }
@@ -118,7 +118,7 @@ fn edit_id(path: &str) -> EditId {
     path.rsplit('/').next().and_then(|id| id.parse().ok()).expect("an id")
 }
 
-/// The paths of the files of a photo's edits.
+/// The files of a photo's edits.
 fn files(server: &TestServer, photo: &str) -> Vec<std::path::PathBuf> {
     let folder = server.photos().join("renditions").join(&photo[34..]).join(photo);
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -141,7 +141,7 @@ async fn creates_renditions_of_edit() {
     assert_eq!(jpeg_size(&rendition(&host, &blue, "thumb").await), (320, 320));
     rendition(&host, &blue, "small").await;
 
-    // A stop more of light, and grey: by the light of red and blue, not by their levels.
+    // One stop brighter and greyscale, computed from linear light, not from the encoded levels.
     let filters = json!([half, { "name": "brightness", "amount": 0.5 }, { "name": "grayscale" }]);
     let grey = settled(&host, &ask(&host, &photo, &filters).await).await;
     assert_near(mean_colour(&rendition(&host, &grey, "small").await), [93, 93, 93]);
@@ -153,10 +153,10 @@ async fn creates_renditions_of_edit() {
     assert_eq!(id(&host.get(&next).await.expect(200)["items"][0]), id(&blue));
     let ready = |edit: &Value| ("edit.ready".to_owned(), id(edit));
     assert_eq!(told(&host, &album).await, [ready(&blue), ready(&grey)]);
-    // The photo itself is as it was.
+    // The photo is unchanged.
     assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["renditions"], before["renditions"]);
 
-    // What goes, goes whole.
+    // Deletions are complete.
     assert_eq!(files(&server, &photo).len(), 2);
     let url = blue["renditions"][0]["url"].as_str().unwrap();
     assert_eq!(host.get(&url.replace("thumb", "large")).await.status, 401, "one URL opens one rendition");
@@ -170,7 +170,7 @@ async fn creates_renditions_of_edit() {
 async fn accepts_every_filter() {
     let server = TestServer::start().await;
     let host = server.user("alice");
-    let (_, photo) = ready_photo(&host, &numbered(1), "image/jpeg").await;
+    let (_, photo) = ready_photo(&host, &numbered_photo(1), "image/jpeg").await;
     let mut asked = Vec::new();
     for filter in [
         json!({ "name": "grayscale" }),
@@ -236,7 +236,7 @@ async fn names_fields_of_invalid_filters() {
     host.get(&format!("{path}/no-id")).await.expect(404);
     assert_eq!(server.database.count("SELECT COUNT(*) FROM edits").await, 0);
 
-    // What is well-formed and leaves nothing of this photo is found by the first step.
+    // The first step detects valid filters that leave no pixels of this photo.
     let nothing = ask(&host, &photo, &json!([crop(0.5, 0.001)])).await;
     drain(&server).await;
     let nothing = host.get(&nothing).await.expect(200);
@@ -250,18 +250,18 @@ async fn rejects_edits_of_unready_photo() {
     let host = server.user("alice");
     let (album, photo) = ready_by_hand(&server, &host).await;
     let auto = json!({ "filters": [{ "name": "auto" }] });
-    let raw = host.upload(&album, "image/jpeg", &numbered(2)).await;
+    let raw = host.upload(&album, "image/jpeg", &numbered_photo(2)).await;
     host.post(&edits(&raw), &auto).await.expect(409);
     for _ in 0..50 {
         host.post(&edits(&photo), &auto).await.expect(202);
     }
     host.post(&edits(&photo), &auto).await.expect(409);
     assert_eq!(host.all(&edits(&photo)).await.len(), 50);
-    // One that has failed makes room.
+    // A failed edit frees a slot.
     server.database.change("UPDATE edits SET state = 'failed', step = NULL, fail_reason = 'x' LIMIT 1").await;
     host.post(&edits(&photo), &auto).await.expect(202);
     host.post(&edits(&photo), &auto).await.expect(409);
-    // But not for ever.
+    // But not without limit.
     let copies = "INSERT INTO edits (id, photo_id, album_id, state, fail_reason, filters, created_at)
          SELECT UNHEX(LEFT(SHA2(RAND(), 256), 32)), photo_id, album_id, 'failed', 'x', filters, created_at FROM edits LIMIT";
     server.database.change("UPDATE edits SET state = 'failed', step = NULL, fail_reason = 'x'").await;
@@ -287,7 +287,7 @@ async fn host_reviews_guest_edits() {
     let asked = [ask(&guest, &photo, &sepia).await, ask(&guest, &photo, &sepia).await];
     for edit in &asked {
         assert_eq!(guest.get(edit).await.expect(200)["state"], "pending_review");
-        // The photo itself is not public yet.
+        // The photo is not public yet.
         viewer.get(edit).await.expect(404);
     }
     host.patch(&format!("/v1/photos/{photo}"), &json!({ "visibility": "visible" })).await.expect(200);
@@ -296,7 +296,7 @@ async fn host_reviews_guest_edits() {
     guest.patch(&asked[0], &approve).await.expect(403);
     viewer.patch(&asked[0], &approve).await.expect(404);
     assert_eq!(host.patch(&asked[0], &json!({ "review": "perhaps" })).await.fields(), ["review"]);
-    // The first step is done, and nothing but the host's word makes it go on.
+    // After the first step, only the host's decision continues it.
     eventually("no jobs", async || {
         (server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'apply_edit'").await == 0).then_some(())
     })
@@ -323,7 +323,7 @@ async fn host_reviews_guest_edits() {
         all.sort();
         assert_eq!(all, [("edit.failed".to_owned(), id(&refused)), ready.clone()]);
     }
-    // The host's own wait for nobody.
+    // The host's own edits need no review.
     assert_eq!(settled(&host, &ask(&host, &photo, &sepia).await).await["state"], "ready");
 }
 
@@ -370,7 +370,7 @@ async fn shows_edits_to_host_and_uploader_only() {
     drop.settled(&own).await;
     let mine = ask(&drop, &own, &auto).await;
     assert_eq!(settled(&drop, &mine).await["state"], "ready");
-    // An edit is known under its own photo only.
+    // An edit exists only under its photo.
     host.get(&format!("{}/{}", edits(&photo), edit_id(&mine))).await.expect(404);
     host.patch(&format!("/v1/photos/{photo}"), &json!({ "visibility": "hidden" })).await.expect(200);
     viewer.get(&edit).await.expect(404);
@@ -402,7 +402,7 @@ async fn repeated_steps_change_nothing() {
     let edit = edit_id(&path);
     let done = async |it: Step| run_step(&server.app, edit, it).await.expect("no failure");
     let next = |next: Step| StepOutcome::Next { next };
-    // One whose turn it is not says whose it is.
+    // A step out of order names the next one.
     assert_eq!(done(Step::File {}).await, next(Step::Validate {}));
     assert_eq!(done(Step::Apply {}).await, next(Step::Validate {}));
     for _ in 0..2 {
@@ -458,7 +458,7 @@ async fn deletes_edits_with_their_photo() {
     let path = ask(&host, &photo, &json!([{ "name": "auto" }])).await;
     let edit = edit_id(&path);
     run_step(&server.app, edit, Step::Validate {}).await.expect("no failure");
-    // Its renditions are stored and its row is about to be written; then all is deleted, and purged, in between.
+    // Deletion and purge happen between storing the renditions and updating the row.
     let mut holder = server.database.connect().await;
     let mut tx = holder.begin().await.unwrap();
     for table in ["edits WHERE photo_id", "photos WHERE id"] {
@@ -476,7 +476,7 @@ async fn deletes_edits_with_their_photo() {
         host.get(&gone).await.expect(404);
     }
 
-    // By the contract, and with the whole album.
+    // By request, and with the whole album.
     let other = host.upload(&album, "image/png", &two_colours(40, 40)).await;
     drain(&server).await;
     let left = ask(&host, &other, &json!([{ "name": "auto" }])).await;
@@ -504,7 +504,7 @@ async fn reconciles_edit_without_job() {
     let original = server.photos().join("originals").join(&photo[34..]).join(&photo);
     std::fs::rename(&original, original.with_extension("away")).unwrap();
     assert!(matches!(runner::run_next(&server.app).await.unwrap(), JobOutcome::Failed(NextAttempt::After(_))));
-    // Of an older release: this one gives an edit up by itself.
+    // As an older release left it: this one fails the edit itself.
     server.database.change("UPDATE jobs SET dead = TRUE").await;
     assert_eq!(host.get(&path).await.expect(200)["state"], "processing");
     let job = server.database.connect().await;
@@ -518,7 +518,7 @@ async fn reconciles_edit_without_job() {
     assert_eq!(server.database.count("SELECT COUNT(*) FROM edits WHERE sweep_at IS NOT NULL").await, 0);
 }
 
-/// Neither waits for an operator: its guest is told, and may ask again.
+/// Neither needs an operator: the guest sees the failure and may try again.
 #[tokio::test]
 async fn fails_edit_after_killed_attempts() {
     let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 2\n")).await;
@@ -543,7 +543,7 @@ async fn fails_edit_after_killed_attempts() {
     }
 }
 
-/// The try ends, as any that fails: a worker that went on giving it up would do nothing else.
+/// The attempt ends like any failed one: a worker that repeated the abandon step would do nothing else.
 #[tokio::test]
 async fn dead_letters_edit_that_cannot_fail() {
     let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 1\n")).await;
@@ -569,7 +569,7 @@ async fn fails_unreviewed_edit_after_a_week() {
     let album = host.album("reviewed").await;
     host.patch(&format!("/v1/albums/{album}"), &json!({ "review": true })).await.expect(200);
     let guest = server.bearer(&host.invite(&album, &json!({ "role": "contribute" })).await);
-    let own = guest.upload(&album, "image/jpeg", &numbered(7)).await;
+    let own = guest.upload(&album, "image/jpeg", &numbered_photo(7)).await;
     drain(&server).await;
     let path = ask(&guest, &own, &json!([{ "name": "auto" }])).await;
     drain(&server).await;

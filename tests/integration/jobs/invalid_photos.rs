@@ -1,24 +1,24 @@
-//! What is no photo, or a strange one: it ends rejected with a reason that a guest can read, or ready in its right size.
+//! Invalid and unusual images: rejected with a reason that the guest can read, or ready in the right size.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Client, TestServer, client::id, fixture, images};
 
-/// What becomes of a file.
+/// The result for a file.
 enum End {
-    /// Ready, in this size.
+    /// Ready, in these dimensions.
     Ready(u64, u64),
-    /// Rejected, for a reason with these words.
+    /// Rejected, with these words in the reason.
     Rejected(&'static str),
 }
 use End::{Ready, Rejected};
 
 const JPEG: &str = "image/jpeg";
 const PNG: &str = "image/png";
-/// What nobody may find in a rendition.
+/// Must not occur in any rendition.
 const PAYLOAD: &[u8] = b"<script>alert('payload')</script>";
 
-/// A JPEG whose frame header claims another size.
+/// A JPEG whose frame header states another size.
 fn claiming(name: &str, width: u16, height: u16) -> Vec<u8> {
     let mut jpeg = fixture(name);
     let frame = (0..jpeg.len()).find(|&at| jpeg[at] == 0xFF && matches!(jpeg[at + 1], 0xC0 | 0xC2)).expect("a frame");
@@ -27,7 +27,7 @@ fn claiming(name: &str, width: u16, height: u16) -> Vec<u8> {
     jpeg
 }
 
-/// Bytes without a pattern, the same in each run.
+/// Reproducible noise.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 7_u32;
     std::iter::repeat_with(|| {
@@ -38,7 +38,7 @@ fn noise(length: usize) -> Vec<u8> {
     .collect()
 }
 
-/// Name, declared type, bytes and what becomes of them.
+/// Name, declared type, bytes and expected result.
 fn files() -> Vec<(&'static str, &'static str, Vec<u8>, End)> {
     let photo = fixture("orientation-1.jpg");
     let truncated = photo[..photo.len() / 2].to_vec();
@@ -111,7 +111,7 @@ async fn classifies_unusual_files() {
     check_events(&album, &host, &uploader, &viewer, &ends).await;
 }
 
-/// Host and uploader learn of each, viewers of none that was rejected; the numbers go on for all.
+/// Host and uploader see all events, viewers none of rejected photos; numbers advance for all.
 async fn check_events(album: &str, host: &Client, uploader: &Client, viewer: &Client, ends: &[(&str, String, End)]) {
     let mut wanted: Vec<(String, &str)> = ends
         .iter()
@@ -133,7 +133,7 @@ async fn check_events(album: &str, host: &Client, uploader: &Client, viewer: &Cl
     }
 }
 
-/// Never enlarged, the long edge as the design has it, and nothing of what was appended.
+/// Never enlarged, with the specified long edge, and without appended data.
 async fn check_renditions(server: &TestServer, name: &str, photo: &Value) {
     let (width, height) = (photo["width"].as_u64().unwrap(), photo["height"].as_u64().unwrap());
     let long = width.max(height);

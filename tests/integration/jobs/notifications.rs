@@ -1,4 +1,4 @@
-//! Announcements: signed, in order, at least once, and never again once they have arrived.
+//! Notifications by webhook: signed, in order, at least once, and not repeated after a successful delivery.
 
 use futures_util::{StreamExt, stream};
 use serde_json::json;
@@ -6,15 +6,15 @@ use serde_json::json;
 use crate::harness::{
     Client, TestServer, eventually,
     process::Process,
-    tiny,
+    tiny_photo,
     webhook::{Reply, Webhook},
 };
 
-/// An album with some ready photos, and so with as many events.
+/// An album with ready photos, one event each.
 async fn album_with(host: &Client, photos: u32) -> String {
     let album = host.album("told").await;
     let sent: Vec<String> =
-        stream::iter(0..photos).then(async |n| host.upload(&album, "image/png", &tiny(n)).await).collect().await;
+        stream::iter(0..photos).then(async |n| host.upload(&album, "image/png", &tiny_photo(n)).await).collect().await;
     for photo in sent {
         host.settled(&photo).await;
     }
@@ -65,7 +65,7 @@ async fn retries_only_failed_deliveries() {
     let tries = "SELECT CAST(COALESCE(MAX(attempts), 0) AS SIGNED) FROM jobs WHERE kind = 'publish_events' AND last_error IS NOT NULL";
     eventually("refused twice", async || (server.database.count(tries).await >= 2).then_some(())).await;
 
-    // It listens now, fails on the second event and is silent on the third, twice each.
+    // The receiver fails for the second event and sends no response for the third, twice each.
     let mut failures = vec![Reply::Silence, Reply::Silence, Reply::Status(500), Reply::Status(503)];
     let failures = std::sync::Mutex::new(std::mem::take(&mut failures));
     webhook.answer(move |delivery| {
@@ -104,14 +104,14 @@ async fn resumes_after_last_delivered_event() {
 #[tokio::test]
 async fn failing_album_does_not_delay_others() {
     let webhook = Webhook::start().await;
-    // One worker: what waits for somebody else's server must not keep it from photos and other albums.
+    // With one worker: a slow receiver must not block photos and other albums.
     let settings = format!("{}worker.concurrency = 1\nnotifications.webhook_timeout = \"2s\"\n", webhook.settings());
     let server = TestServer::start_with(&settings).await;
     let host = server.user("alice");
     let stuck = host.album("stuck").await;
     let never = stuck.clone();
     webhook.answer(move |delivery| if delivery.album() == never { Reply::Silence } else { Reply::Status(200) });
-    let photo = host.upload(&stuck, "image/png", &tiny(1)).await;
+    let photo = host.upload(&stuck, "image/png", &tiny_photo(1)).await;
     host.settled(&photo).await;
     eventually("stuck", async || (!webhook.deliveries().is_empty()).then_some(())).await;
     let other = album_with(&host, 3).await;

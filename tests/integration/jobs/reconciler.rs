@@ -1,4 +1,4 @@
-//! The sweep, line by line: what was left behind is found, and a second look finds nothing more.
+//! The reconciler: each kind of inconsistency is repaired, and a second run finds nothing.
 
 use darkroom::jobs::{
     reconciler::{self, Report},
@@ -7,11 +7,11 @@ use darkroom::jobs::{
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
-use crate::harness::{Client, TestServer, album_invariants, client::id, database::literal, numbered, tiny};
+use crate::harness::{Client, TestServer, album_invariants, client::id, database::literal, numbered_photo, tiny_photo};
 
-/// No worker and no timer: the test sweeps and works by hand.
+/// Without a worker: the test runs the reconciler and the jobs.
 const BY_HAND: &str = "worker.enabled = false\n";
-/// What has no row is removed whatever its age.
+/// Orphans are removed regardless of their age.
 const NO_GRACE: &str = "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n";
 
 async fn sweep(server: &TestServer) -> Report {
@@ -48,8 +48,8 @@ async fn accepts_unrecorded_upload() {
     let server = TestServer::start_with(NO_GRACE).await;
     let host = server.user("alice");
     let album = host.album("there").await;
-    let photo = id(&host.declare(&album, "image/jpeg", &numbered(1)).await["photo"]);
-    place_original(&server, &photo, &numbered(1));
+    let photo = id(&host.declare(&album, "image/jpeg", &numbered_photo(1)).await["photo"]);
+    place_original(&server, &photo, &numbered_photo(1));
     assert_eq!(sweep(&server).await, Report::default(), "its time has not come");
     overdue(&server, &photo).await;
     assert_eq!(sweep(&server).await, Report { accepted: 1, ..Report::default() });
@@ -63,20 +63,20 @@ async fn expires_missing_upload() {
     let host = server.user("alice");
     let album = host.album("never").await;
     let guest = server.bearer(&host.invite(&album, &json!({ "role": "contribute", "max_photos": 2 })).await);
-    let absent = id(&guest.declare(&album, "image/jpeg", &numbered(1)).await["photo"]);
-    let other = id(&guest.declare(&album, "image/jpeg", &numbered(2)).await["photo"]);
+    let absent = id(&guest.declare(&album, "image/jpeg", &numbered_photo(1)).await["photo"]);
+    let other = id(&guest.declare(&album, "image/jpeg", &numbered_photo(2)).await["photo"]);
     let third = json!({ "content_type": "image/jpeg", "bytes": 9 });
     guest.post(&format!("/v1/albums/{album}/photos"), &third).await.expect(409);
-    // Of one nothing came, of the other what was never declared.
-    place_original(&server, &other, &numbered(3));
+    // One upload is missing, the other has undeclared bytes.
+    place_original(&server, &other, &numbered_photo(3));
     overdue(&server, &absent).await;
     overdue(&server, &other).await;
     assert_eq!(sweep(&server).await, Report { expired: 2, ..Report::default() });
     assert_eq!((state(&host, &absent).await, state(&host, &other).await), ("expired".into(), "expired".into()));
-    album_invariants::storage_is_what_the_rows_say(&server).await;
+    album_invariants::check_storage(&server).await;
     assert_eq!(sweep(&server).await, Report::default());
 
-    let anew = guest.upload(&album, "image/jpeg", &numbered(1)).await;
+    let anew = guest.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     assert_ne!(anew, absent);
     work(&server).await;
     album_invariants::check(&server, &host, &album, &[anew]).await;
@@ -88,7 +88,7 @@ async fn creates_job_for_unprocessed_photo() {
     let server = TestServer::start_with(NO_GRACE).await;
     let host = server.user("alice");
     let album = host.album("forgotten").await;
-    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     server.database.change("DELETE FROM jobs").await;
     overdue(&server, &photo).await;
     assert_eq!(sweep(&server).await, Report { enqueued: 1, ..Report::default() });
@@ -102,8 +102,8 @@ async fn creates_missing_jobs() {
     let server = TestServer::start_with(NO_GRACE).await;
     let host = server.user("alice");
     let (told, deleted) = (host.album("told").await, host.album("deleted").await);
-    let photo = host.upload(&told, "image/png", &tiny(1)).await;
-    host.upload(&deleted, "image/png", &tiny(1)).await;
+    let photo = host.upload(&told, "image/png", &tiny_photo(1)).await;
+    host.upload(&deleted, "image/png", &tiny_photo(1)).await;
     assert_eq!(runner::run_next(&server.app).await.unwrap(), JobOutcome::Done);
     assert_eq!(state(&host, &photo).await, "ready");
     assert_eq!(host.delete(&format!("/v1/albums/{deleted}")).await.status, 204);
@@ -121,7 +121,7 @@ async fn removes_orphans_after_grace_period() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let album = host.album("kept").await;
-    let photo = host.upload(&album, "image/png", &tiny(1)).await;
+    let photo = host.upload(&album, "image/png", &tiny_photo(1)).await;
     work(&server).await;
     let stranger = uuid::Uuid::now_v7().to_string();
     place_original(&server, &stranger, b"left by somebody");
@@ -145,7 +145,7 @@ async fn restores_lost_rendition_without_event() {
     let server = TestServer::start_with(NO_GRACE).await;
     let host = server.user("alice");
     let album = host.album("lost").await;
-    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     work(&server).await;
     let (before, events) = (host.get(&format!("/v1/photos/{photo}")).await, host.events(&album).await);
     let folder = server.photos().join("renditions").join(&photo[34..]).join(&photo);
@@ -189,10 +189,10 @@ async fn concurrent_reconcilers_repair_once() {
     let guest = server.bearer(&host.invite(&album, &json!({ "role": "contribute", "max_photos": 99 })).await);
     let (mut accepted, mut absent) = (Vec::new(), Vec::new());
     for number in 0..6 {
-        let photo = id(&guest.declare(&album, "image/jpeg", &numbered(number)).await["photo"]);
+        let photo = id(&guest.declare(&album, "image/jpeg", &numbered_photo(number)).await["photo"]);
         overdue(&server, &photo).await;
         if number % 2 == 0 {
-            place_original(&server, &photo, &numbered(number));
+            place_original(&server, &photo, &numbered_photo(number));
             accepted.push(photo);
         } else {
             absent.push(photo);

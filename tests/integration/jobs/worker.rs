@@ -1,4 +1,4 @@
-//! The worker: leases, tries, giving up and giving back, and what is deleted meanwhile.
+//! The worker: leases, attempts, dead letters, shutdown, and photos that are deleted meanwhile.
 
 use std::{process::Command, sync::Arc};
 
@@ -17,13 +17,13 @@ use crate::{
         Client, TestServer, album_invariants,
         client::id,
         database::literal,
-        eventually, fixture, numbered,
+        eventually, fixture, numbered_photo,
         process::{Process, darkroom, run, send},
-        slow_photo, tiny,
+        slow_photo, tiny_photo,
     },
 };
 
-/// Nothing happens but by the test's own steps.
+/// The test runs each step itself.
 const BY_HAND: &str =
     "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\nworker.visibility_timeout = \"60s\"\n";
 
@@ -56,14 +56,14 @@ async fn discards_work_of_lost_lease() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let album = host.album("lease").await;
-    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     let mut holder = server.database.connect().await;
     let mut tx = holder.begin().await.unwrap();
     let lock = format!("SELECT id FROM albums WHERE id = {} FOR UPDATE", literal(&album));
     sqlx::query(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
-    // The first waits in its last transaction; its lease is over, and a second takes the job.
+    // The first worker is blocked in its last transaction; its lease expires, and a second one takes the job.
     let first = begin_step(&server);
-    server.database.held_up_in(ALBUM_LOCK).await;
+    server.database.wait_for_blocked_query(ALBUM_LOCK).await;
     server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3)").await;
     let second = begin_step(&server);
     let stolen = "SELECT COUNT(*) FROM jobs WHERE attempts = 2";
@@ -78,13 +78,13 @@ async fn stops_work_when_lease_is_lost() {
     let server = TestServer::start_with(&BY_HAND.replace("60s", "1s")).await;
     let host = server.user("alice");
     let album = host.album("lease").await;
-    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     let mut holder = server.database.connect().await;
     let mut tx = holder.begin().await.unwrap();
     let lock = format!("SELECT id FROM albums WHERE id = {} FOR UPDATE", literal(&album));
     sqlx::query(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
     let first = begin_step(&server);
-    server.database.held_up_in(ALBUM_LOCK).await;
+    server.database.wait_for_blocked_query(ALBUM_LOCK).await;
     let ends = "SELECT CAST(MAX(visible_at) AS CHAR) FROM jobs";
     let end_of_lease =
         async || -> String { sqlx::query_scalar(ends).fetch_one(&mut server.database.connect().await).await.unwrap() };
@@ -102,7 +102,7 @@ async fn retries_then_dead_letters_job() {
     let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 3\n")).await;
     let host = server.user("alice");
     let album = host.album("dead").await;
-    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     let original = original(&server, &photo);
     std::fs::rename(&original, original.with_extension("away")).unwrap();
     for attempt in 1..=3 {
@@ -111,7 +111,7 @@ async fn retries_then_dead_letters_job() {
             assert_eq!(outcome, JobOutcome::Failed(NextAttempt::DeadLetter));
         } else {
             assert!(matches!(outcome, JobOutcome::Failed(NextAttempt::After(wait)) if !wait.is_zero()), "{outcome:?}");
-            // It waits out its backoff.
+            // Ends its backoff.
             server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR").await;
             assert_eq!(step(&server).await, JobOutcome::Idle);
             server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3)").await;
@@ -139,8 +139,10 @@ async fn drops_only_dead_jobs() {
     let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 1\n")).await;
     let host = server.user("alice");
     let album = host.album("dead").await;
-    let (lost, fine) =
-        (host.upload(&album, "image/jpeg", &numbered(1)).await, host.upload(&album, "image/jpeg", &numbered(2)).await);
+    let (lost, fine) = (
+        host.upload(&album, "image/jpeg", &numbered_photo(1)).await,
+        host.upload(&album, "image/jpeg", &numbered_photo(2)).await,
+    );
     std::fs::remove_file(original(&server, &lost)).unwrap();
     assert_eq!(step(&server).await, JobOutcome::Failed(NextAttempt::DeadLetter));
     let (_, listed) = jobs(&server, &["list"]).await;
@@ -167,7 +169,7 @@ async fn dead_letters_job_of_killed_workers() {
     let server = TestServer::start_with(&format!("{BY_HAND}worker.max_attempts = 3\n")).await;
     let host = server.user("alice");
     let album = host.album("deadly").await;
-    host.upload(&album, "image/jpeg", &numbered(1)).await;
+    host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     server.database.change("UPDATE jobs SET attempts = 3, lease = subject WHERE kind = 'render_photo'").await;
     assert_eq!(step(&server).await, JobOutcome::Failed(NextAttempt::DeadLetter));
     let (_, listed) = jobs(&server, &["list", "--dead"]).await;
@@ -180,7 +182,7 @@ async fn runs_jobs_of_earlier_releases() {
     let server = TestServer::start_with(BY_HAND).await;
     let host = server.user("alice");
     let album = host.album("rolling").await;
-    let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     server.database.change("DELETE FROM jobs").await;
     let insert = |kind: &str, subject: &str| {
         format!(
@@ -207,14 +209,14 @@ async fn stopping_worker_returns_its_job() {
     let mut server = TestServer::start_with(settings).await;
     let host = server.user("alice");
     let album = host.album("stop").await;
-    let declared = host.declare(&album, "image/jpeg", &numbered(1)).await;
+    let declared = host.declare(&album, "image/jpeg", &numbered_photo(1)).await;
     let photo = id(&declared["photo"]);
     let mut holder = server.database.connect().await;
     let mut tx = holder.begin().await.unwrap();
     let lock = format!("SELECT id FROM albums WHERE id = {} FOR UPDATE", literal(&album));
     sqlx::query(AssertSqlSafe(lock)).execute(&mut *tx).await.unwrap();
-    host.put(&declared["upload"], numbered(1)).await.expect(200);
-    server.database.held_up_in(ALBUM_LOCK).await;
+    host.put(&declared["upload"], numbered_photo(1)).await.expect(200);
+    server.database.wait_for_blocked_query(ALBUM_LOCK).await;
     let begun = std::time::Instant::now();
     server.stop().await.expect("a clean stop");
     let took = begun.elapsed().as_secs();
@@ -233,9 +235,9 @@ async fn enqueue_wakes_local_worker() {
     let server = TestServer::start_with("worker.poll_interval = \"10m\"\nreconciler.interval = \"10m\"\n").await;
     let host = server.user("alice");
     let album = host.album("at once").await;
-    // Far more than there are workers, each of which sleeps for ten minutes if it is not woken.
+    // More jobs than workers, which poll every ten minutes unless they are notified.
     for number in 0..12 {
-        let photo = host.upload(&album, "image/png", &tiny(number)).await;
+        let photo = host.upload(&album, "image/png", &tiny_photo(number)).await;
         if number % 3 == 0 {
             host.settled(&photo).await;
         }
@@ -267,9 +269,9 @@ async fn purges_deleted_album() {
     let server = TestServer::start().await;
     let host = server.user("alice");
     let (album, other) = (host.album("to go").await, host.album("to stay").await);
-    let kept = host.upload(&other, "image/png", &tiny(0)).await;
+    let kept = host.upload(&other, "image/png", &tiny_photo(0)).await;
     for number in 0..4 {
-        let photo = host.upload(&album, "image/png", &tiny(number)).await;
+        let photo = host.upload(&album, "image/png", &tiny_photo(number)).await;
         if number < 3 {
             host.settled(&photo).await;
         }
@@ -288,7 +290,7 @@ async fn purges_deleted_album() {
         };
         assert_eq!((of(&album).await, of(&other).await), (0, left), "{table}");
     }
-    album_invariants::storage_is_what_the_rows_say(&server).await;
+    album_invariants::check_storage(&server).await;
 }
 
 #[tokio::test]

@@ -109,7 +109,7 @@ static int authenticate(struct channel *channel, struct login *login) {
   return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? ACCEPTED : REFUSED;
 }
 
-/* Nothing is stored for a user: the text after AS ('RDS') says nothing. */
+/* Nothing is stored for a user: the text after AS ('RDS') is ignored. */
 static int generate_string(char *out, unsigned *out_length, const char *in, unsigned in_length) {
   (void)out, (void)in, (void)in_length;
   *out_length = 0;
@@ -131,7 +131,7 @@ static struct auth_handler handler = {
   0x0201, "mysql_clear_password", authenticate, generate_string, validate_string, set_salt, 0, NULL,
 };
 
-/* The symbols that the server looks for. */
+/* The symbols that the server loads. */
 int _mysql_plugin_interface_version_ = 0x010B;
 int _mysql_sizeof_struct_st_plugin_ = sizeof(struct plugin);
 struct plugin _mysql_plugin_declarations_[] = {

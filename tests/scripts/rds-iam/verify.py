@@ -1,10 +1,10 @@
 #!/usr/bin/python3 -IS
-"""Says whether an RDS IAM token lets a user in, as AWS does: a stand-in for the tests.
+"""Verifies an RDS IAM token as AWS does, for the tests.
 
   verify.py check CONFIG USER    the token on standard input: for aws_auth.c
   verify.py tool CONFIG          the protocol of MariaDB's auth_pam_tool on standard input and output
 
-0 lets the user in. CONFIG is JSON and read at each login, so that a test may change it under way:
+Exit code 0 accepts the login. CONFIG is JSON, read at each login, so that a test may change it:
 
   {"hosts": ["localhost:3306"],        the names and ports that a token may be for
    "regions": ["eu-west-1"],           the regions likewise
@@ -13,7 +13,7 @@
    "max_age": 900,                     seconds after which a token is expired; never above AWS's own 900
    "log": "/path"}                     one JSON object per login: time, user, bytes (of the token), verdict
 
-Runs with -IS: nothing of the environment and no installed modules, which also halves the time to start.
+Runs with -IS: without the environment and installed modules, which also halves the start-up time.
 """
 
 import datetime
@@ -25,11 +25,11 @@ import time
 from urllib.parse import parse_qsl, quote
 
 LIFETIME = 900  # seconds; AWS's
-CLOCK_SKEW = 300  # seconds that a token may be ahead of us
+CLOCK_SKEW = 300  # seconds that a token may be in the future
 
 
 def encode(text):
-    """Percent-encodes as Signature Version 4 wants it."""
+    """Percent-encodes as Signature Version 4 requires."""
     return quote(text, safe="-_.~")
 
 
@@ -46,7 +46,7 @@ def signature(secret, host, query, scope, date):
 
 
 def refusal(config, user, token):
-    """Why the token does not let the user in; None when it does. Never says anything of a secret."""
+    """The reason to refuse the token, or None. Contains no secret."""
     host, separator, text = token.partition("/?")
     if not separator:
         return "no token"
@@ -96,25 +96,25 @@ def refusal(config, user, token):
 
 
 def lets_in(path, user, token):
-    """Decides, and writes a line of the log."""
+    """Verifies a login and logs the result."""
     with open(path) as file:
         config = json.load(file)
     why = refusal(config, user, token)
     line = {"time": time.time(), "user": user, "bytes": len(token), "verdict": why or "ok"}
-    # One write per line: logins at the same time do not mix theirs.
+    # One write per line, so that concurrent logins do not mix lines.
     with open(config["log"], "a") as log:
         log.write(json.dumps(line) + "\n")
     return why is None
 
 
 def check(path, user):
-    """The token as a client sends it: with a zero at its end."""
+    """The token as a client sends it: with a terminating zero."""
     token = sys.stdin.buffer.read().rstrip(b"\0").decode("utf-8", "replace")
     return lets_in(path, user, token)
 
 
 def tool(path):
-    """Answers MariaDB's auth_pam.so in the place of its helper, which would ask PAM.
+    """Replaces the helper program of MariaDB's auth_pam.so, which would call PAM.
 
     The server sends a byte of flags, the user and the service; is asked for the token with `C` and a prompt whose
     first byte says that it is a secret; sends it; and takes `E` and exit code 0 for a yes. A text has its length in

@@ -1,15 +1,15 @@
-//! `darkroom check` says what is wrong with a database on RDS, and what to do about it.
+//! `darkroom check` explains what is wrong with a database on RDS, and what to do.
 
 use super::{granted, pairs, settings};
 use crate::harness::{
     TestServer,
-    aws_api::Aws,
+    aws_api::AwsApi,
     iam::Key,
     process::{darkroom, free_address, run},
     rds::Rds,
 };
 
-/// The row of a table that begins with a word, and the advice below it.
+/// The row of a table that starts with a word, and its advice.
 #[track_caller]
 fn row<'t>(table: &'t str, what: &str) -> (&'t str, &'t str) {
     let mut lines = table.lines().skip_while(|line| !line.starts_with(what));
@@ -20,7 +20,7 @@ fn row<'t>(table: &'t str, what: &str) -> (&'t str, &'t str) {
 
 #[tokio::test]
 async fn check_advises_on_each_connection_step() {
-    let (rds, key, aws) = (Rds::shared().await, Key::temporary(500), Aws::start().await);
+    let (rds, key, aws) = (Rds::shared().await, Key::temporary(500), AwsApi::start().await);
     aws.allow(&key);
     rds.iam().allow(&key, &["doctor", "nobody", "poor"]);
     let database = rds.database().await;

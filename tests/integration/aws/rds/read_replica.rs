@@ -1,4 +1,4 @@
-//! Guests' reads come from a replica, and nobody can tell: not from what they wrote, nor from what they were told.
+//! Guests' reads come from a read replica, and are never older than what the guest wrote or was told.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use super::{Service, granted, pairs, settings};
 use crate::harness::{
     Client, eventually,
     iam::Key,
-    numbered,
+    numbered_photo,
     rds::{HOST, Rds},
 };
 
@@ -21,7 +21,8 @@ async fn ids(client: &Client, path: &str) -> Vec<String> {
     ids
 }
 
-/// Has reads that the replica is too far behind for. A look at it that takes too long has it left alone for a while: then anew.
+/// Repeats reads until the replica is skipped because it is too far behind. A slow check also pauses it, so this
+/// retries.
 async fn passed_over(service: &Service, read: impl AsyncFn()) {
     eventually("passed over as behind", async || {
         let before = service.metric(BEHIND).await;
@@ -47,7 +48,7 @@ async fn replica_reads_are_never_stale_to_guests() {
     let photos = format!("/v1/albums/{album}/photos");
     let viewer = host.invite(&album, &json!({ "role": "view" })).await;
     let viewer = Client::new(&service.process.url, Some(viewer));
-    let first = host.upload(&album, "image/jpeg", &numbered(1)).await;
+    let first = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     host.settled(&first).await;
     eventually("read from the replica", async || {
         assert_eq!(ids(&viewer, &photos).await, std::slice::from_ref(&first));
@@ -57,9 +58,9 @@ async fn replica_reads_are_never_stale_to_guests() {
     .await;
     assert_eq!(service.health("reader").await["status"], "ok");
 
-    // The replica falls behind: what an event told of is there all the same.
+    // The replica falls behind; reads still include what an event announced.
     replica.pause_replication().await;
-    let second = host.upload(&album, "image/jpeg", &numbered(2)).await;
+    let second = host.upload(&album, "image/jpeg", &numbered_photo(2)).await;
     host.settled(&second).await;
     let mut both = vec![first.clone(), second.clone()];
     both.sort();
@@ -69,11 +70,11 @@ async fn replica_reads_are_never_stale_to_guests() {
     })
     .await;
 
-    // In an album of which nothing is told, a guest finds at once what it has declared.
+    // In an album without events a guest sees its declaration at once.
     let quiet = host.album("quiet").await;
     let contributor = host.invite(&quiet, &json!({ "role": "contribute" })).await;
     let contributor = Client::new(&service.process.url, Some(contributor));
-    let declared = contributor.declare(&quiet, "image/jpeg", &numbered(3)).await;
+    let declared = contributor.declare(&quiet, "image/jpeg", &numbered_photo(3)).await;
     let own = declared["photo"]["id"].as_str().unwrap().to_owned();
     let waiting = format!("/v1/albums/{quiet}/photos?state=awaiting_upload");
     passed_over(&service, async || {
@@ -95,7 +96,7 @@ async fn replica_reads_are_never_stale_to_guests() {
         assert_eq!(ids(&viewer, &photos).await, both, "without the replica");
     }
     assert!(service.metric(FAILING).await >= 10.0);
-    // A look is good for a second.
+    // Check results are cached for a second.
     eventually("failing", async || (service.health("reader").await["status"] == "failing").then_some(())).await;
     replica.restart().await;
     let before = service.metric(BY_READER).await;

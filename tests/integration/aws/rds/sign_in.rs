@@ -1,33 +1,35 @@
-//! Signing in: tokens, their leases, credentials that change, secrets that rotate.
+//! Signing in to the database: tokens, their lifetimes, changing credentials, rotated secrets.
 
 use std::{io::Write, time::Duration};
 
 use chrono::TimeDelta;
 use futures_util::future::join_all;
 
-use super::{Service, granted, load::Load, pairs, settings};
+use super::{CLIENTS, Service, granted, pairs, settings};
 use crate::harness::{
-    aws_api::Aws,
+    aws_api::AwsApi,
     eventually,
     iam::Key,
-    instance_metadata::Imds,
-    is_full_run, numbered,
+    instance_metadata::MetadataService,
+    is_full_run,
+    load::Load,
+    numbered_photo,
     process::{darkroom, run},
     rds::Rds,
 };
 
-/// Connections that live so short that new ones sign in all the time.
+/// A short lifetime of connections, so that new ones sign in constantly.
 const SHORT_LIVED: &[(&str, &str)] = &[("MAX_LIFETIME", "500ms")];
-/// Whatever the libraries say, too.
+/// With the log of the libraries.
 const TRACE: [&str; 2] = ["DARKROOM_LOG_LEVEL", "trace,aws_sigv4=trace"];
 const RENEWALS: &str = r#"darkroom_db_token_renewals_total{pool="writer"}"#;
 const REFUSALS: &str = r#"darkroom_db_access_denied_total{pool="writer"}"#;
 const FAILURES: &str = r#"darkroom_db_token_renewal_failures_total{pool="writer"}"#;
 
-/// No secret, and nothing that a token holds.
+/// Asserts that a log contains no secret and no part of a token.
 #[track_caller]
 fn expect_no_secret(text: &str, key: &Key) {
-    // The middle of it, which looks the same wherever it is written and however it is encoded.
+    // The middle part, which is the same in every encoding.
     let token = key.session_token.as_deref().map_or("X-Amz-Security-Token", |token| &token[20..60]);
     for secret in [key.secret.as_str(), token, "X-Amz-Signature"] {
         assert_eq!(text.lines().find(|line| line.contains(secret)), None, "{secret} is told");
@@ -40,14 +42,14 @@ async fn signs_in_with_plain_and_session_keys() {
     for (user, key) in [("plain_key", Key::long_lived()), ("session_key", Key::temporary(2100))] {
         rds.iam().allow(&key, &[user]);
         let mut environment = key.environment();
-        // All that the libraries below would tell of the way to the token.
+        // With the log of the libraries on the way to the token.
         environment.push(TRACE.map(str::to_owned).into());
         let service = Service::start(rds, user, &environment).await;
         let host = service.user("alice");
         let album = host.album("wedding").await;
-        let photo = host.upload(&album, "image/jpeg", &numbered(1)).await;
+        let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
         assert_eq!(host.settled(&photo).await["state"], "ready");
-        assert!(rds.iam().verdicts(user).iter().all(|verdict| verdict == "ok"), "{user}");
+        assert!(rds.iam().login_results(user).iter().all(|verdict| verdict == "ok"), "{user}");
         let login = service.health("database_login").await;
         assert_eq!(login["status"], "ok", "{login}");
         let certificate = eventually("looked at the certificate", async || {
@@ -71,7 +73,7 @@ async fn keepalive_detects_vanished_host() {
     rds.iam().allow(&key, &["probed"]);
     let service = Service::start(rds, "probed", &key.environment()).await;
     service.user("alice").get("/v1/albums").await.expect(200);
-    // See proc(5) and the kernel's networking/proc_net_tcp: peer, state, and which timer runs, 02 being keepalive's.
+    // See the kernel's networking/proc_net_tcp: peer, state, and the active timer, where 02 is keepalive.
     let probed = async || {
         let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", service.process.id())).unwrap();
         let peer = format!(":{:04X}", rds.port());
@@ -91,13 +93,13 @@ async fn concurrent_logins_share_one_token() {
     let host = service.user("alice");
     let answers = join_all((0..40).map(|_| host.get("/v1/albums"))).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
-    assert!(rds.iam().verdicts("many").len() > 1, "several connections");
+    assert!(rds.iam().login_results("many").len() > 1, "several connections");
     assert!(service.metric(RENEWALS).await < 1.5, "one token");
 }
 
 #[tokio::test]
 async fn expiring_tokens_fail_no_request() {
-    // Half the life of a token: one that is used up to the end of its lease leaves a busy machine time to verify it.
+    // Half the lifetime of a token, so that a token at the end of its lease can still be verified on a busy machine.
     const LEASE: Duration = Duration::from_millis(2500);
     let (rds, key) = (Rds::start().await, Key::long_lived());
     rds.iam().allow(&key, &["steady"]);
@@ -105,17 +107,17 @@ async fn expiring_tokens_fail_no_request() {
     let mut more = key.environment();
     more.extend(pairs(&[("IAM_TOKEN_TTL", "2500ms"), ("MAX_LIFETIME", "1500ms"), ("MAX_CONNECTIONS", "6")]));
     let service = Service::start(&rds, "steady", &more).await;
-    let load = Load::start(&service.user("alice"));
-    // Several lives of a token.
+    let load = Load::of_albums(&service.user("alice"), CLIENTS);
+    // Several token lifetimes.
     let time = Duration::from_secs(if is_full_run() { 30 } else { 12 });
     tokio::time::sleep(time).await;
     let outcome = load.stop().await;
-    let failed: Vec<u16> = outcome.failed().iter().map(|request| request.status).collect();
+    let failed: Vec<_> = outcome.failed().iter().map(|request| &request.failure).collect();
     assert!(failed.is_empty(), "{} of {} requests failed: {failed:?}", failed.len(), outcome.requests.len());
-    outcome.expect_kept(&service.beside.database).await;
-    let (tokens, logins) = (service.metric(RENEWALS).await, rds.iam().verdicts("steady"));
+    outcome.assert_albums_kept(&service.beside.database).await;
+    let (tokens, logins) = (service.metric(RENEWALS).await, rds.iam().login_results("steady"));
     assert!(logins.iter().all(|verdict| verdict == "ok"), "{logins:?}");
-    // A lease is renewed when between 17/30 and 20/30 of its time are over.
+    // A token is renewed after 17/30 to 20/30 of its lease.
     let most = time.as_secs_f64() / (LEASE.as_secs_f64() * 17.0 / 30.0) + 2.0;
     assert!(tokens <= most, "{tokens} tokens");
     let signed_in = f64::from(u32::try_from(logins.len()).unwrap());
@@ -127,20 +129,20 @@ async fn expiring_tokens_fail_no_request() {
 async fn renews_credentials_after_refusal() {
     let (rds, first, second) = (Rds::shared().await, Key::temporary(700), Key::temporary(900));
     rds.iam().allow(&first, &["rotated"]);
-    let imds = Imds::start(&first, TimeDelta::hours(6)).await;
-    let mut more = imds.environment();
+    let metadata = MetadataService::start(&first, TimeDelta::hours(6)).await;
+    let mut more = metadata.environment();
     more.extend(pairs(SHORT_LIVED));
     more.push(TRACE.map(str::to_owned).into());
     let service = Service::start(rds, "rotated", &more).await;
-    let load = Load::start(&service.user("alice"));
-    eventually("signed in", async || (rds.iam().verdicts("rotated").len() > 3).then_some(())).await;
-    // The token that is leased would have been good for minutes.
-    imds.replace(&second, TimeDelta::hours(6));
+    let load = Load::of_albums(&service.user("alice"), CLIENTS);
+    eventually("signed in", async || (rds.iam().login_results("rotated").len() > 3).then_some(())).await;
+    // The leased token would have been valid for minutes.
+    metadata.replace(&second, TimeDelta::hours(6));
     rds.iam().allow(&second, &["rotated"]);
     rds.iam().forget(&first);
     eventually("refused, and renewed", async || (service.metric(REFUSALS).await >= 1.0).then_some(())).await;
-    let before = rds.iam().verdicts("rotated").len();
-    eventually("signed in again", async || (rds.iam().verdicts("rotated").len() > before + 3).then_some(())).await;
+    let before = rds.iam().login_results("rotated").len();
+    eventually("signed in again", async || (rds.iam().login_results("rotated").len() > before + 3).then_some(())).await;
     let outcome = load.stop().await;
     assert_eq!(outcome.failed().len(), 0, "of {} requests", outcome.requests.len());
     let tokens = service.metric(RENEWALS).await;
@@ -153,15 +155,15 @@ async fn renews_credentials_after_refusal() {
 async fn serves_with_last_token_and_warns_once() {
     let (rds, key) = (Rds::shared().await, Key::temporary(300));
     rds.iam().allow(&key, &["stuck"]);
-    let imds = Imds::start(&key, TimeDelta::hours(6)).await;
-    let mut more = imds.environment();
+    let metadata = MetadataService::start(&key, TimeDelta::hours(6)).await;
+    let mut more = metadata.environment();
     more.extend(pairs(SHORT_LIVED));
     more.push(TRACE.map(str::to_owned).into());
     more.extend(pairs(&[("IAM_TOKEN_TTL", "30s")]));
     let service = Service::start(rds, "stuck", &more).await;
     let host = service.user("alice");
     host.get("/v1/albums").await.expect(200);
-    imds.fail(true);
+    metadata.fail(true);
     let login = eventually("failing", async || {
         let row = service.health("database_login").await;
         (row["status"] == "failing").then_some(row)
@@ -170,7 +172,7 @@ async fn serves_with_last_token_and_warns_once() {
     assert!(login["detail"].as_str().unwrap().contains("renewal failed"), "{login}");
     host.get("/v1/albums").await.expect(200);
     eventually("tried again", async || (service.metric(FAILURES).await >= 2.0).then_some(())).await;
-    imds.fail(false);
+    metadata.fail(false);
     let healed = async || (service.health("database_login").await["status"] == "ok").then_some(());
     eventually("renewed", healed).await;
     host.get("/v1/albums").await.expect(200);
@@ -185,8 +187,8 @@ async fn serves_with_last_token_and_warns_once() {
 async fn token_expires_before_its_credentials() {
     let (rds, key) = (Rds::shared().await, Key::temporary(300));
     rds.iam().allow(&key, &["ending"]);
-    let imds = Imds::start(&key, TimeDelta::seconds(45)).await;
-    let service = Service::start(rds, "ending", &imds.environment()).await;
+    let metadata = MetadataService::start(&key, TimeDelta::seconds(45)).await;
+    let service = Service::start(rds, "ending", &metadata.environment()).await;
     service.user("alice").get("/v1/albums").await.expect(200);
     let expiry = service.metric(r#"darkroom_db_token_expiry_timestamp_seconds{pool="writer"}"#).await;
     let left = expiry - std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
@@ -200,7 +202,7 @@ async fn finds_credentials_like_aws_sdk() {
     let database = rds.database().await;
     rds.create_user("found", &granted("darkroom_app", &database.name)).await;
     let service = Service::start_on(database, &settings(rds, "found", &key.environment())).await;
-    let imds = Imds::start(&key, TimeDelta::hours(6)).await;
+    let metadata = MetadataService::start(&key, TimeDelta::hours(6)).await;
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let (id, secret, token) = (&key.id, &key.secret, key.session_token.as_deref().unwrap());
     writeln!(file, "[photos]\naws_access_key_id={id}\naws_secret_access_key={secret}\naws_session_token={token}\n")
@@ -212,8 +214,8 @@ async fn finds_credentials_like_aws_sdk() {
     for (place, environment) in [
         ("environment", key.environment()),
         ("profile", profile),
-        ("instance", imds.environment()),
-        ("container", imds.container_environment()),
+        ("instance", metadata.environment()),
+        ("container", metadata.container_environment()),
     ] {
         let mut all = service.beside.environment();
         all.retain(|(name, _)| name != "DARKROOM_DATABASE_SOCKET" && name != "DARKROOM_DATABASE_USER");
@@ -230,7 +232,7 @@ async fn finds_credentials_like_aws_sdk() {
 
 #[tokio::test]
 async fn rereads_rotated_secret_after_refusal() {
-    let (rds, key, aws) = (Rds::shared().await, Key::long_lived(), Aws::start().await);
+    let (rds, key, aws) = (Rds::shared().await, Key::long_lived(), AwsApi::start().await);
     aws.allow(&key);
     let database = rds.database().await;
     rds.create_password_user("rotating", "first-password", &granted("darkroom_app", &database.name)).await;
@@ -243,9 +245,9 @@ async fn rereads_rotated_secret_after_refusal() {
     more.push(TRACE.map(str::to_owned).into());
     more.extend(pairs(&[("AUTH", "secrets-manager"), ("SECRET_ID", "darkroom/db"), ("USER", "")]));
     let service = Service::start_on(database, &settings(rds, "", &more)).await;
-    let load = Load::start(&service.user("alice"));
+    let load = Load::of_albums(&service.user("alice"), CLIENTS);
     eventually("signed in", async || (service.metric(RENEWALS).await >= 1.0).then_some(())).await;
-    // As a rotation does: both are done, one after the other, and the old one is of no use any more.
+    // Like a rotation: both changes in turn; the old password becomes invalid.
     aws.put_secret("darkroom/db", &secret("second-password"));
     rds.run("ALTER USER 'rotating'@'%' IDENTIFIED BY 'second-password'").await;
     eventually("refused, and read again", async || (service.metric(RENEWALS).await >= 2.0).then_some(())).await;

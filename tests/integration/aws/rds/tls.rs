@@ -1,4 +1,4 @@
-//! Servers that are not who they should be are told nothing, and operators are told why.
+//! A server whose certificate does not verify receives no credentials, and operators learn why.
 
 use super::pairs;
 use crate::harness::{
@@ -6,7 +6,7 @@ use crate::harness::{
     certificates::{Authority, Validity},
     iam::{Key, REGION},
     process::{darkroom, run},
-    rogue_database::{Asks, Impostor},
+    rogue_database::{Asks, RogueDatabase},
 };
 
 const PASSWORD: &str = "a-password-that-nobody-may-hear";
@@ -29,12 +29,12 @@ async fn rogue_server_receives_no_credentials() {
     let key = Key::temporary(700);
     for asks in [Asks::AtOnce, Asks::Later] {
         let mut impostors =
-            vec![("without TLS", Impostor::without_tls(asks).await, "does not support TLS", "ssl_cert")];
+            vec![("without TLS", RogueDatabase::without_tls(asks).await, "does not support TLS", "ssl_cert")];
         for (what, certificate, error, advice) in &issued {
-            impostors.push((what, Impostor::with_tls(certificate, asks).await, error, advice));
+            impostors.push((what, RogueDatabase::with_tls(certificate, asks).await, error, advice));
         }
-        for (what, impostor, error, advice) in impostors {
-            let port = impostor.port().to_string();
+        for (what, rogue, error, advice) in impostors {
+            let port = rogue.port().to_string();
             let ca = ours.path().display().to_string();
             let common = [("HOST", "localhost"), ("PORT", &port), ("USER", "somebody"), ("TLS_CA", &ca)];
             let mut with_token = pairs(&common);
@@ -53,9 +53,9 @@ async fn rogue_server_receives_no_credentials() {
                 assert!(below.contains(advice), "{what}: {table}");
                 let (code, _, complaints) = run(darkroom(&["migrate", "--check"], &environment)).await;
                 assert!(code == 1 && complaints.contains(error), "{what}: {complaints}");
-                impostor.settled().await;
+                rogue.settled().await;
                 for secret in [PASSWORD, "somebody", "X-Amz", &key.secret] {
-                    assert!(!impostor.heard(secret), "{what} heard {secret}");
+                    assert!(!rogue.received(secret), "{what} heard {secret}");
                 }
             }
         }

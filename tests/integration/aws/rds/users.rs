@@ -1,11 +1,11 @@
-//! The database, its users and its schema are made from nothing, by the master user that RDS keeps.
+//! The master user creates the database, its users and its schema on an empty server.
 
 use serde_json::json;
 
 use super::{pairs, settings};
 use crate::harness::{
     TestServer,
-    aws_api::Aws,
+    aws_api::AwsApi,
     iam::Key,
     lambda::Function,
     process::{darkroom, run},
@@ -13,7 +13,7 @@ use crate::harness::{
 };
 
 const NAMES: [(&str, &str); 3] = [("NAME", "made"), ("USER", "made_app"), ("MIGRATE_USER", "made_ddl")];
-/// What every function's environment has and this one does not use.
+/// Variables of every function that this one does not use.
 const REST: [(&str, &str); 6] = [
     ("DARKROOM_STORAGE_KIND", "s3"),
     ("DARKROOM_STORAGE_BUCKET", "photos"),
@@ -25,13 +25,13 @@ const REST: [(&str, &str); 6] = [
 
 #[tokio::test]
 async fn master_user_creates_database_and_users() {
-    let (rds, key, aws) = (Rds::start().await, Key::temporary(500), Aws::start().await);
+    let (rds, key, aws) = (Rds::start().await, Key::temporary(500), AwsApi::start().await);
     if !rds.has_plugin_of_rds() {
         return eprintln!("skipped: the stand-in for RDS on MariaDB has no plugin of that name; MySQL's has");
     }
     aws.allow(&key);
     rds.iam().allow(&key, &["made_app", "made_ddl"]);
-    // On RDS the master user has no SUPER, but may make users and grant what it has.
+    // On RDS the master user has no SUPER privilege, but may create users and grant its own privileges.
     rds.create_password_user("admin", "kept-by-rds", "ALL ON *.*").await;
     rds.run("GRANT CREATE USER ON *.* TO 'admin'@'%' WITH GRANT OPTION").await;
     let idle = TestServer::start_with("worker.enabled = false").await;
@@ -57,7 +57,7 @@ async fn master_user_creates_database_and_users() {
     assert_eq!(function.invoke(json!({})).await.unwrap(), made, "a second time changes nothing");
     assert!(!function.log().contains("kept-by-rds"));
 
-    // The command does the same, and afterwards both users are there with what each needs and no more.
+    // The command does the same, and afterwards both users exist with exactly the required privileges.
     let (code, said, complaints) = run(darkroom(&["migrate"], &with_master)).await;
     assert!(code == 0 && said.contains(" 0 pending"), "{said}{complaints}");
     let (_, table, _) = run(darkroom(&["check"], &environment(&[]))).await;

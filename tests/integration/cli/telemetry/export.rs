@@ -1,4 +1,4 @@
-//! Spans at a collector: a stand-in that speaks OTLP over HTTP as the specification says, and can be away.
+//! Spans at a collector that speaks OTLP over HTTP and can be unreachable.
 
 use std::{
     path::Path,
@@ -23,7 +23,7 @@ use crate::harness::{
     process::{Process, free_address},
 };
 
-/// The collector; it keeps spans and the service's name.
+/// A collector that records spans and the service's name.
 #[derive(Clone)]
 struct Collector {
     address: String,
@@ -31,7 +31,7 @@ struct Collector {
 }
 
 impl Collector {
-    /// One that does not listen yet.
+    /// Does not listen yet.
     fn absent() -> Self {
         Self { address: free_address(), got: Arc::default() }
     }
@@ -88,7 +88,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Its headers are in a file, one a line, as a systemd credential would be.
+/// Its headers are in a file, one on each line, like a systemd credential.
 fn settings(collector: &Collector, folder: &Path) -> Vec<(&'static str, String)> {
     let file = folder.join("otlp-headers");
     std::fs::write(&file, "x-team=photos\nauthorization=Bearer s3cret=\n").unwrap();
@@ -129,7 +129,7 @@ async fn spans_share_the_gateway_trace() {
     let sent = webhook.deliveries()[0].headers["traceparent"].to_str().unwrap().to_owned();
     assert_eq!(sent, format!("00-{ROOT}-{}-01", hex(&announced.span_id)), "the webhook goes on from our span");
 
-    // Who asks for no record gets none; the last ones arrive before the end.
+    // An unsampled trace is not exported; the last spans arrive before the exit.
     let quiet = host
         .request(Method::GET, "/v1/albums")
         .header("x-amzn-trace-id", format!("Root=1-{}-{};Sampled=0", &ROOT[..8], &ROOT[8..]));
@@ -174,7 +174,7 @@ async fn missing_collector_is_logged_once() {
     assert_eq!(process.ended().await.code(), Some(0));
 }
 
-/// The rules of the specification of CloudWatch's embedded metric format.
+/// Checks the specification of CloudWatch's embedded metric format.
 fn check_emf(line: &Value) {
     let units = ["Seconds", "Bytes", "Count", "Percent", "Milliseconds", "Microseconds", "Count/Second", "None"];
     assert!(line["_aws"]["Timestamp"].is_u64() && line.to_string().len() < 256 * 1024, "{line}");

@@ -1,4 +1,4 @@
-//! Every metric of the registry is there, described, after the scenario that moves it; and nothing else is.
+//! Every metric of the registry is exported with its description after the scenario that changes it; no other is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,16 +18,16 @@ use crate::{
         fault_proxy::{Fault, FaultProxy},
         fixture,
         iam::Key,
-        numbered,
+        numbered_photo,
         process::Process,
         rds::{HOST, Rds},
         webhook::Reply,
     },
 };
 
-/// What `/metrics` told, held against the registry.
+/// A scrape of `/metrics`, checked against the registry.
 struct Scrape {
-    /// The sum over all series of a metric: the count of a summary, else the value.
+    /// The sum over all series of a metric: the count of a summary, otherwise the value.
     values: BTreeMap<&'static str, f64>,
 }
 
@@ -65,7 +65,7 @@ impl Scrape {
         Self { values }
     }
 
-    /// Those whose counts are above 0; a level is moved when it is there.
+    /// Counters and summaries above 0, and all gauges.
     fn moved(&self) -> BTreeSet<&'static str> {
         let level =
             |name: &str| registry().iter().any(|metric| metric.name == name && metric.kind == MetricKind::Gauge);
@@ -81,12 +81,12 @@ fn word(kind: MetricKind) -> &'static str {
     }
 }
 
-/// The names in `a="x",b="y"}`. A route's template may hold braces and no quotes.
+/// The names in `a="x",b="y"}`. A route template may contain braces but no quotes.
 fn names(labels: &str) -> Vec<&str> {
     labels.split("\",").filter_map(|pair| pair.split_once("=\"")).map(|(name, _)| name).collect()
 }
 
-/// Waits until a process has moved all of these, and adds them to those that were moved.
+/// Waits until these metrics of a process have changed, and adds them to `all`.
 async fn moves(process: &Process, scenario: &str, names: &[&'static str], all: &mut BTreeSet<&'static str>) {
     let begun = tokio::time::Instant::now();
     loop {
@@ -101,7 +101,7 @@ async fn moves(process: &Process, scenario: &str, names: &[&'static str], all: &
     all.extend(names);
 }
 
-/// A photo, a file that is none, an announcement that fails first, objects that storage loses and can't write.
+/// A photo, an invalid file, a retried notification, lost objects and failed writes.
 async fn a_day(webhook: &Webhook, all: &mut BTreeSet<&'static str>) {
     let beside = TestServer::start_with("worker.enabled = false").await;
     let variables = webhook.variables();
@@ -133,18 +133,18 @@ async fn a_day(webhook: &Webhook, all: &mut BTreeSet<&'static str>) {
     webhook.answer(|_| Reply::Status(200));
     moves(&process, "announcements that fail first", ANNOUNCED, all).await;
 
-    // A rendition is lost, and made again.
+    // A lost rendition is created again.
     let renditions = beside.photos().join("renditions");
     let folder = |photo: &str| renditions.join(&photo[photo.len() - 2..]).join(photo);
     std::fs::remove_dir_all(folder(&photo)).unwrap();
     moves(&process, "the sweep", SWEPT, all).await;
 
-    // Where the folder of the next photo's renditions should be there is a file.
-    let declared = host.declare(&album, "image/jpeg", &numbered(1)).await;
+    // A file blocks the folder of the next photo's renditions.
+    let declared = host.declare(&album, "image/jpeg", &numbered_photo(1)).await;
     let place = folder(declared["photo"]["id"].as_str().unwrap());
     std::fs::create_dir_all(place.parent().unwrap()).unwrap();
     std::fs::write(&place, "in the way").unwrap();
-    host.put(&declared["upload"], numbered(1)).await.expect(200);
+    host.put(&declared["upload"], numbered_photo(1)).await.expect(200);
     moves(&process, "storage that fails", STORAGE, all).await;
 
     let socket = TcpSocket::new_v4().unwrap();
@@ -176,7 +176,7 @@ async fn a_day(webhook: &Webhook, all: &mut BTreeSet<&'static str>) {
     all.extend(TIME);
 }
 
-/// A database that is not there, and keys that are not.
+/// An unreachable database, and missing keys.
 async fn nothing_there(all: &mut BTreeSet<&'static str>) {
     let beside = TestServer::start_with("worker.enabled = false").await;
     let nowhere = [
@@ -193,9 +193,9 @@ async fn nothing_there(all: &mut BTreeSet<&'static str>) {
     moves(&process, "nothing there", &names, all).await;
 }
 
-/// Tokens that are got, refused and missing; a certificate; a reader.
+/// Tokens: obtained, refused and missing; a certificate; a read replica.
 async fn signed_in(all: &mut BTreeSet<&'static str>) {
-    // One of its own: logins that fail again and again would hold up the other tests' servers.
+    // A server of its own: repeated login failures would slow the shared one.
     let (rds, key) = (&Rds::start().await, Key::long_lived());
     rds.iam().allow(&key, &["measured"]);
     let port = rds.port().to_string();
@@ -207,7 +207,7 @@ async fn signed_in(all: &mut BTreeSet<&'static str>) {
     let viewer = host.invite(&album, &json!({ "role": "view" })).await;
     Client::new(&service.process.url, Some(viewer)).get(&format!("/v1/albums/{album}/photos")).await.expect(200);
     moves(&service.process, "signed in by a token", TOKENS, all).await;
-    // Nobody has allowed this one.
+    // This key is not allowed.
     let refused = Service::start(rds, "refused", &Key::long_lived().environment()).await;
     let names = ["darkroom_db_access_denied_total"];
     moves(&refused.process, "a token that is refused", &names, all).await;
@@ -216,7 +216,7 @@ async fn signed_in(all: &mut BTreeSet<&'static str>) {
     moves(&without.process, "no credentials", &["darkroom_db_token_renewal_failures_total"], all).await;
 }
 
-/// Pages of a read model, a table that takes nothing and gives nothing, and a queue.
+/// Read model pages, an unavailable table, and a queue.
 async fn with_aws(all: &mut BTreeSet<&'static str>) {
     let cloud = Cloud::start().await;
     let beside = TestServer::start_in(&cloud, &[Part::ReadModel, Part::Queue], "worker.enabled = false").await;
@@ -324,7 +324,7 @@ fn metric_names_state_kind_and_unit() {
     }
 }
 
-/// The table of docs/observability.md. Write it there again with what this prints when the registry has changed.
+/// Compares the table of docs/observability.md. Replace it with the printed one when the registry has changed.
 #[test]
 fn documentation_lists_each_metric() {
     let row = |Metric { name, kind, unit, help, labels }: &Metric| {

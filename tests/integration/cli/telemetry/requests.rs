@@ -1,4 +1,4 @@
-//! One line for each request, and the last ones that were slow or failed.
+//! One log line for each request, and the last requests that were slow or failed.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn logs_one_line_per_request() {
         assert_eq!(line[field], expected, "{field}: {line}");
     }
     assert!(!process.log().contains("a-secret-query"));
-    // Who asks, by kind; the gateway's header alone names the trace; a bare request begins one.
+    // Each kind of caller; the gateway's header alone names the trace; a request without one starts a trace.
     let album_path = format!("/v1/albums/{album}");
     for role in ["view", "contribute", "drop"] {
         let token = host.invite(&album, &json!({ "role": role })).await;
@@ -76,7 +76,7 @@ async fn logs_one_line_per_request() {
     let line = line_of(&process, "who").await;
     assert_eq!((&line["principal"], &line["outcome"]), (&json!("none"), &json!("client_error")));
     assert!(line["trace_id"].as_str().unwrap().len() == 32 && line["amzn_trace_id"].is_null(), "{line}");
-    // A made-up method makes no label.
+    // An unknown method adds no label.
     let odd = Method::from_bytes(b"X-MADE-UP").unwrap();
     anybody.send(anybody.request(odd, "/v1/albums")).await.expect(405);
     let counted = requests(&process, "client_error").await;
@@ -112,7 +112,7 @@ async fn keeps_slow_and_failed_requests() {
     let host = process.user(&server, "alice");
     let album = host.album("slow").await;
     let photo = host.upload(&album, "image/jpeg", &fixture("camera.jpg")).await;
-    // Somebody else has the album's row.
+    // Another transaction locks the album's row.
     let mut other = server.database.connect().await;
     let held = format!("START TRANSACTION; SELECT id FROM albums WHERE id = {} FOR UPDATE", literal(&album));
     sqlx::raw_sql(sqlx::AssertSqlSafe(held)).execute(&mut other).await.unwrap();
@@ -121,7 +121,7 @@ async fn keeps_slow_and_failed_requests() {
         let host = process.user(&server, "alice");
         async move { host.send(change.json(&json!({ "title": "slower" }))).await }
     });
-    // A wait for events takes long by nature.
+    // A long poll is not a slow request.
     let events = format!("/v1/albums/{album}/events?wait=2");
     host.send(host.request(Method::GET, &events).header("x-request-id", "followed")).await.expect(200);
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();

@@ -1,4 +1,4 @@
-//! One trace from the request that brought a photo to the announcement of what became of it.
+//! One trace from the request that added a photo to the notification about it.
 
 use reqwest::Method;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use super::lines;
 use crate::harness::{TestServer, Webhook, client::id, eventually, process::Process};
 
-/// A trace of its own, as `traceparent`.
+/// A `traceparent` header.
 fn parent(id: &str) -> String {
     format!("00-{id}-00f067aa0ba902b7-01")
 }
@@ -16,7 +16,7 @@ async fn trace_follows_photo_to_webhook() {
     let (webhook, server) = (Webhook::start().await, TestServer::start_with("worker.enabled = false").await);
     let variables = webhook.variables();
     let more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    // One process takes the upload, and another does the rest.
+    // One process receives the upload, another does the rest.
     let web = Process::start(&server, "serve", &[("DARKROOM_WORKER_ENABLED", "false")]).await;
     let host = web.user(&server, "alice");
     let album = host.album("traced").await;
@@ -26,7 +26,7 @@ async fn trace_follows_photo_to_webhook() {
     let put = put.header("content-type", "image/png").header("traceparent", parent(upload)).body("no picture");
     host.send(put).await.expect(200);
     let patch = host.request(Method::PATCH, &format!("/v1/albums/{album}")).json(&json!({ "title": "new" }));
-    // What comes through the gateway without a trace of the client's own.
+    // A gateway request without a client's trace.
     let root = format!("Root=1-{}-{}", &title[..8], &title[8..]);
     host.send(patch.header("x-amzn-trace-id", root)).await.expect(200);
 

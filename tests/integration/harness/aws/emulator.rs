@@ -1,4 +1,4 @@
-//! The process that emulates AWS: ministack, fetched by `tests/scripts/get-python.sh`.
+//! The AWS emulator process: ministack, fetched by `tests/scripts/get-python.sh`.
 
 use std::{
     fs::File,
@@ -17,43 +17,41 @@ use crate::harness::{
     database::lock_folder,
     eventually,
     iam::REGION,
-    process::{free_port, freeze, send},
+    process::{KillOnDrop, free_port, freeze, send},
     tools,
 };
 
-/// The account that everything belongs to.
+/// The account id.
 pub const ACCOUNT: &str = "123456789012";
-/// The key of the account's root: what the emulator finds in its own environment.
+/// The root key, which the emulator reads from its environment.
 const ROOT: (&str, &str) = ("AKIAROOTROOTROOTROOT", "a-secret-of-the-root-of-the-account-1234");
 
-/// Its life is the process's: it ends by its death signal.
+/// Ends with this process, by its parent death signal.
 static SHARED: OnceCell<Arc<Emulator>> = OnceCell::const_new();
 
 /// An emulator of AWS; killed when dropped.
 pub struct Emulator {
-    /// The endpoint of all services. An IP address, for which clients of S3 put the bucket's name into the path.
+    /// The endpoint of all services: an IP address, so that S3 clients use path-style URLs.
     pub url: String,
-    child: Mutex<Child>,
+    child: Mutex<KillOnDrop>,
     log: PathBuf,
     _home: Home,
 }
 
-/// Where its files are.
 enum Home {
-    /// Used again by the next run.
+    /// Kept for the next run.
     Kept(DirLock),
-    /// Removed with it.
+    /// Removed with the emulator.
     Own(TempDir),
 }
 
 impl Emulator {
-    /// The one that all tests of this process share: 0.4 s to start and 90 MB, and two at work at a time would only
-    /// wait for each other's processor.
+    /// The shared emulator. It takes 0.4 s to start and 90 MB.
     pub async fn shared() -> Arc<Self> {
         SHARED.get_or_init(|| Self::begin(Home::Kept(lock_folder("aws")))).await.clone()
     }
 
-    /// One of the test's own.
+    /// An emulator for one test.
     pub async fn start() -> Arc<Self> {
         Self::begin(Home::Own(tempfile::tempdir().expect("a folder"))).await
     }
@@ -67,7 +65,7 @@ impl Emulator {
         let port = free_port();
         let path = home.join("log");
         let log = File::create(&path).expect("a log");
-        // Ends with us, whatever ends us. The signal comes at the death of the THREAD that forked, hence the one in `spawn`.
+        // Ends with this process. The kernel sends the signal when the forking thread ends, so `spawn` keeps a thread.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).env_clear();
         command.env("PATH", "/usr/bin:/bin").env("HOME", home).env("TMPDIR", home);
@@ -77,7 +75,7 @@ impl Emulator {
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
         let this = Self {
             url: format!("http://127.0.0.1:{port}"),
-            child: Mutex::new(spawn(command)),
+            child: Mutex::new(KillOnDrop(spawn(command))),
             log: path,
             _home: place,
         };
@@ -90,17 +88,17 @@ impl Emulator {
         Arc::new(this)
     }
 
-    /// All that it has said.
+    /// The output so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).expect("the log")
     }
 
-    /// Stops it where it is: connections open, and nobody answers.
+    /// Freezes the emulator: connections stay open without a response.
     pub async fn freeze(&self) {
         freeze(self.id()).await;
     }
 
-    /// Lets it go on.
+    /// Continues after a freeze.
     pub fn thaw(&self) {
         send(self.id(), Signal::CONT);
     }
@@ -110,20 +108,12 @@ impl Emulator {
     }
 }
 
-impl Drop for Emulator {
-    fn drop(&mut self) {
-        let child = self.child.get_mut().unwrap();
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-}
-
-/// The key of the account's root, who may do everything.
+/// The root key, with all permissions.
 pub fn root() -> Credentials {
     Credentials::new(ROOT.0, ROOT.1, None, None, "tests")
 }
 
-/// From a thread that lives for as long as this process.
+/// Spawns from a thread that lives as long as this process.
 fn spawn(mut command: Command) -> Child {
     let (tell, started) = mpsc::channel();
     std::thread::spawn(move || {

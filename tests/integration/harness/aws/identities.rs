@@ -1,4 +1,4 @@
-//! Users that hold the policies of the templates in `deploy/stacks`.
+//! IAM users with the policies of the templates in `deploy/stacks`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,12 +14,10 @@ use crate::harness::{
     template,
 };
 
-/// The policies of each role, read once.
 static POLICIES: LazyLock<BTreeMap<Role, Vec<Value>>> =
     LazyLock::new(|| Role::ALL.into_iter().map(|role| (role, role.read())).collect());
 
 impl Role {
-    /// All of them.
     pub const ALL: [Self; 10] = [
         Self::Instance,
         Self::Serve,
@@ -33,7 +31,7 @@ impl Role {
         Self::Itself,
     ];
 
-    /// Where its policies are: a stack, and the roles or managed policies in it.
+    /// The stack and the roles or managed policies in it.
     const fn place(self) -> (&'static str, &'static [&'static str]) {
         match self {
             Self::Instance => ("service", &["ServePolicy", "WorkPolicy"]),
@@ -49,12 +47,12 @@ impl Role {
         }
     }
 
-    /// Its policies as the templates have them, names still to be put in.
+    /// The policies of the templates, with unresolved names.
     pub fn policies(self) -> &'static [Value] {
         &POLICIES[&self]
     }
 
-    /// All that it may do, such as `s3:GetObject`.
+    /// The allowed actions, such as `s3:GetObject`.
     pub fn actions(self) -> BTreeSet<String> {
         let statements = self.policies().iter().flat_map(|policy| policy["Statement"].as_array().expect("a list"));
         let actions = statements.flat_map(|statement| statement["Action"].as_array().expect("a list"));
@@ -75,7 +73,7 @@ impl Role {
     }
 }
 
-/// Makes a user for each role, with a key.
+/// Creates a user with a key for each role.
 pub async fn make(cloud: &Cloud) -> BTreeMap<Role, Credentials> {
     let (url, root) = (&cloud.emulator.url, root());
     let mut keys = BTreeMap::new();
@@ -99,8 +97,7 @@ pub async fn make(cloud: &Cloud) -> BTreeMap<Role, Credentials> {
     keys
 }
 
-/// Makes a role that a service takes on, with the documents of one of ours; without, where the emulator asks for no right of
-/// the service's. Answers its ARN.
+/// Creates a role that a service can assume, with the policies of `ours` if given. Returns its ARN.
 pub async fn role(cloud: &Cloud, service: &str, ours: Option<Role>) -> String {
     let trust = json!({ "Effect": "Allow", "Principal": { "Service": service }, "Action": "sts:AssumeRole" });
     let trust = json!({ "Version": "2012-10-17", "Statement": [trust] }).to_string();
@@ -119,7 +116,7 @@ pub async fn role(cloud: &Cloud, service: &str, ours: Option<Role>) -> String {
     element(&answer, "Arn").to_owned()
 }
 
-/// Takes a role on; answers its key.
+/// Assumes a role; returns its credentials.
 pub async fn assume(cloud: &Cloud, role: &str) -> Key {
     let parameters = [("Action", "AssumeRole"), ("RoleArn", role), ("RoleSessionName", "tests")];
     let answer = query(&cloud.emulator.url, &root(), "sts", &parameters).await;
@@ -127,18 +124,18 @@ pub async fn assume(cloud: &Cloud, role: &str) -> Key {
     Key { id: of("AccessKeyId"), secret: of("SecretAccessKey"), session_token: Some(of("SessionToken")) }
 }
 
-/// A role's policies with this test's names, each under a name.
+/// The named policies of a role with this test's resource names.
 fn documents(role: Role, cloud: &Cloud) -> Vec<(String, String)> {
     let filled_in = |policy: &Value| template::with_batches(&template::resolve(policy, &names(cloud))).to_string();
     role.policies().iter().enumerate().map(|(nth, policy)| (format!("policy-{nth}"), filled_in(policy))).collect()
 }
 
-/// What the parameters of the templates, and what they make, are in this test.
+/// The values of parameters and resources of the templates in this test.
 fn names(cloud: &Cloud) -> BTreeMap<String, String> {
     let arn = |service: &str, name: &str| format!("arn:aws:{service}:{REGION}:{ACCOUNT}:{name}");
     let last = |text: &str, separator| text.rsplit(separator).next().expect("a part").to_owned();
     let log = |name: &str| arn("logs", &format!("log-group:{name}:*"));
-    // With whatever Secrets Manager puts after a name.
+    // Secrets Manager appends a random suffix to names.
     let secret = |name: &str| arn("secretsmanager", &format!("secret:{name}-{}-*", cloud.unique));
     [
         ("AWS::Partition", "aws".to_owned()),
@@ -152,7 +149,7 @@ fn names(cloud: &Cloud) -> BTreeMap<String, String> {
         ("QueueArn", cloud.queue_arn.clone()),
         ("DeadLetterQueueArn", arn("sqs", &last(&cloud.dead_letters, '/'))),
         ("FailedInvocations.Arn", arn("sqs", "darkroom-functions-dead")),
-        // Both topics of the test: the name that they share.
+        // The common prefix of both topics.
         ("TopicArn", format!("{}*", cloud.topic)),
         ("TableArn", arn("dynamodb", &format!("table/{}", cloud.table))),
         ("StateMachineArn", cloud.state_machine.clone()),
@@ -169,7 +166,7 @@ fn names(cloud: &Cloud) -> BTreeMap<String, String> {
     .into()
 }
 
-/// The text of an element that occurs once.
+/// The text of an element.
 fn element<'a>(xml: &'a str, name: &str) -> &'a str {
     let after = xml.split_once(&format!("<{name}>")).unwrap_or_else(|| panic!("no {name} in {xml}")).1;
     after.split('<').next().expect("a text")

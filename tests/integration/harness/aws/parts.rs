@@ -1,4 +1,4 @@
-//! What a test has of each service.
+//! The resources of a test in each service.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,18 +17,17 @@ use serde_json::json;
 use super::{ACCOUNT, Cloud, Emulator, emulator::root, signed, signed_by};
 use crate::harness::iam::REGION;
 
-/// How the news of an upload comes to the queue; the message's body differs.
+/// The path of upload notifications to the queue, which determines the message format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notifications {
-    /// From S3 to the queue.
     Direct,
-    /// Through a topic of its own, without raw delivery: in an envelope.
+    /// Through a topic without raw delivery, in an envelope.
     Topic,
     /// Through `EventBridge`.
     EventBridge,
 }
 
-/// A part of the service that AWS does.
+/// A part of the service that uses AWS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// `storage.kind = "s3"`.
@@ -44,10 +43,10 @@ pub enum Part {
 }
 
 impl Part {
-    /// All but the workflow, whose state machine a test must make first.
+    /// All but the workflow, which needs a state machine.
     pub const USUAL: [Self; 4] = [Self::Storage, Self::Queue, Self::Announce, Self::ReadModel];
 
-    /// The settings that switch it on.
+    /// The settings that enable it.
     pub(super) fn settings(self, cloud: &Cloud) -> Vec<(&'static str, String)> {
         let pairs: &[(&str, &str)] = match self {
             Self::Storage => &[("storage.kind", "s3"), ("storage.bucket", &cloud.bucket)],
@@ -62,7 +61,7 @@ impl Part {
     }
 }
 
-/// Makes all of it, by the root.
+/// Creates all resources as root.
 pub async fn make(emulator: Arc<Emulator>, base: SdkConfig, unique: String, notifications: Notifications) -> Cloud {
     let admin = signed_by(&base, root());
     let (sqs, sns) = (aws_sdk_sqs::Client::new(&admin), aws_sdk_sns::Client::new(&admin));
@@ -78,8 +77,8 @@ pub async fn make(emulator: Arc<Emulator>, base: SdkConfig, unique: String, noti
     ];
     let url = queue(&sqs, &name, &jobs).await;
 
-    let (topic, ear) = topic(&sns, &sqs, &name, false).await;
-    let (fifo_topic, fifo_ear) = self::topic(&sns, &sqs, &format!("{name}.fifo"), true).await;
+    let (topic, subscriber) = topic(&sns, &sqs, &name, false).await;
+    let (fifo_topic, fifo_subscriber) = self::topic(&sns, &sqs, &format!("{name}.fifo"), true).await;
     table(&dynamodb, &name).await;
 
     let cloud = Cloud {
@@ -88,9 +87,9 @@ pub async fn make(emulator: Arc<Emulator>, base: SdkConfig, unique: String, noti
         queue_arn: arn("sqs", &name),
         dead_letters,
         fifo_topic,
-        fifo_ear,
+        fifo_subscriber,
         topic,
-        ear,
+        subscriber,
         table: name.clone(),
         state_machine: arn("states", &format!("stateMachine:{name}")),
         unique,
@@ -107,7 +106,7 @@ fn arn(service: &str, name: &str) -> String {
     format!("arn:aws:{service}:{REGION}:{ACCOUNT}:{name}")
 }
 
-/// What services may send to a queue in the account's name.
+/// The policy that allows services to send to a queue.
 fn may_send(queue: &str) -> String {
     let services = json!({ "Service": ["s3.amazonaws.com", "sns.amazonaws.com", "events.amazonaws.com"] });
     let ours = json!({ "StringEquals": { "aws:SourceAccount": ACCOUNT } });
@@ -117,7 +116,7 @@ fn may_send(queue: &str) -> String {
     json!({ "Version": "2012-10-17", "Statement": [statement] }).to_string()
 }
 
-/// Answers the URL.
+/// Creates a queue and returns its URL.
 async fn queue(sqs: &aws_sdk_sqs::Client, name: &str, attributes: &[(QueueAttributeName, String)]) -> String {
     let call = attributes
         .iter()
@@ -125,18 +124,18 @@ async fn queue(sqs: &aws_sdk_sqs::Client, name: &str, attributes: &[(QueueAttrib
     call.send().await.expect("a queue").queue_url.expect("a URL")
 }
 
-/// A topic, and a queue of the same kind that hears all of it, each message with its attributes as they were sent.
+/// Creates a topic and a subscribed queue of the same kind with raw delivery.
 async fn topic(sns: &aws_sdk_sns::Client, sqs: &aws_sdk_sqs::Client, name: &str, fifo: bool) -> (String, String) {
-    let ear = if fifo { name.replace(".fifo", "-ear.fifo") } else { format!("{name}-ear") };
-    let mut attributes = vec![(QueueAttributeName::Policy, may_send(&arn("sqs", &ear)))];
+    let subscriber = if fifo { name.replace(".fifo", "-subscriber.fifo") } else { format!("{name}-subscriber") };
+    let mut attributes = vec![(QueueAttributeName::Policy, may_send(&arn("sqs", &subscriber)))];
     let mut call = sns.create_topic().name(name);
     if fifo {
         attributes.push((QueueAttributeName::FifoQueue, "true".to_owned()));
         call = call.attributes("FifoTopic", "true");
     }
     let topic = call.send().await.expect("a topic").topic_arn.expect("an ARN");
-    let url = queue(sqs, &ear, &attributes).await;
-    let subscribe = sns.subscribe().topic_arn(&topic).protocol("sqs").endpoint(arn("sqs", &ear));
+    let url = queue(sqs, &subscriber, &attributes).await;
+    let subscribe = sns.subscribe().topic_arn(&topic).protocol("sqs").endpoint(arn("sqs", &subscriber));
     subscribe.attributes("RawMessageDelivery", "true").send().await.expect("a subscription");
     (topic, url)
 }
@@ -164,7 +163,7 @@ async fn bucket(s3: &aws_sdk_s3::Client, name: &str) {
     s3.put_bucket_cors().bucket(name).cors_configuration(cors).send().await.expect("CORS");
 }
 
-/// Has uploads below `originals/` told to the queue.
+/// Sends notifications of uploads below `originals/` to the queue.
 async fn notify(cloud: &Cloud, s3: &aws_sdk_s3::Client, sns: &aws_sdk_sns::Client, way: Notifications) {
     let created = Event::from("s3:ObjectCreated:*");
     let originals = FilterRule::builder().name(FilterRuleName::Prefix).value("originals/").build();
@@ -190,7 +189,7 @@ async fn notify(cloud: &Cloud, s3: &aws_sdk_s3::Client, sns: &aws_sdk_sns::Clien
     call.notification_configuration(configuration.build()).send().await.expect("notifications");
 }
 
-/// A topic that S3 may publish to, and that the queue hears.
+/// Creates a topic to which S3 may publish and the queue is subscribed.
 async fn uploads_topic(cloud: &Cloud, sns: &aws_sdk_sns::Client) -> String {
     let name = format!("{}-uploads", cloud.bucket);
     let statement = json!({
@@ -208,7 +207,7 @@ async fn uploads_topic(cloud: &Cloud, sns: &aws_sdk_sns::Client) -> String {
     topic
 }
 
-/// A rule of `EventBridge` that has uploads told to the queue.
+/// Creates an `EventBridge` rule that sends uploads to the queue.
 async fn rule(cloud: &Cloud) {
     let pattern = json!({
         "source": ["aws.s3"],
@@ -224,7 +223,7 @@ async fn rule(cloud: &Cloud) {
     }
 }
 
-/// A package of Lambda that runs the program where it is: to copy it each time would take longer than all else.
+/// A Lambda package that executes the program in place, because copying it would be slow.
 pub fn bootstrap() -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let mut package = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));

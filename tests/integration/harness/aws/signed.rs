@@ -1,4 +1,4 @@
-//! Requests to services that the program has no client for, signed as all are (Signature Version 4).
+//! Requests to services for which the program has no client, signed with Signature Version 4.
 
 use std::{sync::LazyLock, time::SystemTime};
 
@@ -10,13 +10,13 @@ use aws_sigv4::{
 
 use crate::harness::iam::REGION;
 
-/// One for all, because each reads the roots of TLS anew, 20 ms; without a pool, because connections end with the runtime
-/// of the test that opened them.
+/// Shared, because each client loads the TLS roots for 20 ms; without a pool, because connections end with the runtime
+/// of their test.
 static HTTP: LazyLock<reqwest::Client> =
     LazyLock::new(|| reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client"));
 
-/// A call of a service of the JSON protocol, such as `events` with the target `AWSEvents.PutRule`, or of Lambda with the
-/// target `POST /2015-03-31/functions`; answers status and body.
+/// Calls a service of the JSON protocol, such as `events` with the target `AWSEvents.PutRule`, or Lambda with the
+/// target `POST /2015-03-31/functions`. Returns status and body.
 pub async fn json(
     endpoint: &str,
     key: &Credentials,
@@ -32,13 +32,13 @@ pub async fn json(
     send(endpoint, key, (service, REGION), method, path, &headers, body.to_string()).await
 }
 
-/// A call of a service of the query protocol, such as IAM; answers its XML, and panics at a refusal.
+/// Calls a service of the query protocol, such as IAM. Returns the XML; panics at an error.
 pub async fn query(endpoint: &str, key: &Credentials, service: &str, parameters: &[(&str, &str)]) -> String {
     let answer = try_query(endpoint, key, service, REGION, parameters).await;
     answer.unwrap_or_else(|refusal| panic!("{:?}: {refusal}", parameters.first()))
 }
 
-/// The same in a region; what a refusal says is the error.
+/// Like [`query`] in a region, with errors returned.
 pub async fn try_query(
     endpoint: &str,
     key: &Credentials,

@@ -1,5 +1,5 @@
-//! What the service benches stand on: a private database server in a folder outside the clone, an identity, and the
-//! settings of a service on both. Kept between runs.
+//! The database server of the service benches in a folder outside the clone, an identity, and the settings of a
+//! service. Kept between runs.
 
 use std::{env, path::PathBuf};
 
@@ -21,21 +21,21 @@ pub fn option(name: &str) -> Option<String> {
     arguments.nth(1)
 }
 
-/// The same as a number.
+/// The value after an option as a number.
 pub fn number(name: &str, default: u32) -> u32 {
     option(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} takes a number")))
 }
 
-/// A running server, and the folder that everything lives in.
-pub struct Bed {
+/// A running database server and its folder.
+pub struct BenchServer {
     pub server: PrivateServer,
     pub identity: Identity,
     pub folder: PathBuf,
     _lock: DirLock,
 }
 
-impl Bed {
-    /// Starts the server in `--cache DIR/AREA-SERVER`, by default in the folder that the Makefile caches in too.
+impl BenchServer {
+    /// Starts the server in `--cache DIR/AREA-SERVER`, by default in the cache folder of the Makefile.
     pub async fn start(area: &str) -> anyhow::Result<Self> {
         let choice = option("--server").unwrap_or_else(|| "auto".to_owned());
         let choice: ServerChoice = choice.parse().map_err(anyhow::Error::msg)?;
@@ -47,19 +47,19 @@ impl Bed {
         Ok(Self { server, identity: Identity::open(&folder.join("identity"))?, folder, _lock: lock })
     }
 
-    /// A connection as root, with no database chosen.
+    /// A root connection without a database.
     pub async fn root(&self) -> sqlx::Result<MySqlConnection> {
         self.server.options().connect().await
     }
 
-    /// Makes the database, empty if there was one before.
+    /// Creates the database; drops an existing one.
     pub async fn create_anew(&self) -> anyhow::Result<()> {
         let statement = format!("DROP DATABASE IF EXISTS {DATABASE}");
         sqlx::query(AssertSqlSafe(statement)).execute(&mut self.root().await?).await?;
         Ok(db::create_database(&self.server.options(), DATABASE).await?)
     }
 
-    /// What an operator would set, as `DARKROOM_*` variables.
+    /// The settings as `DARKROOM_*` variables.
     pub fn settings(&self, url: &str) -> Vec<(String, String)> {
         let path = |path: PathBuf| path.to_string_lossy().into_owned();
         let settings = [
