@@ -351,7 +351,7 @@ async fn missing_key_set_answers_503() {
     server.bearer("garbage").get("/v1/albums").await.expect(401);
     server.anybody().get("/health/live").await.expect(200);
     published.set(StatusCode::OK, &issuer.jwks());
-    eventually("healed", async || (user.get("/v1/albums").await.status == 200).then_some(())).await;
+    eventually("recovered", async || (user.get("/v1/albums").await.status == 200).then_some(())).await;
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ async fn following(server: &TestServer, who: &Client, album: &str, after: u64) -
     });
     let album = album.parse().unwrap();
     eventually("followed", async || server.app.db.wakeups().followed_albums().contains(&album).then_some(())).await;
-    assert!(!poll.is_finished(), "nothing has happened yet");
+    assert!(!poll.is_finished(), "no effect yet");
     poll
 }
 

@@ -247,7 +247,7 @@ async fn limits_connections_and_header_size() {
     let _ = first.write_all(large.as_bytes()).await;
     assert!(rest(&mut first).await.starts_with("HTTP/1.1 431 "));
     // The connection is no longer counted.
-    eventually("a free place", async || {
+    eventually("connection closed", async || {
         let mut third = connect(&process, "127.0.0.1").await;
         third.write_all(REQUEST.as_bytes()).await.ok()?;
         rest(&mut third).await.starts_with("HTTP/1.1 401 ").then_some(())
@@ -344,7 +344,7 @@ async fn reload_applies_limits_and_log_level() {
     eventually("taken over", async || (connections().await == "1").then_some(())).await;
     assert_eq!(shown("/log-level").await["level"], "debug");
     assert_eq!(shown("/info").await["config"]["worker.concurrency"], "4");
-    eventually("told", async || process.log().contains("need a restart").then_some(())).await;
+    eventually("notified", async || process.log().contains("need a restart").then_some(())).await;
     let mut only = connect(&process, "127.0.0.1").await;
     assert_eq!(ask(&mut only).await, "HTTP/1.1 200 OK");
     assert_eq!(rest(&mut connect(&process, "127.0.0.1").await).await, "");
@@ -365,7 +365,7 @@ async fn rate_limit_sends_retry_after() {
     .await;
     assert!(limited.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
     process.user(&server, "bob").get("/v1/albums").await.expect(200);
-    eventually("welcome again", async || (alice.get("/v1/albums").await.status == 200).then_some(())).await;
+    eventually("accepted again", async || (alice.get("/v1/albums").await.status == 200).then_some(())).await;
 
     let settings = [
         ("DARKROOM_LIMITS_ADDRESS_PER_SECOND", "1"),

@@ -30,6 +30,6 @@ async fn guest_adds_photo_seen_by_all() {
     assert_eq!(host.events(&album).await, [(1, "photo.ready".to_owned())]);
     assert_eq!(viewer.events(&album).await, [(1, "photo.ready".to_owned())]);
     assert_eq!(host.get(&format!("/v1/albums/{album}")).await.expect(200)["photo_count"], 1);
-    eventually("announced", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(()))
+    eventually("published", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(()))
         .await;
 }

@@ -64,7 +64,7 @@ fn told() -> BTreeSet<Sent> {
     for declaration in emf["metric_declaration"].as_array().unwrap() {
         for dimensions in declaration["dimensions"].as_array().unwrap() {
             for selector in texts(&declaration["metric_selectors"]) {
-                let name = selector.strip_prefix('^').and_then(|it| it.strip_suffix('$')).expect("a whole name");
+                let name = selector.strip_prefix('^').and_then(|it| it.strip_suffix('$')).expect("a full name");
                 sent.insert((name.to_owned(), texts(dimensions).into_iter().collect()));
             }
         }

@@ -169,7 +169,7 @@ async fn health_explains_expired_keys_and_clock() {
     let host = process.user(&server, "alice");
     let album = host.album("Wedding").await;
     let all = async |is: &dyn Fn(&Value) -> bool| {
-        eventually("told of all parts", async || {
+        eventually("notified of all parts", async || {
             let parts = health(&process.operations).await;
             LOOKS.iter().all(|part| is(&parts[part])).then_some(())
         })

@@ -366,7 +366,7 @@ async fn reports_initialization_error() {
             .retain(|(name, _)| handler != "develop" || !name.starts_with("DARKROOM_QUEUE_") || name.ends_with("KIND"));
         let mut function = Function::start(handler, &environment).await;
         assert_eq!(function.ended().await.code(), Some(64), "{handler}: {}", function.log());
-        let told = function.init_error().expect("Lambda is told");
+        let told = function.init_error().expect("reported to Lambda");
         for word in words {
             let said = told["errorMessage"].as_str().expect("a text");
             assert!(said.contains(word) && function.log().contains(word), "{word}: {said}\n{}", function.log());

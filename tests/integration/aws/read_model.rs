@@ -154,8 +154,10 @@ async fn serves_pages_without_database() {
     for number in 0..3 {
         host.settled(&host.upload(&album, "image/png", &tiny_photo(number)).await).await;
     }
-    eventually("projected", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(()))
-        .await;
+    eventually("in the read model", async || {
+        (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())
+    })
+    .await;
     let before = pages(&viewer, &album).await;
     assert!(before[&format!("/v1/albums/{album}")].1.contains("\"photo_count\":3"), "{before:?}");
     private.kill().await;
@@ -388,7 +390,7 @@ async fn failing_writes_lose_no_change() {
         serde_json::from_str::<Value>(cloud.received(&cloud.fifo_subscriber).await.body().unwrap()).unwrap()["data"]["seq"],
         1
     );
-    eventually("tried for longer than other jobs are", async || {
+    eventually("more attempts than other jobs", async || {
         (worker.log().matches("a job failed and will be tried again").count() > 3).then_some(())
     })
     .await;
@@ -399,7 +401,7 @@ async fn failing_writes_lose_no_change() {
     let photos = format!("/v1/albums/{album}/photos");
     assert_eq!(viewer.get(&photos).await.expect(200)["items"].as_array().unwrap().len(), 1);
     proxy.every_of("dynamodb", 5, Fault::Status(503));
-    eventually("at rest", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
+    eventually("idle", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
     let address = ("DARKROOM_HTTP_PUBLIC_URL", &*server.url);
     let model = Process::start(&server, "serve", &[address, NO_WORKER, NOWHERE]).await;
     let alone = Client::new(&model.url, Some(token));
@@ -417,7 +419,7 @@ async fn purges_album_deleted_during_outage() {
     let host = server.user("alice");
     let album = host.album("gone").await;
     host.settled(&host.upload(&album, "image/png", &tiny_photo(1)).await).await;
-    eventually("at rest", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
+    eventually("idle", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
     proxy.every_of("dynamodb", 1, Fault::Refuse("AccessDeniedException"));
     assert_eq!(host.delete(&format!("/v1/albums/{album}")).await.status, 204);
     let refused =
@@ -443,7 +445,7 @@ async fn falls_back_when_changes_are_late() {
     host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "new title" })).await.expect(200);
     let (viewer, path) = (two.server.bearer(&token), format!("/v1/albums/{album}"));
     // Without a worker.
-    eventually("as the table has it", async || {
+    eventually("equal to the table", async || {
         (viewer.get(&path).await.expect(200)["title"] == "old title").then_some(())
     })
     .await;
@@ -474,7 +476,7 @@ async fn check_and_health_report_table() {
         (code, rows.join("\n"))
     };
     // Repeated, because the emulator may be slow.
-    eventually("well", async || (health().await["status"] == "ok").then_some(())).await;
+    eventually("healthy", async || (health().await["status"] == "ok").then_some(())).await;
     let (code, row) = check(&[]).await;
     assert!(code == 0 && row.contains("ok ") && row.contains(&cloud.table), "{row}");
     for (changes, words) in [

@@ -125,7 +125,7 @@ async fn names_unreadable_secret_before_binding() {
     assert!(ended == 1 && complaint.contains(SIGNING), "{ended}: {complaint}");
     let mut function = Function::start("api", &variables).await;
     assert_eq!(function.ended().await.code(), Some(1), "{}", function.log());
-    let told = function.init_error().expect("Lambda is told");
+    let told = function.init_error().expect("reported to Lambda");
     assert!(told["errorMessage"].as_str().is_some_and(|said| said.contains(SIGNING)), "{told}");
     // Another function serves no clients and needs no signing key.
     let mut variables = variables;

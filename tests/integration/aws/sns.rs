@@ -28,7 +28,7 @@ async fn photos(host: &Client, album: &str, numbers: std::ops::Range<u32>) {
 async fn heard(cloud: &Cloud, queue: &str, count: usize) -> Vec<Message> {
     let sqs = Sqs::new(&cloud.admin());
     let mut all = Vec::new();
-    eventually("heard", async || {
+    eventually("received", async || {
         let call = sqs.receive_message().queue_url(queue).message_attribute_names("All");
         let call = call.message_system_attribute_names(MessageSystemAttributeName::All);
         for message in call.send().await.expect("a queue").messages.unwrap_or_default() {
@@ -55,7 +55,7 @@ fn attribute<'a>(message: &'a Message, name: &str) -> &'a str {
 }
 
 async fn at_rest(server: &TestServer) {
-    eventually("at rest", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
+    eventually("idle", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
 }
 
 /// The topic in `/health`.
@@ -179,7 +179,7 @@ async fn topic_created_later_gets_all_events() {
     seqs.sort_unstable();
     assert_eq!(seqs, [1, 2, 3]);
     // Check results are cached for a second.
-    eventually("well", async || (health(&server.operations).await["status"] == "ok").then_some(())).await;
+    eventually("healthy", async || (health(&server.operations).await["status"] == "ok").then_some(())).await;
     let row = check(0).await;
     assert!(row.contains("ok ") && row.contains("is there"), "{row}");
 }

@@ -70,7 +70,7 @@ async fn stopping_worker_releases_messages() {
     let mut worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
     let sqs = Sqs::new(&cloud.admin());
     worker.signal(Signal::TERM);
-    eventually("told to stop", async || worker.log().contains("stopping:").then_some(())).await;
+    eventually("stop received", async || worker.log().contains("stopping:").then_some(())).await;
     // It is still in a long poll, which receives this message.
     sqs.send_message().queue_url(&cloud.queue).message_body("{}").send().await.expect("a message");
     assert_eq!(worker.ended().await.code(), Some(0), "{}", worker.log());
@@ -97,7 +97,7 @@ async fn server_and_worker_use_own_roles() {
         .await;
     for process in [&api, &worker] {
         // Repeated, because the emulator may be slow.
-        eventually("well", async || {
+        eventually("healthy", async || {
             let health = reqwest::get(format!("{}/health", process.operations)).await.unwrap();
             let health: Value = health.json().await.unwrap();
             ["storage", "queue"].iter().all(|part| health["dependencies"][part]["status"] == "ok").then_some(())
@@ -226,10 +226,8 @@ async fn jobs_wait_while_queue_is_unreachable() {
     host.settled(&photo).await;
     proxy.every_of("sqs", 1, Fault::Cut);
     assert_eq!(host.delete(&format!("/v1/photos/{photo}")).await.status, 204);
-    eventually("the worker has noticed", async || {
-        worker.log().contains("jobs wait to be sent to the queue").then_some(())
-    })
-    .await;
+    eventually("worker noticed", async || worker.log().contains("jobs wait to be sent to the queue").then_some(()))
+        .await;
     assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'purge_photo'").await, 1);
     let health: Value = reqwest::get(format!("{}/health", worker.operations)).await.unwrap().json().await.unwrap();
     assert_eq!(health["dependencies"]["queue"]["status"], "failing", "{health}");
@@ -261,13 +259,13 @@ async fn extends_visibility_during_render() {
     };
     // Longer than the initial visibility timeout, which equals the lease: it was renewed twice.
     let mut seen = std::collections::BTreeSet::new();
-    eventually("the lease is renewed for longer than the message was hidden at first", async || {
+    eventually("lease renewed beyond the first visibility timeout", async || {
         seen.insert(held("the job's row").await);
         (seen.len() > 4).then_some(())
     })
     .await;
     let others = cloud.receive(&cloud.queue).await;
-    assert!(others.is_none(), "another would begin it: {others:?}");
+    assert!(others.is_none(), "another route starts with it: {others:?}");
     crate::harness::process::send(decoder, rustix::process::Signal::CONT);
     album_invariants::check(&server, &host, &album, &[photo]).await;
     assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE attempts > 1").await, 0);
@@ -297,7 +295,7 @@ async fn dead_letters_invalid_messages() {
     assert!(jobs(&server, &cloud, &["list"]).await.1.contains(&message));
     assert_eq!(jobs(&server, &cloud, &["retry", &message]).await, (true, "1 scheduled for retry\n".to_owned()));
     // It fails again, with another id.
-    let again = eventually("dead again", async || {
+    let again = eventually("dead-lettered again", async || {
         let (_, said) = jobs(&server, &cloud, &["list"]).await;
         said.lines().find(|line| line.contains("hello")).map(str::to_owned)
     })
@@ -445,7 +443,7 @@ async fn outlasts(fault: Fault) {
         tell(&cloud, &notification(&cloud, &photo)).await;
     }
     let worker = start(&server, "work", &work).await;
-    eventually("it has failed more often than it may", async || {
+    eventually("attempts used up", async || {
         (worker.log().matches("a job failed and will be tried again").count() >= 3).then_some(())
     })
     .await;

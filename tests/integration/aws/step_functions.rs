@@ -95,7 +95,7 @@ impl EditService {
     /// Waits for the end of an edit's execution and returns its result.
     async fn ended(&self, edit: &str) -> Ended {
         let (sfn, arn) = (self.step_functions(), self.execution(edit));
-        let told = eventually("the execution has ended", async || {
+        let told = eventually("execution ended", async || {
             // It does not exist until a worker has started it.
             let told = sfn.describe_execution().execution_arn(&arn).send().await.ok()?;
             (told.status != ExecutionStatus::Running).then_some(told)
@@ -117,7 +117,7 @@ impl EditService {
     /// Waits until the execution waits for the host; returns the task token.
     async fn token(&self, edit: &str) -> String {
         let query = format!("SELECT task_token FROM edits WHERE id = {}", literal(edit));
-        eventually("it waits with a token", async || {
+        eventually("waiting with a token", async || {
             let row = sqlx::query_scalar(AssertSqlSafe(query.clone()));
             row.fetch_one(&mut self.server.database.connect().await).await.expect("an edit")
         })
@@ -178,7 +178,7 @@ impl Ended {
     #[track_caller]
     fn failed_by(&self, states: &[&str], failures: usize) {
         assert_eq!(self.states, states);
-        assert_eq!(self.failures, failures, "failed tries");
+        assert_eq!(self.failures, failures, "failed attempts");
         assert_eq!((&self.status, self.error.as_deref()), (&ExecutionStatus::Failed, Some("EditFailed")));
     }
 
@@ -186,7 +186,7 @@ impl Ended {
     #[track_caller]
     fn done_by(&self, states: &[&str]) {
         assert_eq!(self.states, states);
-        assert_eq!(self.failures, 0, "failed tries");
+        assert_eq!(self.failures, 0, "failed attempts");
         assert_eq!((&self.status, self.error.as_deref()), (&ExecutionStatus::Succeeded, None));
     }
 }
@@ -450,7 +450,7 @@ async fn edit_is_ready_if_only_last_step_fails() {
     assert_eq!((&made["state"], &made["fail_reason"]), (&json!("ready"), &Value::Null));
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "edit.ready"]));
     let announced = format!("SELECT COUNT(*) FROM albums WHERE announced_seq = 2 AND id = {}", literal(&album));
-    eventually("announced", async || {
+    eventually("published", async || {
         (service.server.database.count(AssertSqlSafe(announced.clone())).await == 1).then_some(())
     })
     .await;
@@ -484,13 +484,13 @@ async fn repeated_review_failure_fails_edit() {
     let (host, guest, album, photo) = service.photo(true).await;
     let edit = ask(&guest, &photo, &json!([{ "name": "grayscale" }])).await;
     for told in 1..=2 {
-        eventually("it waits and is told", async || {
+        eventually("waiting and notified", async || {
             // On AWS each attempt has its own token; the emulator reuses one.
             let token = service.token(&id(&edit)).await;
             service.step_functions().send_task_failure().task_token(token).error("Somebody").send().await.ok()
         })
         .await;
-        eventually("it has heard", async || (failures(&service.events_of(&id(&edit)).await) == told).then_some(()))
+        eventually("failure received", async || (failures(&service.events_of(&id(&edit)).await) == told).then_some(()))
             .await;
     }
     let failed = settled(&guest, &photo, &edit).await;
@@ -511,7 +511,7 @@ async fn accepts_restart_rejects_unknown_step() {
     let token = service.token(&id(&edit)).await;
     service.tell(&token, &next("validate")).await;
     // It waits for the host again.
-    eventually("it waits anew", async || (service.token(&id(&edit)).await != token).then_some(())).await;
+    eventually("waiting again", async || (service.token(&id(&edit)).await != token).then_some(())).await;
     host.patch(&format!("/v1/photos/{photo}/edits/{}", id(&edit)), &json!({ "review": "approve" })).await.expect(200);
     assert_eq!(settled(&guest, &photo, &edit).await["state"], "ready");
     let states = ["Validate", "Review", "Validate", "Review", "Apply", "File", "Announce", "Done"];
@@ -541,5 +541,5 @@ async fn ignores_deleted_edit() {
     start.input(json!({ "edit_id": never }).to_string()).send().await.expect("an execution");
     service.ended(&never).await.done_by(&["Validate", "Done"]);
     assert_eq!(events(&host, &album).await, json!(["photo.ready", "photo.removed"]));
-    eventually("without its pictures", async || service.server.stored().await.is_empty().then_some(())).await;
+    eventually("renditions removed", async || service.server.stored().await.is_empty().then_some(())).await;
 }

@@ -85,11 +85,10 @@ impl Deployment {
         album_invariants::check(&self.server, host, album, accepted).await;
         let Some((cloud, proxy)) = &self.aws else { return };
         let viewer = host.invite(album, &json!({ "role": "view" })).await;
-        eventually("at rest", async || {
-            (self.server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())
-        })
-        .await;
-        eventually("in trouble", async || (proxy.faults_injected() > 0 && proxy.repeated() > 0).then_some(())).await;
+        eventually("idle", async || (self.server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(()))
+            .await;
+        eventually("faults injected", async || (proxy.faults_injected() > 0 && proxy.repeated() > 0).then_some(()))
+            .await;
         // Published in order; FIFO topics drop duplicates.
         let events = host.events(album).await;
         let mut heard = Vec::new();
@@ -103,7 +102,7 @@ impl Deployment {
         let shown = ReadModelComparison::start(&self.server).await.same("projected", &viewer, album).await;
         assert_eq!(shown.len(), accepted.len());
         let dead = cloud.receive(&cloud.dead_letters).await;
-        assert!(dead.is_none(), "nothing was wrong with {dead:?}");
+        assert!(dead.is_none(), "a valid message was dead-lettered: {dead:?}");
     }
 }
 
@@ -158,7 +157,7 @@ async fn kill_during_upload_keeps_no_bytes() {
     let album = there.album("cut").await;
     let declared = there.declare(&album, "image/png", &bytes).await;
     let mut stream = begin_upload(&declared["upload"], &bytes, bytes.len() / 2);
-    eventually("half on the disk", async || (incoming_bytes(&server) > 1 << 20).then_some(())).await;
+    eventually("half of the body stored", async || (incoming_bytes(&server) > 1 << 20).then_some(())).await;
     first.kill();
     assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0, "no answer");
 
@@ -235,7 +234,7 @@ async fn killed_worker_ends_its_decoder() {
         let decoder = worker.halt_decoder().await;
         assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "processing");
         worker.kill();
-        eventually("without the decoder", async || (!runs(decoder)).then_some(())).await;
+        eventually("decoder exited", async || (!runs(decoder)).then_some(())).await;
         let _next = deployment.work(&[]).await;
         deployment.check(&host, &album, &[photo]).await;
     })
@@ -271,7 +270,7 @@ async fn killed_while_finishing(statement: impl Fn(&str) -> String, waits_in: &s
         sqlx::query(AssertSqlSafe(statement(&literal(&album)))).execute(&mut *tx).await.expect("a lock");
         let worker = deployment.work(&[]).await;
         host.put(&declared["upload"], fixture("grey.jpg")).await.expect(200);
-        eventually("developed", async || {
+        eventually("rendered", async || {
             let stored = deployment.server.stored().await;
             (stored.iter().filter(|path| path.starts_with("renditions")).count() == 3).then_some(())
         })
@@ -345,15 +344,13 @@ async fn killed_publisher_repeats_in_order() {
         let variables = webhook.variables();
         let more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let worker = deployment.work(&more).await;
-        eventually("in the middle of the second", async || {
-            webhook.deliveries().iter().any(|d| d.seq() == 2).then_some(())
-        })
-        .await;
+        eventually("second one half done", async || webhook.deliveries().iter().any(|d| d.seq() == 2).then_some(()))
+            .await;
         worker.kill();
         webhook.answer(|_| Reply::Status(200));
         let _next = deployment.work(&more).await;
         deployment.check(&host, &album, &accepted).await;
-        eventually("told of all", async || (webhook.accepted(&album).len() >= 3).then_some(())).await;
+        eventually("notified of all", async || (webhook.accepted(&album).len() >= 3).then_some(())).await;
         assert_eq!(webhook.accepted(&album), [1, 2, 3]);
     })
     .await;

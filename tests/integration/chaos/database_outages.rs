@@ -85,7 +85,7 @@ async fn dead_database_answers_503_loses_nothing() {
     assert_eq!(details["dependencies"]["storage"]["status"], "ok");
 
     let private = PrivateServer::start(&lock, choice()).await.expect("the server recovers");
-    eventually("healed", async || (host.get(&photos).await.status == 200).then_some(())).await;
+    eventually("recovered", async || (host.get(&photos).await.status == 200).then_some(())).await;
     host.put(&declared["upload"], numbered_photo(0)).await.expect(200);
     accepted.push(id(&declared["photo"]));
     album_invariants::check(&server, &host, &album, &accepted).await;
@@ -150,7 +150,7 @@ async fn frozen_database_ends_requests_in_time() {
     assert_eq!((answer.status.as_u16(), answer.header("retry-after").is_empty()), (503, false));
     assert!(took < TOLD_WITHIN + MARGIN, "told after {took:?}");
     assert_eq!((live.as_u16(), &details["dependencies"]["database"]["status"]), (200, &"failing".into()));
-    eventually("healed", async || (host.get(&album).await.status == 200).then_some(())).await;
+    eventually("recovered", async || (host.get(&album).await.status == 200).then_some(())).await;
     drop(server);
     private.stop().await;
 }
@@ -176,7 +176,7 @@ async fn frozen_database_ends_uploads_in_time() {
     let there = async || {
         matches!(host.put(&declared["upload"], numbered_photo(0)).await.status.as_u16(), 200 | 409).then_some(())
     };
-    eventually("healed", there).await;
+    eventually("recovered", there).await;
     let photo = host.get(&format!("/v1/photos/{}", id(&declared["photo"]))).await.expect(200);
     assert_eq!(photo["state"], "processing");
     drop(server);
@@ -279,7 +279,7 @@ async fn names_wrong_database_user_or_address() {
             // MySQL selects the authentication plugin of an unknown user at random, and one requires TLS.
             let causes = ["error communicating", "error returned", "error with configuration"]
                 .map(|cause| line.matches(cause).count());
-            assert_eq!(causes.iter().sum::<usize>(), 1, "said once: {line}");
+            assert_eq!(causes.iter().sum::<usize>(), 1, "logged once: {line}");
         }
     }
 }

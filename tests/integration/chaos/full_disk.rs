@@ -56,7 +56,7 @@ async fn server_on_a_small_disk() -> Option<(TestServer, Mounted)> {
 /// Fills the disk up to `spare` bytes with one file.
 fn fill(photos: &Path, spare: usize) -> std::path::PathBuf {
     let (filler, ballast) = (photos.join("filler"), photos.join("ballast"));
-    std::fs::write(&ballast, vec![0; spare]).expect("room for the ballast");
+    std::fs::write(&ballast, vec![0; spare]).expect("space for the file");
     let mut file = std::fs::File::create(&filler).expect("a file");
     while file.write_all(&[0; 4096]).is_ok() {}
     std::fs::remove_file(ballast).expect("the ballast");

@@ -274,10 +274,10 @@ async fn upload_and_long_poll_outlive_sigterm() {
         let (host, events) = (host.clone(), format!("/v1/albums/{album}/events?wait=25"));
         async move { host.get(&events).await }
     });
-    eventually("half on the disk", async || (incoming_bytes(&fleet.server) > 1 << 20).then_some(())).await;
+    eventually("half of the body stored", async || (incoming_bytes(&fleet.server) > 1 << 20).then_some(())).await;
     let three = "darkroom_http_requests_in_flight 3";
     let under_way = async || fleet.instances[0].metrics().await.lines().any(|line| line == three).then_some(());
-    eventually("three requests under way: upload, long poll and this one", under_way).await;
+    eventually("three requests in flight: upload, long poll and this one", under_way).await;
     fleet.instances[0].signal(Signal::TERM);
     let answer = follower.await.unwrap();
     assert_eq!((answer.status, answer.header("connection")), (StatusCode::OK, "close"));

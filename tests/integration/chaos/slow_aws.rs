@@ -70,7 +70,7 @@ impl Slow {
 
     /// Asserts that `/health` reports only this component as failing, with advice, within its timeout.
     pub async fn health_tells_of(&self, part: &str) {
-        let told = eventually("told by health", async || {
+        let told = eventually("reported in /health", async || {
             let told = health(&self.process.operations).await;
             let failing = told.as_object().expect("rows").values().filter(|row| row["status"] != "ok");
             (told[part]["status"] == "failing" && failing.count() == 1).then_some(told)
@@ -153,7 +153,7 @@ async fn slow_sns_keeps_event_order() {
     tokio::join!(slow.check_tells_of("sns"), slow.health_tells_of("sns"));
     let waits =
         "SELECT COUNT(*) FROM jobs WHERE kind = 'publish_events' AND dead = FALSE AND last_error LIKE '%VPC endpoint%'";
-    eventually("told by the job", async || (slow.server.database.count(waits).await == 1).then_some(())).await;
+    eventually("notified by the job", async || (slow.server.database.count(waits).await == 1).then_some(())).await;
     slow.proxy.clear_faults();
     let mut heard = Vec::new();
     while heard.len() < 3 {

@@ -190,10 +190,10 @@ async fn sigterm_fails_no_request_in_flight() {
         let (host, events) = (host.clone(), format!("/v1/albums/{album}/events?wait=25"));
         tokio::spawn(async move { host.get(&events).await })
     };
-    eventually("half on the disk", async || (incoming_bytes(&server) > 1 << 20).then_some(())).await;
+    eventually("half of the body stored", async || (incoming_bytes(&server) > 1 << 20).then_some(())).await;
     let following =
         async || process.metrics().await.lines().any(|line| line == "darkroom_http_requests_in_flight 3").then_some(());
-    eventually("three requests under way: upload, long poll and this one", following).await;
+    eventually("three requests in flight: upload, long poll and this one", following).await;
     process.signal(Signal::TERM);
     let answer = follower.await.unwrap();
     assert_eq!(answer.expect(200), json!({ "items": [], "last": 0 }), "who waits is told that nothing happened");
@@ -270,7 +270,7 @@ async fn logs_json_lines_without_secrets() {
     let process = Process::start(&server, "serve", &more).await;
     let mut secrets = a_day_of(&process, &server).await;
     secrets.extend([server.identity.signing_secret().to_owned(), Webhook::secret()]);
-    eventually("told", async || (!webhook.deliveries().is_empty()).then_some(())).await;
+    eventually("notified", async || (!webhook.deliveries().is_empty()).then_some(())).await;
     process.signal(Signal::TERM);
     let mut process = process;
     assert_eq!(process.ended().await.code(), Some(0));
@@ -298,7 +298,7 @@ async fn logs_json_lines_without_secrets() {
 async fn serves_actuator_paths_if_enabled() {
     let server = idle_server().await;
     let silent = format!("{}/actuator/health", server.operations);
-    assert_eq!(reqwest::get(silent).await.unwrap().status(), 404, "not unless they are");
+    assert_eq!(reqwest::get(silent).await.unwrap().status(), 404, "only if they are");
     let process = Process::start(&server, "serve", &[("DARKROOM_COMPAT_ACTUATOR", "true")]).await;
     let get = async |path: &str| {
         let answer = reqwest::get(format!("{}/actuator{path}", process.operations)).await.unwrap();

@@ -227,7 +227,7 @@ fn each_alarm_notifies_page_or_ticket() {
     let mut all: Vec<String> = alarms.keys().chain(composites.keys()).filter(of).cloned().collect();
     all.sort();
     assert_eq!(told, all, "each alarm has one place");
-    assert!(alarms.values().all(|it| it["Properties"]["AlarmActions"].is_null()), "an alarm by itself tells nobody");
+    assert!(alarms.values().all(|it| it["Properties"]["AlarmActions"].is_null()), "the alarm itself has no action");
 }
 
 /// The alarms in each section of the runbook, by anchor.
@@ -304,7 +304,7 @@ async fn raises_ticket_and_page() {
     put(&installation, "darkroom_jobs_dead_lettered", "1").await;
     let ticket = told(&installation, &tickets).await;
     assert_eq!(ticket["AlarmName"], "darkroom-work-ticket");
-    assert_eq!(state(&installation, "darkroom-page").await, "OK", "nobody is woken");
+    assert_eq!(state(&installation, "darkroom-page").await, "OK", "nothing is notified");
 
     put(&installation, "darkroom_job_queue_oldest_age_seconds", "301").await;
     let page = told(&installation, &pages).await;
@@ -327,7 +327,7 @@ fn log_groups(template: &Value) -> Map<String, Value> {
 
 /// The first alarm notification in a queue.
 async fn told(installation: &Installation, queue: &str) -> Value {
-    let said = eventually("told", async || installation.receive_all(queue).await.pop()).await;
+    let said = eventually("notified", async || installation.receive_all(queue).await.pop()).await;
     assert_eq!(said["NewStateValue"], "ALARM");
     said
 }

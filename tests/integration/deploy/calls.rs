@@ -361,7 +361,7 @@ async fn functions_use_exactly_their_permissions() {
     take("validate").await;
     step.proxy.every_of("s3", 1, Fault::Delay(Duration::from_secs(2)));
     let delete = async {
-        eventually("its renditions are being written", async || step.has_called("s3:PutObject").then_some(())).await;
+        eventually("renditions being written", async || step.has_called("s3:PutObject").then_some(())).await;
         assert_eq!(front.ask("DELETE", &of_photo, &scene.host, None).await.0, 204);
         step.proxy.clear_faults();
     };
@@ -373,7 +373,7 @@ async fn functions_use_exactly_their_permissions() {
     scene.server.database.change("UPDATE photos SET sweep_at = '2020-01-01' WHERE state = 'awaiting_upload'").await;
 
     scene.life(&front, &api, &develop, &drive).await;
-    eventually("pages of an album are removed", async || {
+    eventually("pages removed", async || {
         drive().await;
         (develop.has_called("dynamodb:BatchWriteItem") && announce.has_called("s3:GetObject")).then_some(())
     })

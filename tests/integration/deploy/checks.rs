@@ -88,7 +88,7 @@ fn state_machine() -> Value {
             definition = definition.replace(&format!("${{{name}}}"), arn);
         }
     }
-    assert!(!definition.contains("${"), "not filled in: {definition}");
+    assert!(!definition.contains("${"), "unresolved: {definition}");
     serde_json::from_str(&definition).expect("JSON")
 }
 

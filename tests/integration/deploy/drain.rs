@@ -88,14 +88,14 @@ async fn stops_service_after_deregistration() {
     drain.metadata.fail(true);
     drain.metadata.aim("Terminated");
     let begun = drain.metadata.sessions();
-    eventually("it looks again and again", async || (drain.metadata.sessions() > begun + 3).then_some(())).await;
+    eventually("polled repeatedly", async || (drain.metadata.sessions() > begun + 3).then_some(())).await;
     assert_eq!((drain.told(), drain.stopped()), (vec![], String::new()));
     drain.metadata.fail(false);
-    eventually("it asks whether the hook waits", async || (drain.told().len() > 1).then_some(())).await;
+    eventually("lifecycle hook polled", async || (drain.told().len() > 1).then_some(())).await;
     assert!(drain.told().iter().all(|told| told == "RecordLifecycleActionHeartbeat: too early"), "{:?}", drain.told());
     assert_eq!(drain.stopped(), "", "the balancer still sends connections");
     *drain.group.waits.lock().unwrap() = true;
-    let ended = eventually("it ends", async || drain.child.try_wait().unwrap()).await;
+    let ended = eventually("exited", async || drain.child.try_wait().unwrap()).await;
     assert!(ended.success());
     assert_eq!(drain.stopped(), "stop darkroom.socket darkroom.service darkroom-worker.service\n");
     let told = drain.told();
@@ -105,7 +105,7 @@ async fn stops_service_after_deregistration() {
 #[tokio::test(flavor = "multi_thread")]
 async fn keeps_instance_in_service() {
     let mut drain = DrainScript::start().await;
-    eventually("it has looked", async || (drain.metadata.sessions() > 4).then_some(())).await;
+    eventually("polled", async || (drain.metadata.sessions() > 4).then_some(())).await;
     assert_eq!((drain.told(), drain.stopped()), (vec![], String::new()));
     assert!(drain.child.try_wait().unwrap().is_none());
 }

@@ -91,7 +91,7 @@ fn policies_use_wildcards_only_when_needed() {
     }
     assert!(without_reason.is_empty(), "{without_reason:#?}");
     let listed: BTreeSet<_> = ABOUT_EVERYTHING.iter().map(|(of, begin, _)| (*of, *begin)).collect();
-    assert_eq!(used, listed, "exceptions that nothing needs");
+    assert_eq!(used, listed, "unused exceptions");
 }
 
 /// The statements of the boundary: actions and resources.
@@ -124,7 +124,7 @@ fn boundary_allows_what_roles_do() {
         .flat_map(|(actions, _)| actions)
         .filter(|pattern| !done.iter().any(|action| fits(pattern, action)))
         .collect();
-    assert!(idle.is_empty(), "in the boundary and done by nobody: {idle:?}");
+    assert!(idle.is_empty(), "in the boundary but unused: {idle:?}");
 }
 
 #[test]

@@ -832,10 +832,10 @@ Outputs:
     };
     let said = |log: &str| std::fs::read_to_string(account.folder.path().join(log)).expect("a log");
     let mut first = start("first");
-    eventually("under way", async || said("first").contains("CREATE_IN_PROGRESS           Condition").then_some(()))
+    eventually("in flight", async || said("first").contains("CREATE_IN_PROGRESS           Condition").then_some(()))
         .await;
     let group = Pid::from_raw(first.id().try_into().expect("a process id")).expect("a process id");
-    kill_process_group(group, Signal::INT).expect("it is there");
+    kill_process_group(group, Signal::INT).expect("it exists");
     let ended = eventually("interrupted", async || first.try_wait().expect("a child")).await;
     assert_eq!(ended.code(), Some(130), "{}", said("first"));
     let told = "deploy: interrupted while changing network, which continues. Run it again to go on.\n";

@@ -239,7 +239,7 @@ impl Whole {
     /// The notifications of an album up to a number, in order.
     async fn announced(&self, album: &str, last: u64) -> Vec<(u64, String)> {
         let mut all = Vec::new();
-        eventually("announced", async || {
+        eventually("published", async || {
             let heard = self
                 .installation
                 .receive_all(&self.subscriber)

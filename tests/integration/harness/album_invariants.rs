@@ -18,7 +18,7 @@ pub async fn check(server: &TestServer, host: &Client, album: &str, accepted: &[
         host.settled(photo).await;
     }
     settled_once(server, host, album, accepted).await;
-    eventually("without develop jobs", async || {
+    eventually("without render jobs", async || {
         (server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'render_photo'").await == 0).then_some(())
     })
     .await;
@@ -50,7 +50,7 @@ async fn settled_once(server: &TestServer, host: &Client, album: &str, accepted:
         assert_eq!(endings.len(), 1, "{photo} ended {endings:?}");
         ready += u64::from(endings == ["photo.ready"]);
     }
-    assert!(endings.is_empty(), "of photos that nobody accepted: {endings:?}");
+    assert!(endings.is_empty(), "events of photos that were not accepted: {endings:?}");
     let album = host.get(&format!("/v1/albums/{album}")).await.expect(200);
     assert_eq!(album["photo_count"], ready);
 }

@@ -146,7 +146,7 @@ impl Database {
 
     /// Like [`Self::wait_for_blocked_query`], for a session that is not in `killed`. Returns its id, for KILL.
     pub async fn wait_for_new_blocked_query(&self, words: &str, killed: &[u64]) -> u64 {
-        eventually(&format!("held up in {words}"), async || {
+        eventually(&format!("blocked in {words}"), async || {
             let shown = sqlx::raw_sql("SHOW FULL PROCESSLIST").fetch_all(&mut self.connect().await).await;
             let text = |row: &MySqlRow, column| {
                 let bytes: Option<Vec<u8>> = row.get_unchecked(column);

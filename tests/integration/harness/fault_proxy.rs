@@ -365,5 +365,5 @@ async fn refused(request: Request<Body>, service: &str, status: u16, code: &str)
         _ => ("application/x-amz-json-1.0", format!("{{\"__type\":\"com.amazonaws#{code}\",\"message\":\"a fault\"}}")),
     };
     let answer = Response::builder().status(status).header("content-type", content_type);
-    Ok(answer.body(Body::from(Bytes::from(body))).expect("a good answer"))
+    Ok(answer.body(Body::from(Bytes::from(body))).expect("a successful response"))
 }

@@ -208,7 +208,7 @@ impl Iam {
 
     /// Replaces the file atomically, because a login may be reading it.
     fn change(&self, change: impl FnOnce(&mut Rules)) {
-        let mut rules = self.rules.lock().expect("no panic while it was held");
+        let mut rules = self.rules.lock().expect("not poisoned");
         change(&mut rules);
         let new = self.config.with_extension("new");
         fs::write(&new, serde_json::to_vec_pretty(&*rules).expect("JSON")).expect("a file");

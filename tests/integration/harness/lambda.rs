@@ -93,7 +93,7 @@ impl Function {
         let (tell, outcome) = oneshot::channel();
         let id = Uuid::now_v7().to_string();
         self.shared.under_way.lock().unwrap().insert(id.clone(), tell);
-        self.shared.events.send(Event { id, ends: SystemTime::now() + limit, payload }).expect("somebody listens");
+        self.shared.events.send(Event { id, ends: SystemTime::now() + limit, payload }).expect("a receiver");
         let outcome = tokio::time::timeout(DEADLINE, outcome).await;
         outcome.unwrap_or_else(|_| panic!("no answer:\n{}", self.log())).expect("an answer")
     }

@@ -126,7 +126,7 @@ impl Process {
     pub async fn kill_decoder(&self) {
         let pid = self.halt_decoder().await;
         send(pid, Signal::KILL);
-        eventually("without that decoder", async || (!runs(pid)).then_some(())).await;
+        eventually("decoder exited", async || (!runs(pid)).then_some(())).await;
     }
 }
 

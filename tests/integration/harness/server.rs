@@ -79,7 +79,7 @@ impl TestServer {
         }
         environment.extend(settings.iter().map(|(key, value)| variable(key, value)));
         let text = settings_text(settings, more);
-        let config = Config::read(Source::parse(&text, []).expect("TOML")).expect("a good configuration");
+        let config = Config::read(Source::parse(&text, []).expect("TOML")).expect("a valid configuration");
         let works = config.worker.enabled;
         let program = PathBuf::from(env!("CARGO_BIN_EXE_darkroom"));
         let sdk = cloud.map(|(cloud, _)| cloud.sdk(Role::Instance));

@@ -64,7 +64,7 @@ async fn accepts_valid_token() {
         assert!(!cipher.get_unchecked::<String, _>(1).is_empty(), "in clear");
         let login = rds.iam().logins().into_iter().rfind(|login| login.user == "good").expect("a login");
         assert_eq!((login.bytes, login.verdict.as_str()), (token.len(), "ok"));
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of this century")]
+        #[expect(clippy::cast_precision_loss, reason = "a time in milliseconds")]
         let now = Utc::now().timestamp_millis() as f64 / 1000.0;
         assert!((now - login.time).abs() < 60.0, "judged at {}", login.time);
     }
@@ -277,7 +277,7 @@ async fn tcp_proxy_injects_each_fault() {
     switch.stall(true);
     first.write_all(b"later").await.unwrap();
     let mut third = TcpStream::connect(&address).await.unwrap();
-    assert!(timeout(A_WHILE, first.read_u8()).await.is_err(), "nothing comes through");
+    assert!(timeout(A_WHILE, first.read_u8()).await.is_err(), "no data passes");
     assert!(timeout(A_WHILE, third.read_u8()).await.is_err(), "nor on a new connection");
     switch.stall(false);
     hear(&mut first, b"later").await;
@@ -298,7 +298,7 @@ async fn tcp_proxy_injects_each_fault() {
 
     let mut last = TcpStream::connect(&address).await.unwrap();
     drop(switch);
-    eventually("gone", async || TcpStream::connect(&address).await.err()).await;
+    eventually("removed", async || TcpStream::connect(&address).await.err()).await;
     eventually("cut", async || matches!(last.read(&mut [0; 8]).await, Ok(0) | Err(_)).then_some(())).await;
 }
 

@@ -53,7 +53,7 @@ pub fn aws_client() -> PathBuf {
         let started = Instant::now();
         while !client.exists() {
             let ended = child.try_wait().expect("a child");
-            assert!(ended.is_none() && started.elapsed() < DEADLINE, "AWS's client is not loaded: {ended:?}");
+            assert!(ended.is_none() && started.elapsed() < DEADLINE, "the AWS CLI is not loaded: {ended:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
         (folder, child)

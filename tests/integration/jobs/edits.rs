@@ -197,7 +197,7 @@ async fn accepts_every_filter() {
     }
     pictures.sort();
     pictures.dedup();
-    assert_eq!(pictures.len(), 13, "each is another picture");
+    assert_eq!(pictures.len(), 13, "each image is different");
 }
 
 #[tokio::test]
@@ -441,7 +441,7 @@ async fn resumes_edit_of_killed_worker() {
     let step = "SELECT COUNT(*) FROM edits WHERE step = 'apply'";
     assert_eq!(server.database.count(step).await, 1, "the first step is kept");
     first.kill();
-    eventually("without the decoder", async || (!runs(decoder)).then_some(())).await;
+    eventually("decoder exited", async || (!runs(decoder)).then_some(())).await;
     let _second = Process::start(&server, "work", &[]).await;
     let edit = settled(&host, &path).await;
     assert_eq!(edit["state"], "ready");
@@ -530,7 +530,7 @@ async fn fails_edit_after_killed_attempts() {
         server.database.change(format!("UPDATE jobs SET attempts = {attempts} WHERE kind = 'apply_edit'")).await;
         let original = server.photos().join("originals").join(&photo[34..]).join(&photo);
         std::fs::rename(&original, original.with_extension("away")).unwrap();
-        eventually("it ends", async || {
+        eventually("exited", async || {
             drain(&server).await;
             (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())
         })

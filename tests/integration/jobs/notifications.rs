@@ -79,7 +79,7 @@ async fn retries_only_failed_deliveries() {
     });
     webhook.listen().await;
     told(&webhook, &album, 3).await;
-    eventually("at rest", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
+    eventually("idle", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
     let all: Vec<(u64, bool)> = webhook.deliveries().iter().map(|d| (d.seq(), d.accepted)).collect();
     let expected = [(1, true), (2, false), (2, false), (2, true), (3, false), (3, false), (3, true)];
     assert_eq!(all, expected);
@@ -97,7 +97,7 @@ async fn resumes_after_last_delivered_event() {
     let server = server.restart_with(&settings).await;
     webhook.answer(|_| Reply::Status(200));
     told(&webhook, &album, 4).await;
-    eventually("at rest", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
+    eventually("idle", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
     assert_eq!(webhook.accepted(&album), [1, 2, 3, 4]);
 }
 
@@ -113,7 +113,7 @@ async fn failing_album_does_not_delay_others() {
     webhook.answer(move |delivery| if delivery.album() == never { Reply::Silence } else { Reply::Status(200) });
     let photo = host.upload(&stuck, "image/png", &tiny_photo(1)).await;
     host.settled(&photo).await;
-    eventually("stuck", async || (!webhook.deliveries().is_empty()).then_some(())).await;
+    eventually("blocked", async || (!webhook.deliveries().is_empty()).then_some(())).await;
     let other = album_with(&host, 3).await;
     told(&webhook, &other, 3).await;
     assert_eq!(webhook.accepted(&stuck), [0; 0]);

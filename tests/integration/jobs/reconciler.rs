@@ -15,7 +15,7 @@ const BY_HAND: &str = "worker.enabled = false\n";
 const NO_GRACE: &str = "worker.enabled = false\nreconciler.orphan_grace_period = \"0s\"\n";
 
 async fn sweep(server: &TestServer) -> Report {
-    reconciler::run(&server.app, true).await.expect("a whole sweep")
+    reconciler::run(&server.app, true).await.expect("a full run of the reconciler")
 }
 
 async fn work(server: &TestServer) {
@@ -50,7 +50,7 @@ async fn accepts_unrecorded_upload() {
     let album = host.album("there").await;
     let photo = id(&host.declare(&album, "image/jpeg", &numbered_photo(1)).await["photo"]);
     place_original(&server, &photo, &numbered_photo(1));
-    assert_eq!(sweep(&server).await, Report::default(), "its time has not come");
+    assert_eq!(sweep(&server).await, Report::default(), "not due yet");
     overdue(&server, &photo).await;
     assert_eq!(sweep(&server).await, Report { accepted: 1, ..Report::default() });
     work(&server).await;
@@ -207,7 +207,8 @@ async fn concurrent_reconcilers_repair_once() {
         async move { tokio::spawn(async move { reconciler::run(&app, true).await }).await.unwrap() }
     }))
     .await;
-    let reports: Vec<Report> = reports.into_iter().map(|report| report.expect("a whole sweep")).collect();
+    let reports: Vec<Report> =
+        reports.into_iter().map(|report| report.expect("a full run of the reconciler")).collect();
     let sum = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
     assert_eq!((sum(|r| r.accepted), sum(|r| r.expired)), (3, 3), "{reports:?}");
     assert_eq!(

@@ -259,7 +259,7 @@ async fn photo_deleted_in_decode_leaves_no_file() {
     let purges = "SELECT COUNT(*) FROM jobs WHERE kind = 'purge_photo'";
     eventually("purged", async || (server.database.count(purges).await == 0).then_some(())).await;
     send(decoder, Signal::CONT);
-    eventually("at rest", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
+    eventually("idle", async || (server.database.count("SELECT COUNT(*) FROM jobs").await == 0).then_some(())).await;
     eventually("without files", async || album_invariants::files(&server.photos()).is_empty().then_some(())).await;
     assert_eq!(host.events(&album).await, [(1, "photo.removed".to_owned())]);
 }

@@ -49,7 +49,7 @@ impl Table {
 /// Waits for ten successful responses in a row.
 async fn good_again(client: &Client) {
     let mut good = 0;
-    eventually("well again", async || {
+    eventually("healthy again", async || {
         good = if client.get("/v1/albums").await.status == 200 { good + 1 } else { 0 };
         (good == 10).then_some(())
     })
@@ -126,7 +126,7 @@ async fn keeps_answered_writes_through_failures() {
     // to it. Connections to the old one stay open.
     let (load, begun) = run_in().await;
     writer.read_only(true).await;
-    eventually("the standby has it all", async || standby.has_made_all_of(&writer).await.then_some(())).await;
+    eventually("standby caught up", async || standby.has_made_all_of(&writer).await.then_some(())).await;
     standby.promote().await;
     switch.point_to(&format!("127.0.0.1:{}", standby.port()));
     let over = Instant::now();

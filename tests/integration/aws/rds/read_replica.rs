@@ -24,7 +24,7 @@ async fn ids(client: &Client, path: &str) -> Vec<String> {
 /// Repeats reads until the replica is skipped because it is too far behind. A slow check also pauses it, so this
 /// retries.
 async fn passed_over(service: &Service, read: impl AsyncFn()) {
-    eventually("passed over as behind", async || {
+    eventually("skipped as behind", async || {
         let before = service.metric(BEHIND).await;
         read().await;
         (service.metric(BEHIND).await >= before + 2.0).then_some(())

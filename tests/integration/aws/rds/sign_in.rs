@@ -52,7 +52,7 @@ async fn signs_in_with_plain_and_session_keys() {
         assert!(rds.iam().login_results(user).iter().all(|verdict| verdict == "ok"), "{user}");
         let login = service.health("database_login").await;
         assert_eq!(login["status"], "ok", "{login}");
-        let certificate = eventually("looked at the certificate", async || {
+        let certificate = eventually("certificate checked", async || {
             let row = service.health("database_certificate").await;
             row.is_object().then_some(row)
         });
@@ -140,7 +140,7 @@ async fn renews_credentials_after_refusal() {
     metadata.replace(&second, TimeDelta::hours(6));
     rds.iam().allow(&second, &["rotated"]);
     rds.iam().forget(&first);
-    eventually("refused, and renewed", async || (service.metric(REFUSALS).await >= 1.0).then_some(())).await;
+    eventually("refused and renewed", async || (service.metric(REFUSALS).await >= 1.0).then_some(())).await;
     let before = rds.iam().login_results("rotated").len();
     eventually("signed in again", async || (rds.iam().login_results("rotated").len() > before + 3).then_some(())).await;
     let outcome = load.stop().await;
@@ -171,7 +171,7 @@ async fn serves_with_last_token_and_warns_once() {
     .await;
     assert!(login["detail"].as_str().unwrap().contains("renewal failed"), "{login}");
     host.get("/v1/albums").await.expect(200);
-    eventually("tried again", async || (service.metric(FAILURES).await >= 2.0).then_some(())).await;
+    eventually("retried", async || (service.metric(FAILURES).await >= 2.0).then_some(())).await;
     metadata.fail(false);
     let healed = async || (service.health("database_login").await["status"] == "ok").then_some(());
     eventually("renewed", healed).await;

@@ -54,7 +54,7 @@ async fn master_user_creates_database_and_users() {
     aws.put_secret("rds!db-1", r#"{"username":"admin","password":"kept-by-rds"}"#);
     let made = function.invoke(json!({})).await.unwrap();
     assert!(made["applied"].as_u64() > Some(10) && made["pending"] == 0, "{made}");
-    assert_eq!(function.invoke(json!({})).await.unwrap(), made, "a second time changes nothing");
+    assert_eq!(function.invoke(json!({})).await.unwrap(), made, "the second run changes nothing");
     assert!(!function.log().contains("kept-by-rds"));
 
     // The command does the same, and afterwards both users exist with exactly the required privileges.
@@ -66,5 +66,5 @@ async fn master_user_creates_database_and_users() {
         assert!(line.contains(" ok "), "{table}");
     }
     let (code, _, complaints) = run(darkroom(&["migrate"], &environment(&[("NAME", "other")]))).await;
-    assert!(code == 1 && complaints.contains("denied"), "nothing but this database: {complaints}");
+    assert!(code == 1 && complaints.contains("denied"), "only this database: {complaints}");
 }

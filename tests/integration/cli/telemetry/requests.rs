@@ -98,7 +98,7 @@ async fn logs_cancelled_request() {
     let counted = requests(&process, "cancelled").await;
     assert_eq!(counted.len(), 1, "{counted:?}");
     assert!(counted[0].contains(r#"status="none""#) && counted[0].ends_with(" 1"), "{counted:?}");
-    eventually("none but this one under way", async || {
+    eventually("no other request in flight", async || {
         let text = process.metrics().await;
         text.lines().any(|line| line == "darkroom_http_requests_in_flight 1").then_some(())
     })

@@ -34,7 +34,7 @@ async fn trace_follows_photo_to_webhook() {
     let rejected = lines(&worker, "rejected", |_| true).await;
     assert_eq!(rejected[0]["span"]["trace_id"], upload, "{rejected:?}");
     assert_eq!(rejected[0]["span"]["subject"], id(&declared["photo"]));
-    eventually("told of both", async || (webhook.accepted(&album).len() == 2).then_some(())).await;
+    eventually("notified of both", async || (webhook.accepted(&album).len() == 2).then_some(())).await;
     let mut told: Vec<(String, String)> = webhook
         .deliveries()
         .iter()

@@ -117,7 +117,7 @@ pub fn root() -> Credentials {
 fn spawn(mut command: Command) -> Child {
     let (tell, started) = mpsc::channel();
     std::thread::spawn(move || {
-        tell.send(command.spawn()).expect("somebody waits");
+        tell.send(command.spawn()).expect("a receiver");
         loop {
             std::thread::park();
         }
