@@ -170,7 +170,7 @@ async fn topic_created_later_gets_all_events() {
     eventually("held back", async || (server.database.change(later).await == 1).then_some(())).await;
     let name = cloud.topic.rsplit(':').next().unwrap();
     sns.create_topic().name(name).send().await.unwrap();
-    let subscriber = format!("arn:aws:sqs:eu-west-1:{}:{name}-ear", crate::harness::aws::ACCOUNT);
+    let subscriber = format!("arn:aws:sqs:eu-west-1:{}:{name}-subscriber", crate::harness::aws::ACCOUNT);
     let subscribe = sns.subscribe().topic_arn(&cloud.topic).protocol("sqs").endpoint(subscriber);
     subscribe.attributes("RawMessageDelivery", "true").send().await.unwrap();
     server.database.change("UPDATE jobs SET visible_at = UTC_TIMESTAMP(3) WHERE kind = 'publish_events'").await;

@@ -39,7 +39,7 @@ pub enum Role {
     Work,
     /// The instance: its start-up and termination scripts, and its agents.
     Itself,
-    /// Who runs `darkroom jobs` and `darkroom project`.
+    /// An operator with `darkroom jobs` and `darkroom read-model sync`.
     Operator,
     /// `darkroom migrate`.
     Migrate,
