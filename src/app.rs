@@ -1,4 +1,4 @@
-//! Builds what a command needs, and owns the state that handlers and workers share.
+//! The composition root: builds the components that handlers, jobs and commands share.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,6 @@ use crate::{
     config::{Config, Limits, Place},
     db::Db,
     health::{Components, DependencyHealth, HealthChecks},
-    http::routes::objects::Receiving,
     identity::Verifier,
     jobs::sqs::client::Sqs,
     notifications::Notifier,
@@ -25,61 +24,56 @@ use crate::{
     read_model::ReadModel,
     sandbox::{Sandbox, SandboxConfig},
     server::Tls,
-    storage::Storage,
+    storage::{Storage, UploadsInProgress},
     telemetry::{self, LogLevel, SlowRequests},
 };
 
-/// How many photos one decoding process works on before a fresh one takes its place.
+/// How many photos a decoder process handles before it is replaced.
 const RECYCLE_AFTER: u32 = 500;
-/// How long a decoding process without work is kept.
+/// How long an idle decoder process is kept.
 const IDLE_EXIT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// The shared state; cheap to clone.
 pub type AppState = Arc<App>;
 
-/// Everything that handlers and workers share.
+/// The components of the process.
 pub struct App {
-    /// What the operator has set.
     pub config: Config,
-    /// The pool and its bells.
     pub db: Db,
-    /// What viewers' pages are read from before the database, where it is on.
+    /// Serves viewers' pages without the database, if configured.
     pub read_model: Option<ReadModel>,
     /// Originals and renditions.
     pub storage: Storage,
-    /// Judges JWTs.
+    /// Verifies JWTs.
     pub verifier: Verifier,
-    /// The processes that decode pictures.
+    /// The decoder processes.
     pub sandbox: Sandbox,
-    /// What carries jobs to workers, where that is not the table alone.
+    /// Delivers jobs to workers, if they do not poll the table.
     pub queue: Option<Sqs>,
-    /// Who leads edits through their steps, where that is not the worker.
+    /// Runs the steps of edits, if the worker does not.
     pub machine: Option<StateMachine>,
-    /// Where events go.
+    /// Publishes events.
     pub notifier: Notifier,
-    /// The last requests that were slow or failed.
+    /// The latest slow or failed requests.
     pub slow_requests: Arc<SlowRequests>,
     /// Changes the log level; none in tests, where one process has many apps.
     pub log_level: Option<LogLevel>,
-    /// What the main listener shows who it is with.
+    /// The certificate of the main listener.
     pub tls: Option<Tls>,
-    /// What this process takes on, as of now.
+    /// The limits in force; a reload changes them.
     pub limits: watch::Sender<Limits>,
     /// How many requests run at a time.
     pub admission: Admission,
     /// Health checks of the dependencies.
     pub health: HealthChecks,
-    /// Uploads under way.
-    pub receiving: Receiving,
+    pub uploads_in_progress: UploadsInProgress,
     /// Rate limits per caller.
     pub rate_limits: RateLimits,
     /// Each setting in force with its value, secrets masked.
     pub effective: Mutex<BTreeMap<String, String>>,
-    /// Cancelled when the process has been told to stop: no new jobs, no more waiting for events.
+    /// Cancelled when the shutdown begins: no new jobs, no more long polls.
     pub draining: CancellationToken,
-    /// Cancelled when the lame-duck time is over: no more requests.
+    /// Cancelled when the lame-duck time ends: no new requests.
     pub closing: CancellationToken,
-    /// When this app was built.
     pub started: Instant,
 }
 
@@ -99,21 +93,15 @@ pub(crate) async fn aws_sdk_config(config: &Config) -> Option<SdkConfig> {
 }
 
 impl App {
-    /// Builds the state. Nothing is connected yet but the storage folder is opened.
-    ///
-    /// # Errors
-    /// The storage folder or the listener's certificate can't be used.
+    /// Opens the storage folder and the listener's certificate; connects to nothing yet.
     pub async fn build(config: Config, log_level: Option<LogLevel>) -> anyhow::Result<AppState> {
-        // Boxed: the SDK's chain of credentials is a large future.
+        // Boxed: the future of the SDK's credential chain is large.
         let sdk = Box::pin(aws_sdk_config(&config)).await;
-        // The very program that runs, even after an update has put another in its place.
+        // This path leads to the running executable even after an update has replaced the file.
         Self::with(config, PathBuf::from("/proc/self/exe"), sdk.as_ref(), log_level)
     }
 
-    /// The same with another program that decodes, and with what AWS's clients start from, as the tests do.
-    ///
-    /// # Errors
-    /// As [`App::build`].
+    /// As [`App::build`], with the executable of decoder processes and the AWS configuration as arguments.
     pub fn with(
         config: Config,
         program: PathBuf,
@@ -140,7 +128,7 @@ impl App {
             limits: watch::Sender::new(config.limits.clone()),
             admission: Admission::new(&config.limits, config.database.pool.max_connections),
             health: HealthChecks::default(),
-            receiving: Receiving::default(),
+            uploads_in_progress: UploadsInProgress::default(),
             rate_limits: RateLimits::new(&config.limits),
             effective: Mutex::new(config.effective.clone()),
             draining: CancellationToken::new(),
@@ -165,8 +153,8 @@ impl App {
         self.health.results(&components).await
     }
 
-    /// Sets the metrics that are levels of this process.
-    pub fn measure(&self) {
+    /// Updates the gauges of this process.
+    pub fn record_gauges(&self) {
         self.db.record_gauges();
         telemetry::recorder::record_process_metrics();
     }

@@ -152,5 +152,5 @@ pub fn openapi(for_gateway: bool) -> anyhow::Result<String> {
     if for_gateway {
         return Ok(format!("{:#}", http::gateway::document()));
     }
-    http::openapi().to_pretty_json().context("the document is not JSON")
+    http::openapi_document().to_pretty_json().context("the document is not JSON")
 }

@@ -1,6 +1,5 @@
-//! The words of the product and their rules: albums, invites, photos, edits, events and who may do what.
-//!
-//! Pure: no axum, no sqlx, no AWS, no clock but what is passed in. Everybody may use it; it uses nobody.
+//! Albums, invites, photos, edits and events, with their rules and permissions. No axum, sqlx or AWS, no clock: times
+//! are arguments. Every module may use it; it depends on none.
 
 pub mod access;
 pub mod album;

@@ -1,5 +1,5 @@
-//! Who signed in: JWTs (RFC 7519) checked against a key set (RFC 7517) from a URL or a file: cached, read again from time to time
-//! and when a token names a key that is not known yet.
+//! Verifies JWTs (RFC 7519) with a key set (RFC 7517) from a URL or a file. The key set is cached, and read again at
+//! intervals and when a token names an unknown key.
 
 use std::{
     collections::HashMap,
@@ -20,24 +20,22 @@ use crate::{
     telemetry::metrics,
 };
 
-/// The least time between two readings, so that forged key ids don't make us hammer the issuer.
-const LEAST_PAUSE: Duration = Duration::from_secs(5);
-/// Longest time for reading a URL.
+/// The minimum time between two reads for unknown keys, so that forged key ids do not flood the issuer.
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest key set that is read, in bytes.
-const MAX_SET_BYTES: usize = 1 << 20;
-/// The longest subject, as the database has it.
+const MAX_KEY_SET_BYTES: usize = 1 << 20;
+/// The length of the database column.
 const MAX_SUBJECT_BYTES: usize = 255;
 
-const BAD_TOKEN: Denied = Denied::Token("the token is not one of this service's issuer and audience, or is altered");
-const EXPIRED: Denied = Denied::Token("the token has expired, or is not valid yet");
+const BAD_TOKEN: Denied = Denied::Token("the token is invalid, or from another issuer or for another audience");
+const EXPIRED: Denied = Denied::Token("the token has expired or is not valid yet");
 
-/// Why a token names nobody.
+/// Why a token was not accepted.
 #[derive(Debug)]
 pub enum Denied {
-    /// The token is no good; the sentence is for its holder.
+    /// The token is invalid; the text is for its bearer.
     Token(&'static str),
-    /// No key set could be read yet, so nothing can be judged; this is why, for the log.
+    /// No key set could be read yet; the text is for the log.
     NoKeys(String),
 }
 
@@ -49,18 +47,17 @@ struct Claims {
 
 struct Key {
     decoding: DecodingKey,
-    /// What the key says that it is for; none when it does not say.
+    /// None if the key set does not name one.
     algorithm: Option<Algorithm>,
 }
 
-/// What `/health` shows of the key set.
+/// The key set as `/health` reports it.
 #[derive(Debug, Clone, Default)]
 pub struct KeyState {
-    /// Keys that are known.
     pub keys: usize,
-    /// How long ago they were read.
+    /// The time since the last successful read.
     pub age: Option<Duration>,
-    /// Why the last reading failed, if it did.
+    /// The error of the last read, if it failed.
     pub last_error: Option<String>,
 }
 
@@ -76,22 +73,19 @@ pub struct Verifier {
     config: Identity,
     client: reqwest::Client,
     keys: RwLock<Keys>,
-    /// Held while reading; holds when that was last tried.
+    /// The time of the last read attempt; locked during a read.
     tried_at: Mutex<Option<Instant>>,
 }
 
 impl Verifier {
-    /// A verifier that reads its keys when it first needs them, or when [`Verifier::refresh`] is called.
+    /// Reads its keys when it first needs them, or in [`Verifier::refresh`].
     #[must_use]
     pub fn new(config: &Identity) -> Self {
         let client = reqwest::Client::builder().timeout(FETCH_TIMEOUT).build().expect("a client without options");
         Self { config: config.clone(), client, keys: RwLock::default(), tried_at: Mutex::default() }
     }
 
-    /// The user that a token names.
-    ///
-    /// # Errors
-    /// [`Denied`] says why not.
+    /// The user of a valid token.
     pub async fn verify(&self, token: &str) -> Result<User, Denied> {
         let header = decode_header(token).map_err(|_| BAD_TOKEN)?;
         if !self.config.algorithms.contains(&header.alg) {
@@ -100,7 +94,7 @@ impl Verifier {
         if let Some(outcome) = self.decode(token, header.kid.as_ref(), header.alg) {
             return outcome;
         }
-        self.refresh_once().await;
+        self.refresh_if_due().await;
         if let Some(outcome) = self.decode(token, header.kid.as_ref(), header.alg) {
             return outcome;
         }
@@ -110,12 +104,12 @@ impl Verifier {
         }
     }
 
-    /// None when the key is not known.
+    /// None if the key is unknown.
     fn decode(&self, token: &str, id: Option<&String>, algorithm: Algorithm) -> Option<Result<User, Denied>> {
-        let keys = self.keys.read().expect("no holder of this lock panics");
+        let keys = self.keys.read().expect("holders of the lock do not panic");
         let key = match id {
             Some(_) => keys.by_id.get(&id.cloned())?,
-            // Without an id the token can only mean the one key that there is.
+            // A token without a key id is unambiguous only if there is one key.
             None if keys.by_id.len() == 1 => keys.by_id.values().next()?,
             None => return if keys.by_id.is_empty() { None } else { Some(Err(BAD_TOKEN)) },
         };
@@ -137,17 +131,17 @@ impl Verifier {
         })
     }
 
-    /// Reads the key set now. After a failure the old keys stay.
+    /// Reads the key set now. If that fails, the known keys remain.
     pub async fn refresh(&self) {
         let mut tried_at = self.tried_at.lock().await;
         *tried_at = Some(Instant::now());
         self.read().await;
     }
 
-    /// The same unless it has just been tried; many callers at once cause one reading.
-    async fn refresh_once(&self) {
+    /// Reads the key set unless that was just tried; concurrent callers share one read.
+    async fn refresh_if_due(&self) {
         let mut tried_at = self.tried_at.lock().await;
-        if tried_at.is_none_or(|at| at.elapsed() >= LEAST_PAUSE) {
+        if tried_at.is_none_or(|at| at.elapsed() >= MIN_REFRESH_INTERVAL) {
             *tried_at = Some(Instant::now());
             self.read().await;
         }
@@ -155,13 +149,13 @@ impl Verifier {
 
     async fn read(&self) {
         let outcome = self.fetch().await.and_then(|json| parse(&json));
-        let mut keys = self.keys.write().expect("no holder of this lock panics");
+        let mut keys = self.keys.write().expect("holders of the lock do not panic");
         match outcome {
             Ok(by_id) => *keys = Keys { by_id, read_at: Some(Instant::now()), last_error: None },
             Err(error) => {
                 metrics::JWKS_FETCH_FAILURES.increment(1);
                 let error = format!("{error:#}");
-                tracing::warn!(error, "the issuer's keys can't be read; the known ones go on");
+                tracing::warn!(error, "cannot read the issuer's keys; the known ones remain in use");
                 keys.last_error = Some(error);
             }
         }
@@ -178,17 +172,17 @@ impl Verifier {
                 let mut json = Vec::new();
                 while let Some(chunk) = response.chunk().await? {
                     json.extend_from_slice(&chunk);
-                    anyhow::ensure!(json.len() <= MAX_SET_BYTES, "the key set is larger than {MAX_SET_BYTES} bytes");
+                    let is_small = json.len() <= MAX_KEY_SET_BYTES;
+                    anyhow::ensure!(is_small, "the key set is larger than {MAX_KEY_SET_BYTES} bytes");
                 }
                 Ok(json)
             }
         }
     }
 
-    /// For `/health`.
     #[must_use]
     pub fn state(&self) -> KeyState {
-        let keys = self.keys.read().expect("no holder of this lock panics");
+        let keys = self.keys.read().expect("holders of the lock do not panic");
         KeyState {
             keys: keys.by_id.len(),
             age: keys.read_at.map(|at| at.elapsed()),
@@ -208,7 +202,7 @@ fn parse(json: &[u8]) -> anyhow::Result<HashMap<Option<String>, Key>> {
     let set: JwkSet = serde_json::from_slice(json)?;
     let mut keys = HashMap::new();
     for jwk in set.keys {
-        // A set may hold keys for other purposes, and of kinds that we don't know.
+        // A key set may contain keys for other purposes and of unsupported types.
         if jwk.common.public_key_use.as_ref().is_some_and(|purpose| *purpose != PublicKeyUse::Signature) {
             continue;
         }
@@ -216,6 +210,6 @@ fn parse(json: &[u8]) -> anyhow::Result<HashMap<Option<String>, Key>> {
         let algorithm = jwk.common.key_algorithm.and_then(|algorithm| algorithm.to_string().parse().ok());
         keys.insert(jwk.common.key_id, Key { decoding, algorithm });
     }
-    anyhow::ensure!(!keys.is_empty(), "the key set holds no key that can verify a signature");
+    anyhow::ensure!(!keys.is_empty(), "the key set has no key for verifying signatures");
     Ok(keys)
 }

@@ -19,7 +19,7 @@ use crate::{
     db, http, jobs,
     read_model::LAG_TTL,
     server::{Drain, Listener, Socket},
-    telemetry,
+    services, telemetry,
 };
 
 /// How often metrics are written as log lines: the resolution of `CloudWatch`.
@@ -118,7 +118,7 @@ async fn drain(app: &App, critical: &TaskTracker, shutdown_delay: Duration) {
 /// Starts the background tasks that every process with requests or jobs needs.
 pub fn spawn_maintenance(app: &AppState) -> Vec<JoinHandle<()>> {
     vec![
-        tokio::spawn(http::routes::events::poll_followed(app.clone())),
+        tokio::spawn(services::events::poll_followed_albums(app.clone())),
         tokio::spawn(maintain_rate_limits(app.clone())),
         tokio::spawn(refresh_key_set(app.clone())),
         tokio::spawn(app.db.clone().run_maintenance()),
@@ -220,7 +220,7 @@ async fn write_metrics_regularly(app: AppState) {
 
 /// Writes the metrics as log lines, where the configuration asks for them.
 pub fn write_metrics(app: &App) {
-    app.measure();
+    app.record_gauges();
     if let Err(error) = telemetry::emf::flush(&app.config.telemetry.emf_namespace) {
         tracing::debug!(%error, "failed to write metrics");
     }

@@ -12,6 +12,7 @@ mod files;
 mod presign;
 mod s3;
 mod signing;
+mod uploads;
 
 use std::{
     fs::File,
@@ -31,6 +32,7 @@ pub use files::{CompletedUpload, Files, UploadWriter};
 use presign::Presigner;
 use s3::S3;
 pub use signing::{SignedUrl, Signer, UrlError};
+pub use uploads::UploadsInProgress;
 
 use crate::{
     config,

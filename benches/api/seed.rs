@@ -165,7 +165,7 @@ async fn fill_invite(connection: &mut MySqlConnection, photos: u64, album: Uuid,
         1..INVITES => "contribute",
         _ => "view",
     };
-    let hash = InviteToken::presented(&token_of(photos, invite)).expect("a token").hash();
+    let hash = InviteToken::from_client(&token_of(photos, invite)).expect("a token").hash();
     sqlx::query(
         "INSERT INTO invites (id, album_id, role, token_hash, photos_used, created_at) VALUES (?, ?, ?, ?, ?, NOW(3))",
     )

@@ -164,8 +164,8 @@ mod tests {
 
     #[test]
     fn describes_field_errors_or_status() {
-        let body = r#"{"detail": "the request breaks a rule", "errors": [{"field": "a", "message": "b"}, {"field": "guest_name", "message": "d"}]}"#;
-        assert_eq!(meaning(422, None, body), Failure::Fatal("the request breaks a rule: a b, guest_name d".into()));
+        let body = r#"{"detail": "validation failed", "errors": [{"field": "a", "message": "b"}, {"field": "guest_name", "message": "d"}]}"#;
+        assert_eq!(meaning(422, None, body), Failure::Fatal("validation failed: a b, guest_name d".into()));
         assert_eq!(meaning(413, None, "<html>"), Failure::Refused("the server answered 413 Payload Too Large".into()));
     }
 }

@@ -10,7 +10,7 @@ use super::{
     session::Session,
     time::now,
 };
-use crate::domain::{Access, Edit, EditId, EditState, EditStep, Photo, PhotoId, TaskToken, edit::REVIEW_TIME};
+use crate::domain::{Access, Edit, EditId, EditState, EditStep, Photo, PhotoId, TaskToken, edit::REVIEW_TIMEOUT};
 
 /// The columns of [`Row`], of `edits e`.
 macro_rules! edit_columns {
@@ -144,7 +144,7 @@ pub async fn advance(session: &mut Session, edit: &Edit) -> Result<()> {
     let renditions = serde_json::to_string(&edit.renditions).map_err(|_| Error::Corrupt("edits"))?;
     let sweep_at = match edit.state {
         EditState::Processing => Some(now() + OVERDUE_INTERVAL),
-        EditState::PendingReview => Some(edit.created_at + REVIEW_TIME),
+        EditState::PendingReview => Some(edit.created_at + REVIEW_TIMEOUT),
         EditState::Ready | EditState::Failed => None,
     };
     sqlx::query(ADVANCE)

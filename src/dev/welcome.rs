@@ -7,7 +7,7 @@ use crate::{
     app::AppState,
     db::{self, invites::NewInvite},
     domain::{Album, InviteRole, InviteToken, Label, Title},
-    http,
+    services::{self, albums, invites},
 };
 
 /// Whose album it is.
@@ -25,7 +25,7 @@ pub(crate) async fn prepare(app: &AppState, identity: &Identity, dir: &Path) -> 
     let token = identity.token(HOST)?;
     let (server, sample) = (app.config.http.public(""), quoted(&sample));
     let (photos, guest) = (format!("{server}/v1/albums/{}/photos", album.id), invite.reveal());
-    let link = http::routes::invites::link(app, album.id, &invite);
+    let link = invites::join_url(&app.config.http, album.id, &invite);
     Ok(format!(
         r#"
 token of the user "{HOST}", good for 30 days (`darkroom token` makes others):
@@ -47,28 +47,23 @@ curl -sS -H 'authorization: Bearer {guest}' {photos}
 
 /// The first album of the host and the invite that was made for it; new ones where they are gone.
 async fn album_and_invite(app: &AppState, invite_file: &Path) -> anyhow::Result<(Album, InviteToken)> {
-    let kept = std::fs::read_to_string(invite_file).ok().and_then(|text| InviteToken::presented(text.trim()));
+    let kept = std::fs::read_to_string(invite_file).ok().and_then(|text| InviteToken::from_client(text.trim()));
     if let Some(token) = kept {
         let mut session = app.db.session().await?;
         if let Some(opened) = db::invites::authenticate(&mut session, &token, db::now()).await? {
             return Ok((opened.album, token));
         }
     }
-    let token = InviteToken::generate();
     let title = Title::parse("My first album")?;
-    let invite = NewInvite {
-        role: InviteRole::Contribute,
-        label: Some(Label::parse("from `darkroom dev`")?),
-        expires_at: None,
-        max_photos: None,
-    };
-    let (title, invite, made) = (&title, &invite, &token);
-    let album = app
+    let label = Some(Label::parse("from `darkroom dev`")?);
+    let invite = NewInvite { role: InviteRole::Contribute, label, expires_at: None, max_photos: None };
+    let (title, invite) = (&title, &invite);
+    let (album, token) = app
         .db
-        .transaction(|mut tx| async move {
-            let album = db::albums::insert(tx.session(), HOST, title, false, db::now()).await?;
-            db::invites::insert(tx.session(), album.id, invite, made, db::now()).await?;
-            Ok::<_, db::Error>(tx.done(album))
+        .transaction(|tx| async move {
+            let (tx, album) = albums::create(tx, HOST, title, false).await?.reopen();
+            let (tx, (_, token)) = invites::create(tx, album.id, invite).await?.reopen();
+            Ok::<_, services::Error>(tx.done((album, token)))
         })
         .await?;
     write_private(invite_file, token.reveal().as_bytes())?;

@@ -1,8 +1,8 @@
-//! Who asks, and what they may see and do.
+//! Callers and their permissions.
 
 use super::{AlbumId, AlbumRole, Edit, EditState, InviteId, InviteRole, Photo};
 
-/// A signed-in user, as a JWT names it.
+/// A signed-in user, from a JWT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// The `sub` claim: 1 to 255 bytes, compared byte for byte.
@@ -14,34 +14,28 @@ pub struct User {
 /// The holder of an invite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guest {
-    /// The invite, which is the guest's identity.
+    /// The identity of the guest.
     pub invite_id: InviteId,
-    /// The one album that it opens.
+    /// The album that the invite gives access to.
     pub album_id: AlbumId,
-    /// What it allows.
     pub role: InviteRole,
 }
 
-/// Who makes a request.
+/// The author of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
-    /// Signed in.
     User(User),
-    /// By invite.
     Guest(Guest),
 }
 
-/// What a caller is to one album, once that has been looked up: whoever holds this may know of the album.
+/// A caller's access to one album. Its existence proves that the caller may know of the album.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Its host.
     Host,
-    /// A guest of it.
     Guest(Guest),
 }
 
 impl Access {
-    /// The role as the contract names it.
     #[must_use]
     pub fn role(&self) -> AlbumRole {
         match self {
@@ -50,7 +44,7 @@ impl Access {
         }
     }
 
-    /// The guest's invite.
+    /// None for the host.
     #[must_use]
     pub fn invite_id(&self) -> Option<InviteId> {
         match self {
@@ -59,13 +53,13 @@ impl Access {
         }
     }
 
-    /// Whether the photo was added by this caller.
+    /// Whether this caller added the photo.
     #[must_use]
     pub fn is_uploader(&self, photo: &Photo) -> bool {
         self.invite_id() == photo.uploader.invite_id
     }
 
-    /// Whether the caller may know of the photo at all; otherwise it is 404.
+    /// Whether the caller may know that the photo exists.
     #[must_use]
     pub fn sees(&self, photo: &Photo) -> bool {
         match self.role() {
@@ -75,7 +69,6 @@ impl Access {
         }
     }
 
-    /// Whether the caller may add photos.
     #[must_use]
     pub fn may_add(&self) -> bool {
         !matches!(self.role(), AlbumRole::View)
@@ -87,13 +80,13 @@ impl Access {
         !matches!(self.role(), AlbumRole::Drop)
     }
 
-    /// Whether the caller, who sees the photo, may know of this edit of it.
+    /// Whether the caller, who sees the photo, may know that this edit of it exists.
     #[must_use]
     pub fn sees_edit(&self, photo: &Photo, edit: &Edit) -> bool {
         edit.state == EditState::Ready || self.owns(photo)
     }
 
-    /// Whether the caller may fetch the original, delete the photo and make edits of it.
+    /// Whether the caller may fetch the original, change, edit and delete the photo.
     #[must_use]
     pub fn owns(&self, photo: &Photo) -> bool {
         self.role() == AlbumRole::Host || self.is_uploader(photo)
@@ -132,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn each_role_sees_what_the_design_says() {
+    fn roles_limit_which_photos_are_seen() {
         let album_id = AlbumId::generate();
         let (mine, other) = (InviteId::generate(), InviteId::generate());
         let guest = |role| Access::Guest(Guest { invite_id: mine, album_id, role });

@@ -1,4 +1,4 @@
-//! An edit: filters on a photo, giving renditions of its own; its states and its steps.
+//! An edit: filters applied to a photo, with renditions of its own.
 
 use std::fmt;
 
@@ -7,52 +7,51 @@ use imaging::Filter;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AlbumId, EditId, PhotoId, Rendition, photo::words};
+use super::{AlbumId, EditId, PhotoId, Rendition, photo::string_enum};
 
 /// The most edits of one photo that have not failed.
-pub const MOST_EDITS: u64 = 50;
+pub const MAX_ACTIVE_EDITS: u64 = 50;
 
-/// The most edits of one photo in all: who asks for what can't be made comes to an end, too.
-pub const MOST_ASKED: u64 = 500;
+/// The most edits of one photo, failed ones included.
+pub const MAX_EDITS: u64 = 500;
 
-/// How long an edit waits for the host. The state machine in `deploy/stacks/messaging.yaml` waits as long.
-pub const REVIEW_TIME: TimeDelta = TimeDelta::days(7);
+/// How long an edit waits for the host's review. `deploy/stacks/messaging.yaml` has the same time.
+pub const REVIEW_TIMEOUT: TimeDelta = TimeDelta::days(7);
 
-words!(
-    /// Where an edit is on its way.
+string_enum!(
+    /// The state of an edit.
     EditState {
-        /// The host has to agree first.
+        /// The host has to approve it.
         PendingReview = "pending_review",
-        /// A worker makes its renditions.
+        /// A worker creates its renditions.
         Processing = "processing",
-        /// Its renditions are there.
+        /// Its renditions exist.
         Ready = "ready",
-        /// It was refused, or can't be made; `fail_reason` says why.
+        /// It was refused or cannot be applied; `fail_reason` says why.
         Failed = "failed",
     }
 );
 
-words!(
-    /// What is to be done next for an edit that is not failed; each may be done again without harm.
+string_enum!(
+    /// The next step of an edit that has not failed. All steps are idempotent.
     EditStep {
-        /// Whether the filters fit the photo, and whether the host has to agree.
+        /// Checks whether the filters suit the photo and whether the host has to approve.
         Validate = "validate",
-        /// Its renditions are made and stored.
+        /// Creates and stores the renditions.
         Apply = "apply",
-        /// It becomes ready, and the album's events tell.
+        /// Sets the state `ready` and records the event.
         File = "file",
-        /// Those who listen are told.
+        /// Publishes the event.
         Announce = "announce",
     }
 );
 
-/// What a state machine waits with for a decision: whoever has it can make the decision, so no debug print shows it.
+/// The token of a state machine's task that waits for a decision. Its bearer can decide, so debug output hides it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TaskToken(String);
 
 impl TaskToken {
-    /// The token itself.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -74,36 +73,29 @@ impl fmt::Debug for TaskToken {
 /// An edit as stored.
 #[derive(Debug, Clone)]
 pub struct Edit {
-    /// Its id.
     pub id: EditId,
-    /// The photo that it is of.
     pub photo_id: PhotoId,
-    /// The photo's album.
     pub album_id: AlbumId,
-    /// Where it is on its way.
     pub state: EditState,
-    /// What is to be done next; none when nothing is.
+    /// The next step, if there is one.
     pub step: Option<EditStep>,
-    /// What it does to the photo.
     pub filters: Vec<Filter>,
-    /// Its derived pictures, from the step `file` on.
+    /// Set from the step `file` on.
     pub renditions: Vec<Rendition>,
-    /// Why it failed, for people.
+    /// Why it failed, for its author.
     pub fail_reason: Option<String>,
-    /// When it was asked for.
     pub created_at: DateTime<Utc>,
-    /// When its renditions were there.
     pub ready_at: Option<DateTime<Utc>>,
 }
 
 impl Edit {
-    /// The last part of a rendition's key and URL among those of its photo, e.g. `EDIT/thumb.jpg`.
+    /// The last part of a rendition's key and URL, for example `EDIT_ID/thumb.jpg`.
     #[must_use]
     pub fn rendition_name(&self, rendition: &Rendition) -> String {
         format!("{}/{}", self.id, rendition.file_name())
     }
 
-    /// Whether nothing was decided of it yet.
+    /// Whether it is neither ready nor failed.
     #[must_use]
     pub fn is_open(&self) -> bool {
         matches!(self.state, EditState::PendingReview | EditState::Processing)

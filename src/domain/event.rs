@@ -1,55 +1,51 @@
-//! Events: what happened in an album, numbered 1, 2, 3 ... without gaps.
+//! Events: the changes in an album, numbered 1, 2, 3 ... without gaps.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Access, AlbumRole, EditId, InviteId, PhotoId, photo::words};
+use super::{Access, AlbumRole, EditId, InviteId, PhotoId, photo::string_enum};
 
-words!(
-    /// What happened.
+string_enum!(
+    /// The kind of a change.
     EventKind {
-        /// A photo's renditions are there.
+        /// A photo has its renditions.
         PhotoReady = "photo.ready",
-        /// A photo can't be a picture.
+        /// An upload is not a usable picture.
         PhotoRejected = "photo.rejected",
         /// A caption or the visibility changed.
         PhotoUpdated = "photo.updated",
-        /// A photo is gone.
+        /// A photo was deleted.
         PhotoRemoved = "photo.removed",
-        /// An edit's renditions are there.
+        /// An edit has its renditions.
         EditReady = "edit.ready",
-        /// An edit was refused, or can't be made.
+        /// An edit was refused or cannot be applied.
         EditFailed = "edit.failed",
         /// The title or a setting of the album changed.
         AlbumUpdated = "album.updated",
     }
 );
 
-/// One thing that happened in an album.
+/// One change in an album.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Its number in the album.
     pub seq: u64,
-    /// What happened, for the host and the photo's uploader.
+    /// The kind for the host and the photo's uploader.
     pub kind: EventKind,
-    /// What it means to those who see only public photos: a photo that the host hides is `photo.removed`
-    /// to them. None when they learn nothing of it.
+    /// The kind for those who see only public photos: `photo.removed` for a photo that the host hides, none for what
+    /// concerns no public photo.
     pub public_kind: Option<EventKind>,
-    /// The photo that it is about.
     pub photo_id: Option<PhotoId>,
-    /// The edit of that photo that it is about.
     pub edit_id: Option<EditId>,
     /// The invite that the photo was added with.
     pub uploader: Option<InviteId>,
-    /// When it happened.
     pub at: DateTime<Utc>,
-    /// The trace in which it happened, as W3C's `traceparent` writes it.
+    /// The trace of the change, in the format of W3C's `traceparent` header.
     pub traceparent: Option<String>,
 }
 
 impl Event {
-    /// What the reader is shown: none for what it may not see.
+    /// The kind for a reader; none if the reader may not see the event.
     #[must_use]
     pub fn kind_for(&self, reader: &Access) -> Option<EventKind> {
         let own = self.uploader.is_some() && self.uploader == reader.invite_id();

@@ -1,7 +1,5 @@
-//! Ids: one type per thing, so that an album's id can't be passed for a photo's.
-//!
-//! All are `UUIDv7` (RFC 9562): sorting by id is sorting by creation time, which is what lists and their
-//! cursors use.
+//! Ids, one type per entity. All are `UUIDv7` (RFC 9562): sorted by id is sorted by creation time, which lists and
+//! their cursors rely on.
 
 use std::{fmt, str::FromStr};
 
@@ -16,13 +14,12 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new id, later than every id made before it in this process.
+            /// A new id, greater than every earlier one of this process.
             #[must_use]
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
             }
 
-            /// The 16 bytes, for storage.
             #[must_use]
             pub const fn as_uuid(self) -> Uuid {
                 self.0
@@ -62,15 +59,15 @@ id!(
     AlbumId
 );
 id!(
-    /// An edit of a photo; also the folder of its renditions beside the photo's.
+    /// An edit of a photo; also the folder of its renditions.
     EditId
 );
 id!(
-    /// An invite: the guest identity that its holder acts under.
+    /// An invite, which is also the identity of its bearer.
     InviteId
 );
 id!(
-    /// A photo; also the stem of its objects' keys in storage.
+    /// A photo; also part of the keys of its objects in storage.
     PhotoId
 );
 
@@ -79,13 +76,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn later_ids_sort_later() {
+    fn ids_sort_by_creation_time() {
         let ids: Vec<_> = (0..1000).map(|_| PhotoId::generate()).collect();
         assert!(ids.is_sorted());
     }
 
     #[test]
-    fn text_form_round_trips() {
+    fn ids_round_trip_as_text() {
         let id = AlbumId::generate();
         assert_eq!(id.to_string().parse::<AlbumId>().unwrap(), id);
         assert!("album".parse::<AlbumId>().is_err());

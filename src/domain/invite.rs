@@ -1,4 +1,4 @@
-//! Invites: revocable, expiring bearer tokens to one album.
+//! Invites: revocable, expiring bearer tokens for one album.
 
 use std::fmt;
 
@@ -10,20 +10,20 @@ use utoipa::ToSchema;
 
 use super::InviteId;
 
-/// What the holder of an invite may do.
+/// What the bearer of an invite may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InviteRole {
-    /// See the album.
+    /// View the album.
     View,
-    /// See the album and add photos.
+    /// View the album and add photos.
     Contribute,
-    /// Add photos and see only those.
+    /// Add photos, and view only those.
     Drop,
 }
 
 impl InviteRole {
-    /// The word of the contract and of the database.
+    /// The name in the API and the database.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -33,57 +33,49 @@ impl InviteRole {
         }
     }
 
-    /// The role of a stored word.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         [Self::View, Self::Contribute, Self::Drop].into_iter().find(|role| role.as_str() == word)
     }
 }
 
-/// An invite as stored; the token is not in it.
+/// An invite, without its token.
 #[derive(Debug, Clone)]
 pub struct Invite {
-    /// Its id.
     pub id: InviteId,
-    /// What it allows.
     pub role: InviteRole,
-    /// What the host calls it.
+    /// The host's name for it.
     pub label: Option<String>,
-    /// When it ends.
     pub expires_at: Option<DateTime<Utc>>,
     /// How many photos may be added with it.
     pub max_photos: Option<u32>,
-    /// How many photos were added with it; uploads that never came are given back.
+    /// How many photos were added with it, without those that were never uploaded.
     pub photos_used: u32,
-    /// When it was made.
     pub created_at: DateTime<Utc>,
 }
 
-/// The secret that a guest holds: 256 random bits. Only its hash is stored.
+/// The secret of an invite: 256 random bits. Only its hash is stored.
 pub struct InviteToken(String);
 
 impl InviteToken {
-    /// Tells an invite from a JWT, and lets secret scanners find a leaked one.
+    /// Distinguishes invites from JWTs, and lets secret scanners find leaked ones.
     pub const PREFIX: &str = "dki_";
 
-    /// A new token from the operating system's random numbers.
-    ///
-    /// # Panics
-    /// When the operating system has no random numbers; nothing can be done safely then.
+    /// A new token from the operating system's random number generator.
     #[must_use]
     pub fn generate() -> Self {
         let mut bits = [0_u8; 32];
-        rand::fill(&mut bits).expect("the operating system gives random numbers");
+        rand::fill(&mut bits).expect("the operating system has random numbers");
         Self(format!("{}{}", Self::PREFIX, URL_SAFE_NO_PAD.encode(bits)))
     }
 
-    /// A token as presented by a client; anything with the prefix is worth a look-up.
+    /// A token from a client; none without the prefix.
     #[must_use]
-    pub fn presented(text: &str) -> Option<Self> {
+    pub fn from_client(text: &str) -> Option<Self> {
         text.starts_with(Self::PREFIX).then(|| Self(text.to_owned()))
     }
 
-    /// SHA-256 of the token. It has 256 bits of entropy, so a slow password hash would add nothing.
+    /// The SHA-256 hash. With 256 bits of entropy a slow password hash would add no security.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         let mut hash = [0; 32];
@@ -91,7 +83,7 @@ impl InviteToken {
         hash
     }
 
-    /// The token itself, for the one answer that shows it.
+    /// The token, for the one response that contains it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -115,8 +107,8 @@ mod tests {
         assert_ne!(a.hash(), b.hash());
         assert_eq!(URL_SAFE_NO_PAD.decode(&a.reveal()[4..]).unwrap().len(), 32);
         assert!(!format!("{a:?}").contains(&a.reveal()[4..]));
-        assert_eq!(InviteToken::presented(a.reveal()).unwrap().hash(), a.hash());
-        assert!(InviteToken::presented("eyJhbGciOi").is_none());
+        assert_eq!(InviteToken::from_client(a.reveal()).unwrap().hash(), a.hash());
+        assert!(InviteToken::from_client("eyJhbGciOi").is_none());
     }
 
     #[test]

@@ -9,23 +9,21 @@ use utoipa::ToSchema;
 
 use super::{AlbumId, InviteId, PhotoId};
 
-macro_rules! words {
+macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:tt),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
         pub enum $name { $($(#[$vdoc])* #[serde(rename = $word)] $variant),+ }
 
         impl $name {
-            /// All of them.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The word of the contract and of the database.
+            /// The name in the API and the database.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),+ }
             }
 
-            /// The value of a stored word.
             #[must_use]
             pub fn parse(word: &str) -> Option<Self> {
                 match word { $($word => Some(Self::$variant),)+ _ => None }
@@ -33,28 +31,28 @@ macro_rules! words {
         }
     };
 }
-pub(crate) use words;
+pub(crate) use string_enum;
 
-words!(
-    /// Where a photo is on its way.
+string_enum!(
+    /// The state of a photo.
     PhotoState {
-        /// Declared; its bytes have not come yet.
+        /// Declared; the original has not been uploaded yet.
         AwaitingUpload = "awaiting_upload",
-        /// Its bytes are there; a worker develops it.
+        /// Uploaded; a worker creates its renditions.
         Processing = "processing",
-        /// Its renditions are there.
+        /// Its renditions exist.
         Ready = "ready",
-        /// It can't be a picture; `reject_reason` says why.
+        /// Not a usable picture; `reject_reason` says why.
         Rejected = "rejected",
-        /// Its bytes never came.
+        /// Never uploaded.
         Expired = "expired",
     }
 );
 
-words!(
+string_enum!(
     /// Who sees a photo that is ready.
     Visibility {
-        /// Whoever sees the album.
+        /// Everyone who sees the album.
         Visible = "visible",
         /// Host and uploader, until the host has reviewed it.
         PendingReview = "pending_review",
@@ -85,7 +83,7 @@ impl Sha256 {
         Some(Self(bytes))
     }
 
-    /// What stands for these bytes among those of one invite, or of the host.
+    /// A key for deduplication among the photos of one invite, or of the host.
     #[must_use]
     pub fn among(&self, invite_id: Option<InviteId>) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);
@@ -112,13 +110,13 @@ impl fmt::Debug for Sha256 {
 /// Who added a photo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uploader {
-    /// The invite it was added with; none when the host added it.
+    /// None for the host.
     pub invite_id: Option<InviteId>,
-    /// The display name given with it.
+    /// The display name.
     pub name: Option<String>,
 }
 
-/// One derived picture, as the photo's row lists it.
+/// One derived picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rendition {
     /// `thumb`, `small` or `large`.
@@ -129,12 +127,11 @@ pub struct Rendition {
     pub width: u32,
     /// Pixels.
     pub height: u32,
-    /// Size of the file.
     pub bytes: u64,
 }
 
 impl Rendition {
-    /// The last part of its key and URL, e.g. `thumb.jpg`.
+    /// The last part of its key and URL, for example `thumb.jpg`.
     #[must_use]
     pub fn file_name(&self) -> String {
         let extension = if self.content_type == "image/webp" { "webp" } else { "jpg" };
@@ -145,55 +142,46 @@ impl Rendition {
 /// A photo as stored.
 #[derive(Debug, Clone)]
 pub struct Photo {
-    /// Its id.
     pub id: PhotoId,
-    /// The album it is in.
     pub album_id: AlbumId,
-    /// Where it is on its way.
     pub state: PhotoState,
-    /// Who sees it.
     pub visibility: Visibility,
-    /// Who added it.
     pub uploader: Uploader,
-    /// What is said of it.
     pub caption: Option<String>,
     /// The declared type.
     pub content_type: String,
     /// The declared size.
     pub bytes: u64,
-    /// Declared, or measured when its bytes came.
+    /// Declared, or computed from the upload.
     pub sha256: Option<Sha256>,
-    /// Pixels, upright; known when ready.
+    /// Pixels, upright; set when ready.
     pub width: Option<u32>,
-    /// Pixels, upright; known when ready.
+    /// Pixels, upright; set when ready.
     pub height: Option<u32>,
-    /// When the camera says that it was taken. A camera that gives no offset is taken to mean UTC.
+    /// From the camera, as UTC where the camera gives no offset.
     pub taken_at: Option<DateTime<Utc>>,
     /// Make and model.
     pub camera: Option<String>,
     /// A ThumbHash (<https://evanw.github.io/thumbhash/>), raw bytes.
     pub placeholder: Option<Vec<u8>>,
-    /// What was made of it.
     pub renditions: Vec<Rendition>,
     /// Why it was rejected, for its uploader to read.
     pub reject_reason: Option<String>,
-    /// Grows with each change; the entity tag is made of it.
+    /// Increases with each change; part of the entity tag.
     pub version: u32,
-    /// When it was declared.
     pub created_at: DateTime<Utc>,
-    /// When it became ready.
     pub ready_at: Option<DateTime<Utc>>,
 }
 
 impl Photo {
-    /// Whether bytes are those that were declared, as far as their digest is known.
+    /// Whether an upload has the declared size and, where both are known, digest.
     #[must_use]
-    pub fn fits(&self, bytes: u64, digest: Option<Sha256>) -> bool {
+    pub fn matches_upload(&self, bytes: u64, digest: Option<Sha256>) -> bool {
         let same = self.sha256.zip(digest).is_none_or(|(declared, found)| declared == found);
         bytes == self.bytes && same
     }
 
-    /// Whether everybody who sees the album sees it.
+    /// Whether everyone who sees the album sees it.
     #[must_use]
     pub fn is_public(&self) -> bool {
         self.state == PhotoState::Ready && self.visibility == Visibility::Visible
@@ -215,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn words_round_trip() {
+    fn names_round_trip() {
         for state in ["awaiting_upload", "processing", "ready", "rejected", "expired"] {
             assert_eq!(PhotoState::parse(state).unwrap().as_str(), state);
             assert_eq!(serde_json::to_value(PhotoState::parse(state).unwrap()).unwrap(), state);

@@ -1,14 +1,13 @@
-//! Text that people type, parsed once: length in characters, no control characters, kept byte for byte.
+//! Text that users type: limited in characters, without control characters, stored unchanged.
 
 use serde::Serialize;
 
-/// Why a text was refused; the sentence is shown to the client.
+/// Why a text was refused; the client sees the message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// Nothing but white space.
+    /// Empty or only white space.
     #[error("must not be empty")]
     Empty,
-    /// More characters than the field holds.
     #[error("must be at most {0} characters")]
     TooLong(usize),
     /// NUL or another control character.
@@ -24,22 +23,24 @@ macro_rules! text {
         pub struct $name(String);
 
         impl $name {
-            /// The longest accepted text, in Unicode scalar values.
+            /// In Unicode scalar values.
             pub const MAX_CHARS: usize = $max;
 
-            /// Accepts the text as it is, byte for byte.
-            ///
-            /// # Errors
-            /// Says which rule the text breaks.
+            /// Accepts a text unchanged.
             pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
                 let text = text.into();
                 check(&text, Self::MAX_CHARS).map(|()| Self(text))
             }
 
-            /// The text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(text: $name) -> Self {
+                text.0
             }
         }
     };
@@ -51,17 +52,17 @@ text!(
     200
 );
 text!(
-    /// What the uploader or the host says of a photo. Line breaks are allowed.
+    /// A photo's caption. Line breaks are allowed.
     Caption,
     1000
 );
 text!(
-    /// What the host calls an invite, e.g. `table 7`.
+    /// The host's name for an invite, for example `table 7`.
     Label,
     100
 );
 text!(
-    /// The name that a guest gives.
+    /// A guest's display name.
     DisplayName,
     100
 );
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_breaks_a_rule() {
+    fn rejects_empty_long_and_control_text() {
         assert_eq!(Title::parse(" \u{3000}"), Err(TextError::Empty));
         assert_eq!(Title::parse("a\0b"), Err(TextError::Control));
         assert_eq!(Title::parse("é".repeat(201)), Err(TextError::TooLong(200)));

@@ -1,7 +1,5 @@
-//! The paths of Spring Boot's Actuator, for checkers and dashboards that knew the Java service: the same answers under
-//! Spring's words, on the operations listener, when `compat.actuator` is set.
-//!
-//! See <https://docs.spring.io/spring-boot/api/rest/actuator/health.html>.
+//! The paths of Spring Boot Actuator on the operations listener, for health checks and dashboards of the Java service,
+//! when `compat.actuator` is set: <https://docs.spring.io/spring-boot/api/rest/actuator/health.html>.
 
 use std::collections::BTreeMap;
 
@@ -15,14 +13,12 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::operations;
-use crate::app::AppState;
-use crate::{
-    health::DependencyHealth,
-    http::{response::Reply, routes::health::Status},
+use super::{
+    response::Reply,
+    routes::{health::Status, metrics},
 };
+use crate::{app::AppState, health::DependencyHealth};
 
-/// A health, as Spring tells it.
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
@@ -38,7 +34,6 @@ struct Component {
     details: DependencyHealth,
 }
 
-/// The routes.
 pub fn router() -> Router<AppState> {
     Router::new()
         .route("/actuator", get(links))
@@ -46,11 +41,11 @@ pub fn router() -> Router<AppState> {
         .route("/actuator/health/liveness", get(up))
         .route("/actuator/health/readiness", get(ready))
         .route("/actuator/info", get(info))
-        .route("/actuator/prometheus", get(operations::metrics_text))
+        .route("/actuator/prometheus", get(metrics::render))
 }
 
-fn word(well: bool) -> &'static str {
-    if well { "UP" } else { "DOWN" }
+fn status(is_up: bool) -> &'static str {
+    if is_up { "UP" } else { "DOWN" }
 }
 
 async fn links() -> impl IntoResponse {
@@ -59,20 +54,20 @@ async fn links() -> impl IntoResponse {
     Reply(json!({ "_links": BTreeMap::from(links) }))
 }
 
-/// Each dependency, looked at now, as `/health` does.
+/// As `/health`.
 async fn health(State(app): State<AppState>) -> Response {
     let dependencies = app.dependency_health().await;
-    let well = dependencies.values().all(DependencyHealth::is_ok);
+    let is_up = dependencies.values().all(DependencyHealth::is_ok);
     let component =
-        |(name, details): (_, DependencyHealth)| (name, Component { status: word(details.is_ok()), details });
+        |(name, details): (_, DependencyHealth)| (name, Component { status: status(details.is_ok()), details });
     let components = dependencies.into_iter().map(component).collect();
-    let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Reply(Health { status: word(well), components, groups: &["liveness", "readiness"] })).into_response()
+    let code = if is_up { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Reply(Health { status: status(is_up), components, groups: &["liveness", "readiness"] })).into_response()
 }
 
 /// As `/health/live`.
 async fn up() -> impl IntoResponse {
-    Reply(Health { status: word(true), components: BTreeMap::new(), groups: &[] })
+    Reply(Health { status: status(true), components: BTreeMap::new(), groups: &[] })
 }
 
 /// As `/health/ready`.

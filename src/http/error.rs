@@ -1,150 +1,134 @@
-//! Errors as clients see them: RFC 9457 `application/problem+json`. One enum, one mapping to a status.
+//! Errors as clients see them: RFC 9457 `application/problem+json`. One enum, one mapping to statuses.
 //!
-//! What went wrong inside goes to the log, once, here; the client gets a sentence without SQL, paths or keys.
+//! Causes are logged here, once; the client gets a sentence without SQL, paths or keys.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
-    body::Body,
-    extract::Request,
     http::{HeaderValue, StatusCode, header},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use utoipa::ToSchema;
-
-use crate::{
-    db,
-    resilience::backoff::random_below,
-    telemetry::{RequestId, scope},
+use utoipa::{
+    IntoResponses, ToSchema,
+    openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder},
 };
 
-/// What a 401 says of how to sign in.
+pub use crate::services::FieldError;
+use crate::{db, resilience::backoff::random_below, services, telemetry::scope};
+
+/// The `WWW-Authenticate` header of a 401.
 pub(crate) const CHALLENGE: &str = r#"Bearer realm="darkroom", error="invalid_token""#;
 
 /// The result of a handler.
 pub type Result<T, E = HttpError> = std::result::Result<T, E>;
 
-/// A rule that a request broke.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct FieldError {
-    /// Where: a JSON field, a query parameter or a header.
-    pub field: String,
-    /// What is wrong with it.
-    pub message: String,
-}
-
-impl FieldError {
-    /// A broken rule.
-    pub fn new(field: impl Into<String>, message: impl std::fmt::Display) -> Self {
-        Self { field: field.into(), message: message.to_string() }
-    }
-}
-
-/// Everything a request can end in but an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// 400: not HTTP, or not JSON.
+    /// Not HTTP, or not JSON.
     #[error("{0}")]
     BadRequest(String),
-    /// 401: no identity, or one that is expired, revoked or forged.
+    /// No credentials, or expired, revoked or forged ones.
     #[error("{0}")]
     Unauthorized(&'static str),
-    /// 403: seen, but not allowed.
+    /// The caller may know of it, but not do this.
     #[error("{0}")]
     Forbidden(&'static str),
-    /// 404: not there, or not to be known of.
-    #[error("there is nothing here for you")]
+    /// It does not exist, or the caller may not know that it does.
+    #[error("not found")]
     NotFound,
-    /// 405.
-    #[error("this address does not know that method")]
+    #[error("method not allowed")]
     MethodNotAllowed,
-    /// 409: a state in the way.
     #[error("{0}")]
     Conflict(&'static str),
-    /// 409: another request in the way, which will soon be over.
+    /// A conflict with a concurrent request, worth another try in a second.
     #[error("{0}")]
     Busy(&'static str),
-    /// 412: `If-Match` names another version.
-    #[error("it has changed since the version that If-Match names")]
+    /// `If-Match` names another version.
+    #[error("the resource has changed since the version in If-Match")]
     PreconditionFailed,
-    /// 413: a body over the limit, in bytes.
+    /// The body exceeds this limit, in bytes.
     #[error("the body is larger than {0} bytes")]
     TooLarge(u64),
-    /// 415.
     #[error("{0}")]
     UnsupportedMediaType(String),
-    /// 408: the body came too slowly.
-    #[error("the body comes too slowly")]
+    /// The body arrives below the minimum rate.
+    #[error("the body arrives too slowly")]
     TooSlow,
-    /// 429: the caller asks too often, and may ask again after this long.
-    #[error("this is too often; come back later")]
+    /// The caller may try again after this time.
+    #[error("rate limit exceeded")]
     TooMany(Duration),
-    /// 503: there is more to do than can be done.
-    #[error("there is too much to do right now; come back in a moment")]
+    #[error("the service is overloaded; try again later")]
     Overloaded,
-    /// 422: rules of fields, query parameters or headers.
-    #[error("the request breaks a rule")]
+    /// Invalid fields, query parameters or headers.
+    #[error("validation failed")]
     Unprocessable(Vec<FieldError>),
-    /// 503: try again soon.
+    /// A dependency failed, worth another try; the source is for the log.
     #[error("{0}")]
     Unavailable(&'static str, #[source] anyhow::Error),
-    /// 500: a mistake of ours.
-    #[error("something went wrong here")]
+    /// A fault of the service; the source is for the log.
+    #[error("internal server error")]
     Internal(#[from] anyhow::Error),
 }
 
 impl HttpError {
-    /// 422 with one broken rule.
+    /// 422 for one field.
     pub fn field(field: impl Into<String>, message: impl std::fmt::Display) -> Self {
         Self::Unprocessable(vec![FieldError::new(field, message)])
     }
 
-    /// The one mapping to a status, with the problem's name and title.
-    fn kind(&self) -> (StatusCode, &'static str, &'static str) {
+    /// The status, and the name in the problem's `type`.
+    fn status(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad-request", "Bad request"),
-            Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "Not signed in"),
-            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
-            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
-            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "Conflict"),
-            Self::Busy(_) => (StatusCode::CONFLICT, "busy", "Conflict"),
-            Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed"),
-            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
-            Self::UnsupportedMediaType(_) => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type")
-            }
-            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow", "Request timeout"),
-            Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "Too many requests"),
-            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
-            Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "Unprocessable"),
-            Self::Unavailable(..) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
-            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad-request"),
+            Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed"),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::Busy(_) => (StatusCode::CONFLICT, "busy"),
+            Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "precondition-failed"),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+            Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type"),
+            Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable"),
+            Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too-many-requests"),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            Self::Unavailable(..) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         }
     }
 
-    /// As clients see it, but for the request's id and the rules that were broken.
+    /// The problem without a request id and without `errors`.
     pub(crate) fn problem(&self) -> Problem {
-        let (status, name, title) = self.kind();
-        Problem {
-            type_: format!("urn:darkroom:problem:{name}"),
-            title: title.to_owned(),
-            status: status.as_u16(),
-            detail: self.to_string(),
-            request_id: String::new(),
-            errors: None,
-        }
+        let (status, name) = self.status();
+        Problem::new(format!("urn:darkroom:problem:{name}"), status, self.to_string())
     }
 
+    /// Seconds.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Busy(_) => Some(1),
             Self::TooMany(wait) => Some(wait.as_secs() + 1),
-            // Jitter, so that a crowd that was turned away does not come back as one.
+            // Jitter, so that refused clients do not all come back at the same time.
             Self::Unavailable(..) | Self::Overloaded => Some(1 + random_below(Duration::from_secs(4)).as_secs()),
             _ => None,
+        }
+    }
+}
+
+impl From<services::Error> for HttpError {
+    fn from(error: services::Error) -> Self {
+        match error {
+            services::Error::Unauthorized(detail) => Self::Unauthorized(detail),
+            services::Error::Forbidden(detail) => Self::Forbidden(detail),
+            services::Error::NotFound => Self::NotFound,
+            services::Error::Conflict(detail) => Self::Conflict(detail),
+            services::Error::Busy(detail) => Self::Busy(detail),
+            services::Error::PreconditionFailed => Self::PreconditionFailed,
+            services::Error::Invalid(errors) => Self::Unprocessable(errors),
+            services::Error::Database(error) => error.into(),
+            services::Error::Unavailable(detail, source) => Self::Unavailable(detail, source),
         }
     }
 }
@@ -153,7 +137,7 @@ impl From<db::Error> for HttpError {
     fn from(error: db::Error) -> Self {
         match error {
             db::Error::Unavailable(_) | db::Error::NoCredentials(_) => {
-                Self::Unavailable("the database does not answer right now", error.into())
+                Self::Unavailable("the database is unavailable", error.into())
             }
             db::Error::Rejected(_) | db::Error::Corrupt(_) => Self::Internal(error.into()),
         }
@@ -172,65 +156,67 @@ impl db::AsDbError for HttpError {
 /// RFC 9457 problem details.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
-    /// `urn:darkroom:problem:` and a name that programs can rely on.
+    /// `urn:darkroom:problem:` and a stable name.
     #[serde(rename = "type")]
     pub type_: String,
-    /// The same for each problem of this type.
+    /// The standard reason phrase of the status.
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// What is wrong this time.
+    /// What is wrong with this request.
     pub detail: String,
     /// As in the `x-request-id` header.
     pub request_id: String,
-    /// With 422: each rule that was broken.
+    /// With 422: each rule that the request broke.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub errors: Option<Vec<FieldError>>,
 }
 
 impl Problem {
-    /// The problem of a status that a library answered with, e.g. 416; none when it is no error.
-    fn bare(status: StatusCode) -> Option<Self> {
-        if !status.is_client_error() && !status.is_server_error() {
-            return None;
-        }
+    fn new(type_: String, status: StatusCode, detail: String) -> Self {
         let title = status.canonical_reason().unwrap_or("Error").to_owned();
-        Some(Self {
-            // RFC 9457, 4.2.1: the status says it all.
-            type_: "about:blank".to_owned(),
-            detail: title.clone(),
-            title,
-            status: status.as_u16(),
-            request_id: String::new(),
-            errors: None,
-        })
+        Self { type_, title, status: status.as_u16(), detail, request_id: String::new(), errors: None }
+    }
+
+    /// The problem of a status without further details (RFC 9457, 4.2.1); none if it is no error.
+    pub(super) fn of_status(status: StatusCode) -> Option<Self> {
+        let is_error = status.is_client_error() || status.is_server_error();
+        let detail = status.canonical_reason().unwrap_or("Error").to_owned();
+        is_error.then(|| Self::new("about:blank".to_owned(), status, detail))
+    }
+}
+
+/// Every error response in the OpenAPI document.
+impl IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        let response = ResponseBuilder::new().content("application/problem+json", content).build();
+        BTreeMap::from([("default".to_owned(), response.into())])
     }
 }
 
 impl IntoResponse for HttpError {
-    /// The body is written by [`finish`], which knows the request's id.
+    /// [`write_body`](super::middleware::problem::write_body), which knows the request's id, writes the body.
     fn into_response(self) -> Response {
-        let (status, ..) = self.kind();
-        let retry_after = self.retry_after();
-        let problem = self.problem();
-        let mut response = status.into_response();
+        let (problem, retry_after) = (self.problem(), self.retry_after());
+        let mut response = self.status().0.into_response();
         let headers = response.headers_mut();
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if status == StatusCode::UNAUTHORIZED {
+        if matches!(self, Self::Unauthorized(_)) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }
         let errors = match self {
             Self::Unprocessable(errors) => Some(errors),
-            Self::Unavailable(why, source) => {
-                scope::set_failure(why);
+            Self::Unavailable(detail, source) => {
+                scope::set_failure(detail);
                 tracing::warn!(error = format!("{source:#}"), "unavailable");
                 None
             }
             Self::Internal(source) => {
-                scope::set_failure("a mistake of ours; the log has it under this request's id");
+                scope::set_failure("internal server error; the log has the cause under this request id");
                 tracing::error!(error = format!("{source:#}"), "internal error");
                 None
             }
@@ -239,25 +225,6 @@ impl IntoResponse for HttpError {
         response.extensions_mut().insert(Problem { errors, ..problem });
         response
     }
-}
-
-/// Writes the body of each problem, and makes one of each bare error that a library answers with.
-pub async fn finish(request: Request, next: Next) -> Response {
-    let id = request.extensions().get::<RequestId>().cloned().unwrap_or_default();
-    let response = next.run(request).await;
-    let status = response.status();
-    let known = response.extensions().get::<Problem>().cloned();
-    // JSON is an answer of ours: `/health` tells details with its 503.
-    let ours = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
-    let bare = || if ours { None } else { Problem::bare(status) };
-    let Some(mut problem) = known.or_else(bare) else { return response };
-    problem.request_id = id.to_string();
-    let (mut parts, _) = response.into_parts();
-    parts.extensions.remove::<Problem>();
-    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    parts.headers.remove(header::CONTENT_LENGTH);
-    let body = serde_json::to_vec(&problem).expect("a problem is JSON");
-    Response::from_parts(parts, Body::from(body))
 }
 
 #[cfg(test)]
@@ -286,7 +253,7 @@ mod tests {
             (HttpError::Internal(secret()), 500),
             (HttpError::Unavailable("x", secret()), 503),
             (HttpError::from(db::Error::from(unavailable)), 503),
-            (HttpError::from(db::Error::Corrupt("photos")), 500),
+            (HttpError::from(services::Error::from(db::Error::Corrupt("photos"))), 500),
         ] {
             let response = error.into_response();
             assert_eq!(response.status(), status);

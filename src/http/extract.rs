@@ -1,23 +1,22 @@
-//! Our own extractors: they answer with problems and name the field. `clippy.toml` keeps axum's out.
+//! Extractors whose rejections are problems that name the field. `clippy.toml` forbids those of axum.
 
 use aws_lc_rs::digest;
 use axum::{
     body::{Body, Bytes, HttpBody},
-    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    extract::{FromRequest, FromRequestParts, Request},
     http::{HeaderMap, header, request::Parts},
 };
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use crate::http::error::{HttpError, Result};
+use super::error::{HttpError, Result};
 use crate::{app::AppState, server::BodyTooSlow};
 
-/// The largest accepted `Idempotency-Key`, in bytes.
+/// The longest accepted `Idempotency-Key`, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 
-/// A JSON body. With an `Idempotency-Key` it also carries what tells this request from another.
+/// A JSON body, with what `Idempotency-Key` needs.
 #[derive(Debug)]
 pub struct Json<T> {
-    /// What was sent.
     pub body: T,
     /// The `Idempotency-Key` header.
     pub key: Option<String>,
@@ -47,8 +46,8 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     }
 }
 
-/// The same request with all of its body: what waits for a client's bytes should hold up nobody else.
-pub(crate) async fn whole(request: Request, limit: usize) -> Result<Request> {
+/// Reads the whole body, so that a slow client occupies nothing but its connection.
+pub(crate) async fn buffer_body(request: Request, limit: usize) -> Result<Request> {
     if request.body().is_end_stream() {
         return Ok(request);
     }
@@ -67,12 +66,12 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes> {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(HttpError::TooLarge(limit as u64)),
         Err(error) if BodyTooSlow::is_cause_of(&*error) => Err(HttpError::TooSlow),
-        Err(_) => Err(HttpError::BadRequest("the body was cut off".into())),
+        Err(_) => Err(HttpError::BadRequest("the connection closed before the end of the body".into())),
     }
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    // Our bodies are objects; serde would take an array for one, field by field.
+    // serde accepts an array for a struct; the contract has objects only.
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte != b'{') {
         serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| not_json(&error))?;
         return Err(HttpError::field(".", "must be an object"));
@@ -82,7 +81,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
         let field = error.path().to_string();
         let error = error.into_inner();
         if !error.is_data() {
-            // Where a word of a few is expected, serde_json takes a number or null for no JSON at all.
+            // serde_json reports a number or null in place of an enum's name as a syntax error.
             return match serde_json::from_slice::<serde_json::Value>(bytes) {
                 Ok(_) => HttpError::field(field, "is of the wrong type"),
                 Err(_) => not_json(&error),
@@ -90,7 +89,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
         }
         let text = error.to_string();
         let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
-        // Missing and unknown fields are errors of the object; name the field itself.
+        // serde reports missing and unknown fields at the object; the client wants the field's name.
         let field = match message.split('`').nth(1).filter(|_| message.contains(" field `")) {
             Some(named) if field == "." => named.to_owned(),
             Some(named) if !field.ends_with(named) => format!("{field}.{named}"),
@@ -103,7 +102,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 }
 
 fn not_json(error: &serde_json::Error) -> HttpError {
-    HttpError::BadRequest(format!("the body is not JSON: {error}"))
+    HttpError::BadRequest(format!("the body is not valid JSON: {error}"))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -142,20 +141,29 @@ impl<T: DeserializeOwned> FromRequestParts<AppState> for Query<T> {
     }
 }
 
-/// An id in the path. One that is no id names nothing: 404.
-pub fn path_id<T: std::str::FromStr>(params: &RawPathParams, name: &str) -> Result<T> {
-    params.iter().find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok()).ok_or(HttpError::NotFound)
+/// Parameters of the path. A malformed id is 404: nothing has it.
+#[derive(Debug)]
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<AppState> for Path<T> {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self> {
+        #[expect(clippy::disallowed_types, reason = "its rejection is replaced here")]
+        let path = axum::extract::Path::from_request_parts(parts, app).await;
+        path.map(|path| Self(path.0)).map_err(|_| HttpError::NotFound)
+    }
 }
 
-/// A field that may be left out, but not null.
-pub fn given<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(
+/// For a field that may be missing, but not null.
+pub fn non_null<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
-/// A field that may be left out, or null to clear it.
-pub fn given_or_null<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(
+/// For a field that may be missing, or null to clear it.
+pub fn nullable<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     <Option<T> as serde::Deserialize>::deserialize(deserializer).map(Some)
@@ -183,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_field_that_breaks_a_rule() {
+    fn names_the_invalid_field() {
         assert_eq!(field(r#"{"title": "x", "colour": 1}"#), "colour");
         assert_eq!(field(r#"{"review": true}"#), "title");
         assert_eq!(field(r#"{"title": 5}"#), "title");
@@ -193,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_a_bad_request() {
+    fn rejects_malformed_json_with_400() {
         let deep = "[".repeat(100_000);
         for json in [
             &b"{"[..],

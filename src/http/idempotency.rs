@@ -1,10 +1,9 @@
 //! `Idempotency-Key`: the first answer again, byte for byte, for 24 hours.
 //!
-//! A key is reserved before the work, and its answer is stored in the transaction of the work, so that the change
-//! and the answer exist together or not at all. Only answers that changed something are kept; after an error
-//! nothing has changed and the request may be sent again. Answers can hold tokens and signed URLs, so they are
-//! stored sealed (AES-256-GCM) under a key that only the service's secret and the client's `Idempotency-Key`
-//! together give: the database alone opens nothing.
+//! A key is reserved before the use case runs, and its answer is stored in the same transaction as the change. Errors
+//! are not stored: after one nothing has changed, and the client may try again. Answers contain tokens and signed URLs,
+//! so they are encrypted (AES-256-GCM) with a key that is derived from the service's secret and the client's
+//! `Idempotency-Key`: the database alone decrypts nothing.
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
@@ -15,30 +14,43 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::IntoParams;
 
-use super::extract::Json;
-use crate::http::error::{HttpError, Result};
+use super::{
+    error::{HttpError, Result},
+    extract::Json,
+};
 use crate::{
     app::App,
     db::{self, Done, Tx, idempotency as table},
     domain::Caller,
+    services,
 };
 
-/// A first request that has not answered after this is taken for dead, e.g. by a kill -9.
-const LOCK: chrono::TimeDelta = chrono::TimeDelta::seconds(60);
-const STILL_RUNNING: HttpError = HttpError::Busy("the first request with this Idempotency-Key still runs");
+/// A first request without an answer after this time is considered dead, for example killed.
+const LOCK_TIME: chrono::TimeDelta = chrono::TimeDelta::seconds(60);
+const STILL_RUNNING: HttpError = HttpError::Busy("the first request with this Idempotency-Key is still running");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// An answer of a POST.
+/// The header in the OpenAPI document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct IdempotencyKey {
+    /// The same key and body within 24 h give the first answer again.
+    #[expect(dead_code, reason = "a description only")]
+    #[param(rename = "Idempotency-Key")]
+    key: Option<String>,
+}
+
+/// The answer to a POST: a status and a JSON body.
 pub struct Answer {
     status: StatusCode,
     body: Vec<u8>,
 }
 
 impl Answer {
-    /// A status and a JSON body.
     pub fn new(status: StatusCode, body: &impl Serialize) -> Self {
-        Self { status, body: serde_json::to_vec(body).expect("our answers are JSON") }
+        Self { status, body: serde_json::to_vec(body).expect("answers are JSON") }
     }
 }
 
@@ -48,13 +60,19 @@ impl IntoResponse for Answer {
     }
 }
 
-/// Runs `work` in a transaction: once for each caller and key.
-pub async fn run<T, F>(app: &App, caller: &Caller, request: &Json<T>, mut work: impl FnMut(Tx) -> F) -> Result<Response>
+/// Runs a use case in a transaction, once for each caller and key.
+pub async fn run<B, T, F>(
+    app: &App,
+    caller: &Caller,
+    request: &Json<B>,
+    mut use_case: impl FnMut(Tx) -> F,
+    answer: impl Fn(T) -> Answer,
+) -> Result<Response>
 where
-    F: Future<Output = Result<Done<Answer>>>,
+    F: Future<Output = services::Result<Done<T>>>,
 {
     let Some(key) = &request.key else {
-        return Ok(app.db.transaction(work).await?.into_response());
+        return Ok(answer(app.db.transaction(use_case).await?).into_response());
     };
     let context = context(caller, key);
     let mut id = [0; 32];
@@ -65,58 +83,59 @@ where
         .derive(&context)
         .map(|key| RandomizedNonceKey::new(&AES_256_GCM, &key).expect("the key has the algorithm's length"));
     let now = db::now();
-    let owner = match table::reserve(&app.db, &id, &request.fingerprint, now, now + LOCK).await? {
+    let owner = match table::reserve(&app.db, &id, &request.fingerprint, now, now + LOCK_TIME).await? {
         table::Reservation::Fresh(owner) => owner,
         table::Reservation::Answered(first, _) | table::Reservation::Running(first) if first != request.fingerprint => {
-            return Err(HttpError::field("idempotency-key", "was used for another request before"));
+            return Err(HttpError::field("idempotency-key", "was used for another request"));
         }
         table::Reservation::Running(_) => return Err(STILL_RUNNING),
         table::Reservation::Answered(_, stored) => return replay(keys, &stored),
     };
-    let seal = keys.next().expect("there is a secret to sign with");
+    let sealing_key = keys.next().expect("there is at least one signing key");
     let outcome = app
         .db
         .transaction(|tx| {
-            let (work, seal, id) = (work(tx), &seal, &id);
+            let (done, answer, key, id) = (use_case(tx), &answer, &sealing_key, &id);
             async move {
-                let (mut tx, answer) = work.await?.reopen();
-                let stored = table::Stored { status: answer.status.as_u16(), body: close(seal, &answer.body)? };
+                let (mut tx, value) = done.await?.reopen();
+                let answer = answer(value);
+                let stored = table::Stored { status: answer.status.as_u16(), body: seal(key, &answer.body)? };
                 if table::store(&mut tx, id, owner, &stored).await? { Ok(tx.done(answer)) } else { Err(STILL_RUNNING) }
             }
         })
         .await;
     if outcome.is_err() {
-        // Best effort: a reservation that stays ends by itself.
+        // Best effort: the reservation expires.
         let released = match app.db.session().await {
             Ok(mut session) => table::release(&mut session, &id, owner).await,
             Err(error) => Err(error),
         };
         if let Err(error) = released {
-            tracing::warn!(%error, "an idempotency key stays reserved until its time is over");
+            tracing::warn!(%error, "cannot release an idempotency key; it stays reserved until it expires");
         }
     }
     Ok(outcome?.into_response())
 }
 
 fn context(caller: &Caller, key: &str) -> Vec<u8> {
-    let who = match caller {
+    let owner = match caller {
         Caller::User(user) => format!("user\0{}", user.subject),
         Caller::Guest(guest) => format!("guest\0{}", guest.invite_id),
     };
-    format!("{who}\0{key}").into_bytes()
+    format!("{owner}\0{key}").into_bytes()
 }
 
-fn close(key: &RandomizedNonceKey, body: &[u8]) -> Result<Vec<u8>> {
+fn seal(key: &RandomizedNonceKey, body: &[u8]) -> Result<Vec<u8>> {
     let mut sealed = body.to_vec();
     let nonce = key
         .seal_in_place_append_tag(Aad::empty(), &mut sealed)
-        .map_err(|_| anyhow::anyhow!("an answer can't be sealed"))?;
+        .map_err(|_| anyhow::anyhow!("cannot encrypt an answer"))?;
     sealed.splice(0..0, nonce.as_ref().iter().copied());
     Ok(sealed)
 }
 
 fn replay(mut keys: impl Iterator<Item = RandomizedNonceKey>, stored: &table::Stored) -> Result<Response> {
-    let broken = || anyhow::anyhow!("a stored answer can't be opened; has its key left storage.signing_keys?");
+    let broken = || anyhow::anyhow!("cannot decrypt a stored answer: was its key removed from storage.signing_keys?");
     let (nonce, sealed) = stored.body.split_first_chunk::<NONCE_LEN>().ok_or_else(broken)?;
     let open = |key: RandomizedNonceKey| {
         let mut sealed = sealed.to_vec();

@@ -1,11 +1,11 @@
-//! The operations listener: details for operators, on an address of its own.
+//! The operations listener: health, metrics and settings for operators.
 
 use std::{collections::BTreeMap, sync::PoisonError};
 
 use axum::{
     Router,
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::StatusCode,
     middleware::{from_fn, from_fn_with_state},
     response::IntoResponse,
     routing::get,
@@ -13,39 +13,34 @@ use axum::{
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::actuator;
+use super::{
+    actuator,
+    error::{HttpError, Result},
+    middleware::{observe, problem},
+    response::Reply,
+    routes::{health, metrics},
+};
 use crate::{
     app::AppState,
+    health::DependencyHealth,
     telemetry::{self, SlowRequest},
 };
-use crate::{
-    health::DependencyHealth,
-    http::{
-        error::{self, HttpError, Result},
-        response::Reply,
-        routes::health,
-    },
-};
 
-/// What Prometheus expects.
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// The routes of the operations listener.
 pub fn router(app: AppState) -> Router {
-    let compat = if app.config.compat.actuator { actuator::router() } else { Router::new() };
+    let actuator = if app.config.compat.actuator { actuator::router() } else { Router::new() };
     Router::new()
-        .merge(compat)
+        .merge(actuator)
         .route("/health", get(details))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
-        .route("/metrics", get(metrics_text))
+        .route("/metrics", get(metrics::render))
         .route("/slow", get(slow))
         .route("/log-level", get(log_level).put(set_log_level))
         .route("/info", get(info))
         .fallback(|| async { HttpError::NotFound })
         .method_not_allowed_fallback(|| async { HttpError::MethodNotAllowed })
-        .layer(from_fn(error::finish))
-        .layer(from_fn_with_state(super::observer(&app), telemetry::observe))
+        .layer(from_fn(problem::write_body))
+        .layer(from_fn_with_state(observe::observer(&app), telemetry::observe))
         .with_state(app)
 }
 
@@ -66,17 +61,12 @@ async fn details(State(app): State<AppState>) -> impl IntoResponse {
     )
 }
 
-pub(crate) async fn metrics_text(State(app): State<AppState>) -> impl IntoResponse {
-    app.measure();
-    ([(header::CONTENT_TYPE, HeaderValue::from_static(TEXT))], telemetry::recorder::handle().render())
-}
-
 #[derive(Serialize)]
 struct SlowBody {
     items: Vec<SlowRequest>,
 }
 
-/// The last requests that were slow or failed, newest first.
+/// The latest slow or failed requests, newest first.
 async fn slow(State(app): State<AppState>) -> Reply<SlowBody> {
     Reply(SlowBody { items: app.slow_requests.list() })
 }
@@ -91,20 +81,19 @@ async fn log_level(State(app): State<AppState>) -> Result<Reply<LogLevelBody>> {
     Ok(Reply(LogLevelBody { level }))
 }
 
-/// The body is the filter, e.g. `darkroom=debug,info`.
+/// The body is a filter, for example `darkroom=debug,info`.
 async fn set_log_level(State(app): State<AppState>, filter: String) -> Result<Reply<LogLevelBody>> {
     let handle = app.log_level.as_ref().ok_or(HttpError::NotFound)?;
     handle.set(filter.trim()).map_err(|error| HttpError::field("level", error))?;
-    tracing::info!(level = handle.get(), "the log level was changed");
+    tracing::info!(level = handle.get(), "log level changed");
     Ok(Reply(LogLevelBody { level: handle.get() }))
 }
 
 #[derive(Serialize)]
 struct Info<'a> {
     version: &'static str,
-    /// What was built, as `git describe` names it.
+    /// From `git describe`.
     commit: &'static str,
-    /// When that was committed: the same for every build of it.
     committed_at: &'static str,
     started_at: DateTime<Utc>,
     uptime_seconds: u64,

@@ -1,4 +1,4 @@
-//! A JSON answer with status 200.
+//! JSON responses.
 
 use axum::{
     http::{HeaderValue, header},
@@ -6,12 +6,12 @@ use axum::{
 };
 use serde::Serialize;
 
-/// Answers 200 with this as JSON.
+/// Status 200 with a JSON body.
 pub struct Reply<T>(pub T);
 
 impl<T: Serialize> IntoResponse for Reply<T> {
     fn into_response(self) -> Response {
-        let body = serde_json::to_vec(&self.0).expect("our answers are JSON");
+        let body = serde_json::to_vec(&self.0).expect("responses are JSON");
         ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
     }
 }

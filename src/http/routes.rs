@@ -5,5 +5,7 @@ pub mod edits;
 pub mod events;
 pub mod health;
 pub mod invites;
+pub mod join;
+pub mod metrics;
 pub mod objects;
 pub mod photos;

@@ -171,8 +171,8 @@ async fn settle_upload(app: &App, id: PhotoId, report: &mut Report) -> anyhow::R
                 photo.state == PhotoState::AwaitingUpload && db::reconciler::is_overdue(tx.session(), id).await?;
             match found {
                 _ if !is_expired && !is_overdue => Ok(tx.done(UploadOutcome::Unchanged)),
-                Some((bytes, digest)) if photo.fits(bytes, digest) => {
-                    uploads::take_in(&mut tx, &photo, digest.as_ref()).await?;
+                Some((bytes, digest)) if photo.matches_upload(bytes, digest) => {
+                    uploads::record(&mut tx, &photo, digest.as_ref()).await?;
                     Ok(tx.done(UploadOutcome::Accepted))
                 }
                 _ if is_expired => Ok(tx.done(UploadOutcome::StillExpired)),

@@ -1,21 +1,51 @@
-//! Uploads that have ended: S3 tells of most by a message, the sweep finds the others.
+//! Uploads that have ended: the PUT handler reports those to files, S3 those to a bucket by a message; the reconciler
+//! finds those that nobody reported.
 
+use std::io;
+
+use super::{Error, Result};
 use crate::{
-    db::{self, Tx, jobs::RENDER_PHOTO},
-    domain::{InviteRole, Photo, PhotoState, Sha256},
+    db::{self, Db, Tx, jobs::RENDER_PHOTO},
+    domain::{InviteRole, Photo, PhotoId, PhotoState, Sha256},
+    storage::{CompletedUpload, Files},
 };
 
-/// Whether bytes make something of a photo. S3 looks at a URL's time only when an upload begins, so one that took long may
-/// come to its end, and be answered 200, after the sweep has given it up.
+/// Keeps the bytes of a declared photo: the state, the name of the original and the job commit together. The bytes have
+/// to fit `bytes` and `content_type` of the signed URL.
+pub async fn accept(
+    db: &Db,
+    files: &Files,
+    id: PhotoId,
+    bytes: u64,
+    content_type: &str,
+    received: &CompletedUpload,
+) -> Result<()> {
+    db.transaction(|mut tx| async move {
+        let photo = db::photos::lock(tx.session(), id).await?.ok_or(Error::NotFound)?;
+        let is_declared = photo.bytes == bytes && photo.content_type == content_type;
+        if photo.state != PhotoState::AwaitingUpload || !is_declared {
+            return Err(Error::Conflict("this upload URL has been used, or the photo was declared again"));
+        }
+        received.persist(files, id).await.map_err(storage_failed)?;
+        record(&mut tx, &photo, Some(&received.sha256)).await?;
+        Ok(tx.done(()))
+    })
+    .await
+}
+
+/// The error of a failed write to storage.
+pub fn storage_failed(error: io::Error) -> Error {
+    Error::Unavailable("the photo cannot be stored", anyhow::Error::from(error).context("storage"))
+}
+
+/// Whether an upload makes a difference. S3 checks the expiry of a URL only when an upload begins, so a slow one may
+/// end, with 200, after the reconciler has expired the photo.
 pub(crate) fn is_awaited(state: PhotoState) -> bool {
     matches!(state, PhotoState::AwaitingUpload | PhotoState::Expired)
 }
 
-/// Notes that the bytes of a locked photo are there, as they were declared, and has it developed.
-///
-/// # Errors
-/// The database's.
-pub(crate) async fn take_in(tx: &mut Tx, photo: &Photo, digest: Option<&Sha256>) -> db::Result<()> {
+/// Records that the bytes of a locked photo have arrived as declared, and enqueues its job.
+pub(crate) async fn record(tx: &mut Tx, photo: &Photo, digest: Option<&Sha256>) -> db::Result<()> {
     if photo.state == PhotoState::Expired {
         revive(tx, photo).await?;
     }
@@ -23,8 +53,8 @@ pub(crate) async fn take_in(tx: &mut Tx, photo: &Photo, digest: Option<&Sha256>)
     tx.enqueue(RENDER_PHOTO, photo.id.as_uuid()).await
 }
 
-/// Takes back what was done when a photo was given up: its place of the invite, and that its bytes may be declared anew. An
-/// invite without any left does not undo S3's 200.
+/// Reverts the expiry of a photo: counts it for its invite and for deduplication again. S3 has answered 200, so an
+/// invite without photos left is no reason to refuse it.
 async fn revive(tx: &mut Tx, photo: &Photo) -> db::Result<()> {
     let mut role = None;
     if let Some(invite_id) = photo.uploader.invite_id {
@@ -35,7 +65,7 @@ async fn revive(tx: &mut Tx, photo: &Photo) -> db::Result<()> {
         if role != Some(InviteRole::Drop) {
             db::photos::set_dedup(tx.session(), photo.id, &digest.0).await?;
         }
-        // Where another guest's photo stands for these bytes, as when they were declared.
+        // For when another guest's photo has the first key, as in a declaration.
         db::photos::set_dedup(tx.session(), photo.id, &digest.among(photo.uploader.invite_id)).await?;
     }
     Ok(())

@@ -14,7 +14,7 @@ use crate::{
 
 /// Admits a request once its whole body has been received, so that a slow client does not occupy the concurrency limit.
 pub async fn admit(State(app): State<AppState>, request: Request, next: Next) -> Response {
-    let request = match extract::whole(request, app.config.http.max_body_bytes).await {
+    let request = match extract::buffer_body(request, app.config.http.max_body_bytes).await {
         Ok(request) => request,
         Err(error) => return error.into_response(),
     };

@@ -22,7 +22,7 @@ pub struct Status {
     get, path = "/health/live", tag = "health",
     responses(
         (status = 200, body = Status),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub async fn live() -> Reply<Status> {
@@ -38,7 +38,7 @@ pub async fn live() -> Reply<Status> {
     get, path = "/health/ready", tag = "health",
     responses(
         (status = 200, body = Status),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub async fn ready(State(app): State<AppState>) -> (StatusCode, Reply<Status>) {

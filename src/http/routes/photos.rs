@@ -1,34 +1,35 @@
-//! `/v1/albums/{album_id}/photos` and `/v1/photos/{photo_id}`: reading, reviewing, removing.
-
-mod add;
-
-use std::io;
+//! `/v1/albums/{album_id}/photos` and `/v1/photos/{photo_id}`.
 
 use axum::{
-    extract::{RawPathParams, State},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use imaging::UnknownMediaType;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
-pub use add::*;
-
-use crate::http::{
-    auth::{Looking, Reading},
-    error::{HttpError, Problem, Result},
-    etag,
-    extract::{Json, Query, path_id},
-    pagination::{Page, PageQuery},
-    response::Reply,
-};
 use crate::{
-    app::{App, AppState},
-    db::{self, jobs::PURGE_PHOTO, photo_event},
-    domain::{Access, Caller, Caption, EventKind, Photo, PhotoId, PhotoState, Rendition, Visibility},
-    storage::{OriginalUrls, RenditionUrls},
+    app::AppState,
+    db,
+    domain::{Caller, Caption, DisplayName, Photo, PhotoId, PhotoState, Rendition, Sha256, Visibility},
+    http::{
+        error::{FieldError, HttpError, Problem, Result},
+        etag,
+        extract::{Json, Path, Query},
+        idempotency::{self, Answer, IdempotencyKey},
+        pagination::{Page, PageQuery},
+        response::Reply,
+    },
+    services::{
+        ExpectedVersion,
+        access::{AlbumContext, ReadContext, ViewerAlbum},
+        photos::{self, Declaration, Declared, PhotoChanges, original_urls, rendition_urls},
+    },
+    storage::{RenditionUrls, Upload},
 };
 
 /// Who added a photo.
@@ -54,10 +55,10 @@ pub struct RenditionBody {
 }
 
 impl RenditionBody {
-    /// Signs the URL of a photo's rendition, which is kept under `name`.
-    pub(crate) fn new(photo: PhotoId, rendition: &Rendition, name: &str, links: &RenditionUrls) -> Self {
+    /// Signs the URL of a photo's rendition that storage has under `name`.
+    pub(super) fn new(photo: PhotoId, rendition: &Rendition, name: &str, urls: &RenditionUrls) -> Self {
         Self {
-            url: links.url(photo, name),
+            url: urls.url(photo, name),
             name: rendition.name.clone(),
             content_type: rendition.content_type.clone(),
             width: rendition.width,
@@ -70,8 +71,8 @@ impl RenditionBody {
 /// A photo, as its caller sees it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PhotoBody {
-    id: uuid::Uuid,
-    album_id: uuid::Uuid,
+    id: Uuid,
+    album_id: Uuid,
     state: PhotoState,
     visibility: Visibility,
     uploader: UploaderBody,
@@ -99,15 +100,15 @@ pub struct PhotoBody {
 
 impl PhotoBody {
     /// Signs the renditions' URLs.
-    pub(crate) fn new(photo: Photo, links: &RenditionUrls) -> Self {
+    fn new(photo: Photo, urls: &RenditionUrls) -> Self {
         let kind = if photo.uploader.invite_id.is_some() { "guest" } else { "host" };
-        let show = |rendition: &Rendition| RenditionBody::new(photo.id, rendition, &rendition.file_name(), links);
-        let renditions = photo.renditions.iter().map(show);
+        let show = |rendition: &Rendition| RenditionBody::new(photo.id, rendition, &rendition.file_name(), urls);
         Self {
             id: photo.id.as_uuid(),
             album_id: photo.album_id.as_uuid(),
             state: photo.state,
             visibility: photo.visibility,
+            renditions: photo.renditions.iter().map(show).collect(),
             uploader: UploaderBody { kind, name: photo.uploader.name },
             caption: photo.caption,
             content_type: photo.content_type,
@@ -118,7 +119,6 @@ impl PhotoBody {
             taken_at: photo.taken_at,
             camera: photo.camera,
             placeholder: photo.placeholder.map(|hash| STANDARD.encode(hash)),
-            renditions: renditions.collect(),
             reject_reason: photo.reject_reason,
             created_at: photo.created_at,
             ready_at: photo.ready_at,
@@ -126,13 +126,12 @@ impl PhotoBody {
     }
 }
 
-/// Which way a list goes.
+/// The order of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// The default.
     Newest,
-    /// From the first photo on.
     Oldest,
 }
 
@@ -141,10 +140,10 @@ pub enum Order {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PhotoQuery {
-    /// How many at most, 1 to 200; 50 when left out.
+    /// The page size, 1 to 200, 50 by default.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
     /// Only photos in this state.
     #[param(inline)]
@@ -156,210 +155,212 @@ pub struct PhotoQuery {
     order: Option<Order>,
 }
 
-/// Changes of a photo; what is left out stays.
+/// Changes of a photo; missing fields stay as they are.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PhotoPatch {
     /// 1 to 1000 characters, or null for none.
     #[schema(min_length = 1, max_length = 1000)]
-    #[serde(default, deserialize_with = "crate::http::extract::given_or_null")]
-    #[expect(clippy::option_option, reason = "left out is not the same as null")]
+    #[serde(default, deserialize_with = "crate::http::extract::nullable")]
+    #[expect(clippy::option_option, reason = "a missing caption stays, null removes it")]
     caption: Option<Option<String>>,
-    /// The host's to change.
+    /// Only the host may change it.
     #[schema(nullable = false)]
-    #[serde(default, deserialize_with = "crate::http::extract::given")]
+    #[serde(default, deserialize_with = "crate::http::extract::non_null")]
     visibility: Option<Visibility>,
 }
 
+/// A new photo.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPhoto {
+    /// `image/jpeg`, `image/png`, `image/webp` or `image/gif`.
+    content_type: String,
+    /// The exact size.
+    #[schema(minimum = 1)]
+    bytes: i64,
+    /// 64 hex digits. With it the same photo is never stored twice, and a broken upload can be repeated.
+    sha256: Option<String>,
+    /// 1 to 1000 characters.
+    #[schema(min_length = 1, max_length = 1000)]
+    caption: Option<String>,
+    /// The guest's display name, 1 to 100 characters.
+    #[schema(min_length = 1, max_length = 100)]
+    guest_name: Option<String>,
+}
+
+impl NewPhoto {
+    fn parse(&self, max_bytes: u64) -> Result<Declaration> {
+        let content_type = self.content_type.parse().map_err(|_: UnknownMediaType| {
+            let hint =
+                if is_heif(&self.content_type) { "; HEIC and AVIF are not supported yet, send JPEG" } else { "" };
+            let message = "content_type must be image/jpeg, image/png, image/webp or image/gif";
+            HttpError::UnsupportedMediaType(format!("{message}{hint}"))
+        })?;
+        let mut errors = Vec::new();
+        let bytes = u64::try_from(self.bytes).unwrap_or(0);
+        if bytes == 0 {
+            errors.push(FieldError::new("bytes", "must be at least 1"));
+        }
+        let sha256 = self.sha256.as_deref().map(Sha256::from_hex);
+        if sha256 == Some(None) {
+            errors.push(FieldError::new("sha256", "must be 64 hex digits"));
+        }
+        let caption = self.caption.as_deref().map(Caption::parse).transpose();
+        let caption = caption.unwrap_or_else(|error| {
+            errors.push(FieldError::new("caption", error));
+            None
+        });
+        let guest_name = self.guest_name.as_deref().map(DisplayName::parse).transpose();
+        let guest_name = guest_name.unwrap_or_else(|error| {
+            errors.push(FieldError::new("guest_name", error));
+            None
+        });
+        if !errors.is_empty() {
+            return Err(HttpError::Unprocessable(errors));
+        }
+        if bytes > max_bytes {
+            return Err(HttpError::TooLarge(max_bytes));
+        }
+        Ok(Declaration { content_type, bytes, sha256: sha256.flatten(), caption, guest_name })
+    }
+}
+
+fn is_heif(content_type: &str) -> bool {
+    let lower = content_type.to_ascii_lowercase();
+    ["image/heic", "image/heif", "image/avif"].iter().any(|heif| lower.starts_with(heif))
+}
+
+/// A photo, and how to upload its bytes.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AddedPhoto {
+    photo: PhotoBody,
+    /// Null if the original is already uploaded.
+    upload: Option<Upload>,
+}
+
+/// Declares a photo and signs the URL to upload its bytes to. The same bytes again: 200 with the existing photo, and
+/// with `upload` only if its bytes are missing and the caller is its uploader.
+#[utoipa::path(
+    post, path = "/v1/albums/{album_id}/photos", tag = "photos", security(("jwt" = []), ("invite" = [])),
+    params(("album_id" = Uuid, Path), IdempotencyKey), request_body = NewPhoto,
+    responses((status = 201, body = AddedPhoto), (status = 200, body = AddedPhoto), Problem)
+)]
+pub async fn add(State(app): State<AppState>, context: AlbumContext, request: Json<NewPhoto>) -> Result<Response> {
+    context.require_contributor()?;
+    let declaration = request.body.parse(app.config.uploads.max_bytes)?;
+    let url_ttl = TimeDelta::from_std(app.config.uploads.url_ttl).unwrap_or(TimeDelta::MAX);
+    let (urls, originals) = (rendition_urls(&app).await?, original_urls(&app).await?);
+    let declare = |tx| photos::declare(tx, &context, &declaration, url_ttl);
+    let answer = |Declared { photo, is_new, upload_expires_at }| {
+        let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+        let upload = upload_expires_at.map(|expires_at| originals.upload(&photo, expires_at));
+        Answer::new(status, &AddedPhoto { photo: PhotoBody::new(photo, &urls), upload })
+    };
+    idempotency::run(&app, &context.caller, &request, declare, answer).await
+}
+
 /// The album's photos that the caller may see, newest first.
-#[utoipa::path(get, path = "/v1/albums/{album_id}/photos", tag = "photos", params(("album_id" = uuid::Uuid, Path), PhotoQuery), security(("jwt" = []), ("invite" = [])),
-    responses((status = 200, body = Page<PhotoBody>), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(
+    get, path = "/v1/albums/{album_id}/photos", tag = "photos", security(("jwt" = []), ("invite" = [])),
+    params(("album_id" = Uuid, Path), PhotoQuery),
+    responses((status = 200, body = Page<PhotoBody>), Problem)
+)]
 pub async fn list(
     State(app): State<AppState>,
-    looking: Looking,
+    album: ViewerAlbum,
     Query(query): Query<PhotoQuery>,
 ) -> Result<Reply<Page<PhotoBody>>> {
     let oldest_first = query.order == Some(Order::Oldest);
-    let album_id = looking.here().album.id;
-    // A cursor of one order means nothing in the other.
-    let name = format!("photos of {album_id}, {}", if oldest_first { "oldest" } else { "newest" });
+    // A cursor belongs to one order.
+    let order = if oldest_first { "oldest" } else { "newest" };
+    let name = format!("photos of {}, {order}", album.context().album.id);
     let (page, signer) = (PageQuery { limit: query.limit, cursor: query.cursor }, app.storage.signer());
     let limit = page.limit()?;
-    let wanted = db::photos::Page {
+    let page = db::photos::Page {
         state: query.state,
         visibility: query.visibility,
         oldest_first,
         after: page.after(signer, &name)?,
         limit: limit + 1,
     };
-    let photos = match projected(&app, &looking, &wanted).await {
-        Some(photos) => photos,
-        None => in_database(&app, looking, &wanted).await?,
-    };
-    let links = links(&app).await?;
-    Ok(Reply(Page::new(
-        photos,
-        limit,
-        signer,
-        &name,
-        |photo| photo.id.as_uuid(),
-        |photo| PhotoBody::new(photo, &links),
-    )))
-}
-
-/// A page from the read model, if that has opened the album and the page is of what it has.
-async fn projected(app: &App, looking: &Looking, wanted: &db::photos::Page) -> Option<Vec<Photo>> {
-    let model = app.read_model.as_ref().filter(|_| looking.is_projected() && wanted.shows_all_public())?;
-    model.photos(looking.here().album.id, wanted).await
-}
-
-async fn in_database(app: &AppState, looking: Looking, wanted: &db::photos::Page) -> Result<Vec<Photo>> {
-    let here = looking.in_database(app).await?;
-    let (access, album_id) = (&here.access, here.album.id);
-    let list = |mut session| async move { db::photos::list(&mut session, access, album_id, wanted).await };
-    Ok(app.db.read_from_replica(here.freshness, list).await?)
+    let photos = photos::list(&app, album, &page).await?;
+    let urls = rendition_urls(&app).await?;
+    let show = |photo| PhotoBody::new(photo, &urls);
+    Ok(Reply(Page::new(photos, limit, signer, &name, |photo| photo.id.as_uuid(), show)))
 }
 
 /// One photo.
-#[utoipa::path(get, path = "/v1/photos/{photo_id}", tag = "photos", params(("photo_id" = uuid::Uuid, Path)), security(("jwt" = []), ("invite" = [])),
-    responses((status = 200, body = PhotoBody), (status = 304), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(
+    get, path = "/v1/photos/{photo_id}", tag = "photos", security(("jwt" = []), ("invite" = [])),
+    params(("photo_id" = Uuid, Path)),
+    responses((status = 200, body = PhotoBody), (status = 304), Problem)
+)]
 pub async fn get(
     State(app): State<AppState>,
-    Reading { caller, freshness }: Reading,
-    params: RawPathParams,
+    context: ReadContext,
+    Path(id): Path<PhotoId>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let (id, caller) = (path_id(&params, "photo_id")?, &caller);
-    let find = |mut session| async move { db::photos::find(&mut session, caller, id).await };
-    let (photo, _) = app.db.read_from_replica(freshness, find).await?.ok_or(HttpError::NotFound)?;
-    let links = links(&app).await?;
-    let tag = etag::tag(photo.version, links.tag(photo.id));
-    if etag::not_modified(&headers, &tag) {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
-    }
-    Ok(([(header::ETAG, tag)], Reply(PhotoBody::new(photo, &links))).into_response())
+    let photo = photos::read(&app.db, &context, id).await?;
+    Ok(respond(photo, &rendition_urls(&app).await?, &headers))
 }
 
 /// Changes the caption (uploader, host) or the visibility (host).
-#[utoipa::path(patch, path = "/v1/photos/{photo_id}", tag = "photos", params(("photo_id" = uuid::Uuid, Path)), request_body = PhotoPatch, security(("jwt" = []), ("invite" = [])),
-    responses((status = 200, body = PhotoBody), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(
+    patch, path = "/v1/photos/{photo_id}", tag = "photos", security(("jwt" = []), ("invite" = [])),
+    params(("photo_id" = Uuid, Path)), request_body = PhotoPatch,
+    responses((status = 200, body = PhotoBody), Problem)
+)]
 pub async fn update(
     State(app): State<AppState>,
     caller: Caller,
-    params: RawPathParams,
-    headers: HeaderMap,
+    Path(id): Path<PhotoId>,
+    expected: ExpectedVersion,
     request: Json<PhotoPatch>,
 ) -> Result<Response> {
-    let (photo, access) = seen(&app, &caller, &params).await?;
-    let patch = request.body;
-    if !access.owns(&photo) {
-        return Err(HttpError::Forbidden("only the uploader and the host may change a photo"));
-    }
-    if patch.visibility.is_some() && access != Access::Host {
-        return Err(HttpError::Forbidden("only the host may change who sees a photo"));
-    }
-    if let Some(Some(caption)) = &patch.caption {
-        Caption::parse(&**caption).map_err(|why| HttpError::field("caption", why))?;
-    }
-    // First: who is told that it failed must not find it done.
-    let links = links(&app).await?;
-    let photo = app.db.transaction(|tx| change(tx, &photo, &patch, &headers)).await?;
-    let tag = etag::tag(photo.version, links.tag(photo.id));
-    Ok(([(header::ETAG, tag)], Reply(PhotoBody::new(photo, &links))).into_response())
-}
-
-async fn change(mut tx: db::Tx, seen: &Photo, patch: &PhotoPatch, headers: &HeaderMap) -> Result<db::Done<Photo>> {
-    db::albums::lock(tx.session(), seen.album_id).await?.ok_or(HttpError::NotFound)?;
-    let mut photo = db::photos::lock(tx.session(), seen.id).await?.ok_or(HttpError::NotFound)?;
-    etag::check_match(headers, photo.version)?;
-    let before = (photo.is_public(), photo.caption.clone(), photo.visibility);
-    if let Some(caption) = &patch.caption {
-        photo.caption.clone_from(caption);
-    }
-    photo.visibility = patch.visibility.unwrap_or(photo.visibility);
-    let (was_public, is_public) = (before.0, photo.is_public());
-    if (was_public, photo.caption.clone(), photo.visibility) == before {
-        return Ok(tx.done(photo));
-    }
-    photo.version += 1;
-    db::photos::update(tx.session(), &photo).await?;
-    db::albums::count_public(tx.session(), photo.album_id, was_public, is_public).await?;
-    // To those who see only public photos, one that is hidden goes away.
-    let public_kind = match (was_public, is_public) {
-        (_, true) => Some(EventKind::PhotoUpdated),
-        (true, false) => Some(EventKind::PhotoRemoved),
-        (false, false) => None,
-    };
-    tx.record(photo.album_id, photo_event(&photo, EventKind::PhotoUpdated, public_kind)).await?;
-    Ok(tx.done(photo))
+    let PhotoPatch { caption, visibility } = request.body;
+    let caption = caption.map(|caption| caption.map(Caption::parse).transpose()).transpose();
+    let caption = caption.map_err(|error| HttpError::field("caption", error))?;
+    // Before the change: a request that fails must not have changed anything.
+    let urls = rendition_urls(&app).await?;
+    let photo = photos::update(&app.db, &caller, id, &PhotoChanges { caption, visibility }, &expected).await?;
+    Ok(respond(photo, &urls, &HeaderMap::new()))
 }
 
 /// Deletes the photo and its objects.
-#[utoipa::path(delete, path = "/v1/photos/{photo_id}", tag = "photos", params(("photo_id" = uuid::Uuid, Path)), security(("jwt" = []), ("invite" = [])),
-    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(
+    delete, path = "/v1/photos/{photo_id}", tag = "photos", security(("jwt" = []), ("invite" = [])),
+    params(("photo_id" = Uuid, Path)),
+    responses((status = 204), Problem)
+)]
 pub async fn delete(
     State(app): State<AppState>,
     caller: Caller,
-    params: RawPathParams,
-    headers: HeaderMap,
+    Path(id): Path<PhotoId>,
+    expected: ExpectedVersion,
 ) -> Result<StatusCode> {
-    let (photo, access) = seen(&app, &caller, &params).await?;
-    if !access.owns(&photo) {
-        return Err(HttpError::Forbidden("only the uploader and the host may delete a photo"));
-    }
-    let (album_id, id, headers) = (photo.album_id, photo.id, &headers);
-    app.db
-        .transaction(|mut tx| async move {
-            db::albums::lock(tx.session(), album_id).await?.ok_or(HttpError::NotFound)?;
-            let photo = db::photos::lock(tx.session(), id).await?.ok_or(HttpError::NotFound)?;
-            etag::check_match(headers, photo.version)?;
-            db::photos::delete(tx.session(), photo.id).await?;
-            db::albums::count_public(tx.session(), photo.album_id, photo.is_public(), false).await?;
-            if let (PhotoState::AwaitingUpload, Some(invite_id)) = (photo.state, photo.uploader.invite_id) {
-                db::invites::return_photo(tx.session(), invite_id).await?;
-            }
-            let removed = EventKind::PhotoRemoved;
-            tx.record(photo.album_id, photo_event(&photo, removed, photo.is_public().then_some(removed))).await?;
-            tx.enqueue(PURGE_PHOTO, photo.id.as_uuid()).await?;
-            Ok::<_, HttpError>(tx.done(()))
-        })
-        .await?;
+    photos::delete(&app.db, &caller, id, &expected).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Leads to the original by a signed URL that is good for a minute.
-#[utoipa::path(get, path = "/v1/photos/{photo_id}/original", tag = "photos", params(("photo_id" = uuid::Uuid, Path)), security(("jwt" = []), ("invite" = [])),
-    responses((status = 303, headers(("location" = String))), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn original(State(app): State<AppState>, caller: Caller, params: RawPathParams) -> Result<Response> {
-    let (photo, access) = seen(&app, &caller, &params).await?;
-    if !access.owns(&photo) {
-        return Err(HttpError::Forbidden("only the uploader and the host may fetch the original"));
+/// Redirects to a signed URL of the original, valid for one minute.
+#[utoipa::path(
+    get, path = "/v1/photos/{photo_id}/original", tag = "photos", security(("jwt" = []), ("invite" = [])),
+    params(("photo_id" = Uuid, Path)),
+    responses((status = 303, headers(("location" = String))), Problem)
+)]
+pub async fn original(State(app): State<AppState>, caller: Caller, Path(id): Path<PhotoId>) -> Result<Response> {
+    let location = photos::original_url(&app, &caller, id).await?;
+    let headers = [(header::LOCATION, location), (header::CACHE_CONTROL, "no-store".into())];
+    Ok((StatusCode::SEE_OTHER, headers).into_response())
+}
+
+/// The signed URLs change without the photo's version.
+fn respond(photo: Photo, urls: &RenditionUrls, headers: &HeaderMap) -> Response {
+    let tag = etag::tag(photo.version, urls.tag(photo.id));
+    if etag::not_modified(headers, &tag) {
+        return (StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response();
     }
-    if matches!(photo.state, PhotoState::AwaitingUpload | PhotoState::Expired) {
-        return Err(HttpError::Conflict("the photo's bytes have not come"));
-    }
-    let location = original_links(&app).await?.download(&photo);
-    Ok((StatusCode::SEE_OTHER, [(header::LOCATION, location), (header::CACHE_CONTROL, "no-store".into())])
-        .into_response())
-}
-
-/// What signs the URLs of an answer.
-pub(crate) async fn links(app: &App) -> Result<RenditionUrls> {
-    app.storage.rendition_urls(db::now()).await.map_err(unsigned)
-}
-
-/// What signs the URL of an original.
-async fn original_links(app: &App) -> Result<OriginalUrls> {
-    app.storage.original_urls(db::now()).await.map_err(unsigned)
-}
-
-fn unsigned(error: io::Error) -> HttpError {
-    HttpError::Unavailable("URLs can't be signed right now", error.into())
-}
-
-/// The photo in the path, for a caller that may know of it.
-pub(crate) async fn seen(app: &App, caller: &Caller, params: &RawPathParams) -> Result<(Photo, Access)> {
-    let id: PhotoId = path_id(params, "photo_id")?;
-    let find = |mut session| async move { db::photos::find(&mut session, caller, id).await };
-    app.db.read(find).await?.ok_or(HttpError::NotFound)
+    ([(header::ETAG, tag)], Reply(PhotoBody::new(photo, urls))).into_response()
 }

@@ -17,23 +17,13 @@ use crate::{
         self, Tx,
         jobs::{APPLY_EDIT, Claim, Queue},
     },
-    domain::{Edit, EditState, Photo},
     jobs::{
         job::{Completion, Job, complete},
         retry::Retry,
     },
+    services::edits::{fail, lock},
 };
-use steps::{GIVEN_UP, fail, fail_step, lock};
-
-/// The `fail_reason` of an edit that the host refused.
-const REFUSED: &str = "the host refused it";
-
-/// The host's decision on an edit that waits for review.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    Approve,
-    Refuse,
-}
+use steps::{GIVEN_UP, fail_step};
 
 pub(crate) struct ApplyEdit;
 
@@ -65,19 +55,5 @@ impl Job for ApplyEdit {
         anyhow::ensure!(app.machine.is_none(), "every attempt to look after its execution ended without a result");
         run_step(app, claim.subject.into(), fail_step(GIVEN_UP)).await?;
         complete(app, claim).await
-    }
-}
-
-/// Records the host's decision on a locked edit that waits for review, and enqueues the job that acts on it.
-pub async fn decide(tx: &mut Tx, edit: Edit, photo: &Photo, decision: Decision) -> db::Result<Edit> {
-    db::jobs::retry_dead_of(tx.session(), APPLY_EDIT, edit.id.as_uuid()).await?;
-    tx.enqueue(APPLY_EDIT, edit.id.as_uuid()).await?;
-    match decision {
-        Decision::Approve => {
-            let edit = Edit { state: EditState::Processing, ..edit };
-            db::edits::advance(tx.session(), &edit).await?;
-            Ok(edit)
-        }
-        Decision::Refuse => fail(tx, edit, photo, REFUSED).await,
     }
 }

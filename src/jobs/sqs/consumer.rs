@@ -267,8 +267,8 @@ async fn accept_upload(app: &App, id: PhotoId) -> anyhow::Result<ClaimOutcome> {
             };
             if uploads::is_awaited(photo.state) {
                 match found {
-                    Some((bytes, digest)) if photo.fits(bytes, digest) => {
-                        uploads::take_in(&mut tx, &photo, digest.as_ref()).await?;
+                    Some((bytes, digest)) if photo.matches_upload(bytes, digest) => {
+                        uploads::record(&mut tx, &photo, digest.as_ref()).await?;
                     }
                     found => return Ok(tx.done((ClaimOutcome::Gone, found.is_some()))),
                 }

@@ -233,7 +233,7 @@ async fn restarted_upload_replaces_previous() {
     let mut answer = Vec::new();
     let _ = older.read_to_end(&mut answer).await;
     let answer = String::from_utf8_lossy(&answer);
-    assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("begun anew"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("started again"), "{answer}");
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ const NO_GRACE: &str = "reconciler.orphan_grace_period = \"0s\"\n";
 #[track_caller]
 fn expect_unavailable(answer: &Answer, asked: Instant) {
     assert_eq!(answer.status, 503, "{}", String::from_utf8_lossy(&answer.bytes));
-    assert_eq!(answer.json()["detail"], "the database does not answer right now");
+    assert_eq!(answer.json()["detail"], "the database is unavailable");
     assert!(matches!(answer.header("retry-after").parse(), Ok(1..=10)), "{:?}", answer.headers);
     let took = asked.elapsed();
     assert!(took < TOLD_WITHIN + MARGIN, "told after {took:?}");

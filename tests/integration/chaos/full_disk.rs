@@ -72,7 +72,7 @@ async fn refuses_upload_on_full_disk() {
     let filler = fill(&server.photos(), bytes.len() / 2);
     let refused = host.put(&declared["upload"], bytes.clone()).await;
     assert_eq!(refused.status, 503);
-    assert_eq!(refused.json()["detail"], "the photo can't be stored right now");
+    assert_eq!(refused.json()["detail"], "the photo cannot be stored");
     assert!(!refused.header("retry-after").is_empty());
     let photo = id(&declared["photo"]);
     assert_eq!(host.get(&format!("/v1/photos/{photo}")).await.expect(200)["state"], "awaiting_upload");

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::Answer;
 
-static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(darkroom::http::openapi()).expect("JSON"));
+static DOCUMENT: LazyLock<Value> =
+    LazyLock::new(|| serde_json::to_value(darkroom::http::openapi_document()).expect("JSON"));
 
 /// The paths of the document.
 pub fn document() -> &'static Value {

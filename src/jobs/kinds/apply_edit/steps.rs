@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 use crate::{
     app::App,
     db::{
-        self, Tx,
+        self,
         jobs::{APPLY_EDIT, Claim, PUBLISH_EVENTS},
-        photo_event,
     },
     domain::{
-        Edit, EditId, EditState, EditStep, EventKind, Photo, PhotoState, Rendition, TaskToken, edit::REVIEW_TIME,
+        Edit, EditId, EditState, EditStep, EventKind, Photo, PhotoState, Rendition, TaskToken, edit::REVIEW_TIMEOUT,
     },
     jobs::{
         job::{Completion, complete_in},
         kinds::render_photo::{self, RenderResult},
     },
+    services::edits::{fail, lock, record_event},
     telemetry::metrics,
 };
 
@@ -86,7 +86,7 @@ pub(super) fn fail_step(reason: &str) -> Step {
 }
 
 pub(super) fn is_review_overdue(edit: &Edit) -> bool {
-    next_step(edit) == StepOutcome::Waits && edit.created_at + REVIEW_TIME <= db::now()
+    next_step(edit) == StepOutcome::Waits && edit.created_at + REVIEW_TIMEOUT <= db::now()
 }
 
 fn failure(reason: &str) -> StepOutcome {
@@ -247,34 +247,6 @@ pub(super) async fn complete_unless(
             Ok(tx.done(Some(completion)))
         })
         .await
-}
-
-/// Locks an edit, after its album and its photo. None when any of them is gone.
-pub(super) async fn lock(tx: &mut Tx, id: EditId) -> db::Result<Option<(Edit, Photo)>> {
-    let Some(found) = db::edits::get(tx.session(), id).await? else { return Ok(None) };
-    let album = db::albums::lock(tx.session(), found.album_id).await?;
-    let photo = db::photos::lock(tx.session(), found.photo_id).await?;
-    let edit = db::edits::lock(tx.session(), id).await?;
-    Ok(edit.zip(album.and(photo)))
-}
-
-/// Fails a locked, open edit, and numbers the event, which is not public because the edit never was.
-pub(super) async fn fail(tx: &mut Tx, edit: Edit, photo: &Photo, reason: &str) -> db::Result<Edit> {
-    let edit = Edit { state: EditState::Failed, step: None, fail_reason: Some(reason.to_owned()), ..edit };
-    db::edits::advance(tx.session(), &edit).await?;
-    record_event(tx, &edit, photo, EventKind::EditFailed, None).await?;
-    Ok(edit)
-}
-
-async fn record_event(
-    tx: &mut Tx,
-    edit: &Edit,
-    photo: &Photo,
-    kind: EventKind,
-    public: Option<EventKind>,
-) -> db::Result<()> {
-    let event = db::events::NewEvent { edit_id: Some(edit.id), ..photo_event(photo, kind, public) };
-    tx.record(edit.album_id, event).await
 }
 
 fn count(outcome: &'static str) {

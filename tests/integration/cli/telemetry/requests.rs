@@ -152,7 +152,7 @@ async fn keeps_last_hundred_failures() {
     let ids: Vec<&str> = kept.iter().map(|request| request["request_id"].as_str().unwrap()).collect();
     let expected: Vec<String> = (5..105).rev().map(|number| format!("failed-{number}")).collect();
     assert_eq!(ids, expected, "newest first");
-    assert_eq!(kept[0]["error"], "the database does not answer right now");
+    assert_eq!(kept[0]["error"], "the database is unavailable");
     assert_eq!((&kept[0]["outcome"], &kept[0]["principal"]), (&json!("server_error"), &json!("user")));
     assert!(kept[0]["database_wait_seconds"].as_f64().unwrap() > 0.0, "{}", kept[0]);
     assert!(kept.iter().all(|request| !request.to_string().contains("s3cret")), "a path");
