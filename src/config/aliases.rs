@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn variable_overrides_an_old_key_in_the_file() {
+    fn variable_overrides_old_key_in_file() {
         let config = read("limits.connections = 5", &[("DARKROOM_LIMITS_MAX_CONNECTIONS", "6")]).unwrap();
         assert_eq!(config.limits.max_connections, 6);
         let config = read("limits.max_connections = 5", &[("DARKROOM_LIMITS_CONNECTIONS", "6")]).unwrap();
