@@ -15,9 +15,10 @@ use sqlx::mysql::MySqlConnectOptions;
 
 use crate::{
     app::App,
-    aws, commands,
+    aws,
     config::{Config, Source, database::Place},
-    db, runtime,
+    db,
+    runtime::{self, startup},
     server::{self, Socket},
     telemetry,
 };
@@ -79,7 +80,7 @@ async fn serve(
     stop: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<()> {
     db::create_database(&server, DATABASE).await?;
-    commands::bring_up(&config.database).await?;
+    startup::migrate(&config.database).await?;
     let app = App::build(config, Some(level)).await?;
     let address = listener.local_addr()?;
     let looking = operations.local_addr()?;

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
 
 use start::Started;
-pub use start::{Function, UnknownHandler, is_bootstrap};
+pub use start::{Function, is_bootstrap};
 
 use crate::{
     app::AppState,

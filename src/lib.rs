@@ -39,6 +39,7 @@
 
 pub mod app;
 pub mod aws;
+pub mod cli;
 pub mod client;
 pub mod commands;
 pub mod config;

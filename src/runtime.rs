@@ -1,5 +1,6 @@
 //! The life of the process: start-up, background tasks, signals and shutdown.
 
+pub mod startup;
 pub mod systemd;
 
 use std::time::{Duration, Instant};

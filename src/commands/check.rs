@@ -5,7 +5,7 @@ mod dependencies;
 
 use std::{fmt::Display, path::Path, time::Instant};
 
-use crate::{app, identity::Verifier, server::Tls, telemetry::LogStream};
+use crate::{app, identity::Verifier, runtime::startup, server::Tls, telemetry::LogStream};
 
 /// The table, printed as it grows.
 struct Table {
@@ -71,7 +71,7 @@ impl Table {
 /// # Errors
 /// Mistakes in the configuration.
 pub async fn check(file: Option<&Path>) -> anyhow::Result<bool> {
-    let (config, _) = super::configure(file, LogStream::Stderr).await?;
+    let (config, _) = startup::configure(file, LogStream::Stderr).await?;
     let mut table = Table::begin();
     table.row("config", Instant::now(), Ok(format!("{} settings", config.effective.len())));
     let sdk = Box::pin(app::aws_sdk_config(&config)).await;

@@ -15,6 +15,7 @@ use crate::{
         sqs::client::{Message, Sqs},
         sqs::message::{self, Content},
     },
+    runtime::startup,
     telemetry::LogStream,
 };
 
@@ -45,7 +46,7 @@ pub enum JobsCommand {
 
 /// Runs a `darkroom jobs` command. Returns false when no job has the given id.
 pub async fn jobs(file: Option<&Path>, command: JobsCommand) -> anyhow::Result<bool> {
-    let (config, _) = super::configure(file, LogStream::Stderr).await?;
+    let (config, _) = startup::configure(file, LogStream::Stderr).await?;
     let db = Db::new(&config.database).with_read_model(config.read_model.table.is_some());
     let sdk = Box::pin(app::aws_sdk_config(&config)).await;
     let sqs = config.queue.sqs.as_ref().zip(sdk).map(|(sqs, sdk)| Sqs::new(sqs, &sdk));

@@ -1,25 +1,25 @@
-//! `darkroom project`: the read model, brought up to date or made anew.
+//! `darkroom read-model sync`.
 
 use std::path::Path;
 
 use anyhow::Context;
 
-use crate::{app, config::Mistakes, db, jobs::kinds::sync_read_model, read_model::ReadModel, telemetry::LogStream};
+use crate::{
+    app, config::Mistakes, db, jobs::kinds::sync_read_model, read_model::ReadModel, runtime::startup,
+    telemetry::LogStream,
+};
 
-/// How many albums are looked up at a time.
+/// Albums looked up at a time.
 const BATCH: u32 = 100;
 
-/// Projects what is left to project; with `anew` everything, and what has no row is removed.
-///
-/// # Errors
-/// Mistakes in the configuration, a read model that is off among them; the database's or the table's.
-pub async fn project(file: Option<&Path>, anew: bool) -> anyhow::Result<()> {
-    let (config, _) = super::configure(file, LogStream::Stderr).await?;
+/// Writes albums with pending changes to the read model; with `rebuild` writes all and removes items without a row.
+pub async fn sync_read_model(file: Option<&Path>, rebuild: bool) -> anyhow::Result<()> {
+    let (config, _) = startup::configure(file, LogStream::Stderr).await?;
     let sdk = Box::pin(app::aws_sdk_config(&config)).await;
     let model = ReadModel::new(&config.read_model, sdk.as_ref())?;
     let model = model.ok_or_else(|| Mistakes::one("read_model.kind is \"none\": there is nothing to project into"))?;
     let db = db::Db::new(&config.database);
-    let told = if anew {
+    let summary = if rebuild {
         let done = sync_read_model::rebuild(&db, &model).await?;
         format!("{} albums and {} photos written anew, {} items removed", done.albums, done.photos, done.removed)
     } else {
@@ -37,7 +37,7 @@ pub async fn project(file: Option<&Path>, anew: bool) -> anyhow::Result<()> {
             }
         }
     };
-    println!("{told}");
+    println!("{summary}");
     db.close().await;
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::runtime::systemd;
+use crate::runtime::{startup, systemd};
 use crate::{app::App, app::AppState, config::Log};
 
 /// Settings that a running process takes over, by what their names begin with.
@@ -42,7 +42,7 @@ pub(crate) fn on_hangup(app: AppState, file: Option<PathBuf>) -> anyhow::Result<
 
 async fn reload(app: &App, file: Option<&Path>) -> anyhow::Result<()> {
     // A new secret is for the next start, so none that is held is asked for: limits and certificates change without it.
-    let fresh = super::load(file, &app.config.told).await?;
+    let fresh = startup::load_config(file, &app.config.told).await?;
     // What can fail comes first.
     match (&app.tls, &fresh.http.tls) {
         (Some(tls), Some(files)) => tls.reload(files)?,

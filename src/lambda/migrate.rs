@@ -6,10 +6,10 @@
 
 use serde_json::{Value, json};
 
-use crate::{commands, config::Database};
+use crate::{config::Database, runtime::startup};
 
 /// As `darkroom migrate`; returns the number of applied and pending migrations.
 pub(crate) async fn bring_up(database: &Database) -> anyhow::Result<Value> {
-    let level = commands::bring_up(database).await?;
+    let level = startup::migrate(database).await?;
     Ok(json!({ "applied": level.applied, "pending": level.pending.len() }))
 }

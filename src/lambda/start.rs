@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::{
     app::{App, AppState},
-    commands,
-    config::{self, Database},
+    config::{self, Database, Mistakes},
+    runtime::startup,
     telemetry::LogStream,
 };
 
@@ -45,15 +45,13 @@ impl Function {
         }
     }
 
-    fn from_handler(name: &str) -> Result<Self, UnknownHandler> {
-        let function = Self::ALL.into_iter().find(|function| function.as_str() == name);
-        function.ok_or_else(|| UnknownHandler(name.to_owned()))
+    fn from_handler(name: &str) -> Result<Self, Mistakes> {
+        Self::ALL.into_iter().find(|function| function.as_str() == name).ok_or_else(|| {
+            let handlers = Self::ALL.map(Self::as_str).join(", ");
+            Mistakes::one(&format!("the handler must be one of {handlers}, not {name:?}"))
+        })
     }
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("the handler must be one of {all}, not {0:?}", all = Function::ALL.map(Function::as_str).join(", "))]
-pub struct UnknownHandler(String);
 
 /// Whether Lambda started this process: as `bootstrap`, without arguments.
 pub fn is_bootstrap() -> bool {
@@ -72,7 +70,7 @@ pub(crate) enum Started {
 pub(crate) async fn start() -> anyhow::Result<Started> {
     let function = Function::from_handler(&env::var(HANDLER).unwrap_or_default())?;
     let file = env::var_os("DARKROOM_CONFIG");
-    let (config, level) = commands::configure(file.as_deref().map(Path::new), LogStream::Lambda).await?;
+    let (config, level) = startup::configure(file.as_deref().map(Path::new), LogStream::Lambda).await?;
     Ok(match function {
         Function::Migrate => Started::Migrate(Box::new(config.database)),
         _ => Started::Serve(function, App::build(config, Some(level)).await?),

@@ -229,7 +229,7 @@ async fn ended_invite_opens_nothing_at_once() {
     let soon = chrono::Utc::now() + chrono::TimeDelta::seconds(4);
     let expiring = invite(json!({ "role": "view", "expires_at": soon })).await["token"].as_str().unwrap().to_owned();
     let token = revoked["token"].as_str().unwrap();
-    let (code, said, complaint) = run(darkroom(&["project"], &two.server.environment())).await;
+    let (code, said, complaint) = run(darkroom(&["read-model", "sync"], &two.server.environment())).await;
     assert_eq!(code, 0, "{said}{complaint}");
     two.mirrors.same("projected", token, &album).await;
     let at_model = |token: &str| Client::new(&two.mirrors.model.url, Some(token.to_owned()));
@@ -280,14 +280,14 @@ async fn rebuilds_table_and_removes_orphans() {
     environment.retain(|(name, _)| !name.starts_with("AWS_"));
     environment.extend(two.cloud.environment(Role::Operator));
     let project = async |arguments: &[&str]| run(darkroom(arguments, &environment)).await;
-    let (code, said, complaint) = project(&["project"]).await;
+    let (code, said, complaint) = project(&["read-model", "sync"]).await;
     assert!(code == 0 && said == "0 albums projected\n", "{code}: {said}{complaint}");
-    let (code, said, complaint) = project(&["project", "--rebuild"]).await;
+    let (code, said, complaint) = project(&["read-model", "sync", "--rebuild"]).await;
     assert!(code == 0 && said == "1 albums and 1 photos written anew, 2 items removed\n", "{code}: {said}{complaint}");
     assert_eq!(two.mirrors.same("rebuilt", &viewer, &album).await.len(), 1);
     let (keys, _) = model.all_keys(None).await.unwrap();
     assert!(!keys.contains(&strays[1]) && !keys.contains(&strays[2]), "{keys:?}");
-    assert_eq!(project(&["project", "--rebuild"]).await.0, 0, "again");
+    assert_eq!(project(&["read-model", "sync", "--rebuild"]).await.0, 0, "again");
 }
 
 #[tokio::test]
@@ -299,7 +299,7 @@ async fn syncs_due_albums() {
     for album in &albums {
         viewers.push(host.invite(album, &json!({ "role": "view" })).await);
     }
-    let (code, said, complaint) = run(darkroom(&["project"], &two.server.environment())).await;
+    let (code, said, complaint) = run(darkroom(&["read-model", "sync"], &two.server.environment())).await;
     assert!(code == 0 && said == "2 albums projected\n", "{code}: {said}{complaint}");
     two.mirrors.same("by the command", &viewers[0], &albums[0]).await;
 
@@ -314,17 +314,17 @@ async fn syncs_due_albums() {
 
     let mut off = two.server.environment();
     off.retain(|(name, _)| !name.starts_with("DARKROOM_READ_MODEL"));
-    for arguments in [&["project"][..], &["project", "--rebuild"]] {
+    for arguments in [&["read-model", "sync"][..], &["read-model", "sync", "--rebuild"]] {
         let (code, said, complaint) = run(darkroom(arguments, &off)).await;
         assert!(code == 64 && said.is_empty() && complaint.contains("read_model.kind"), "{code}: {complaint}");
     }
     let mut nowhere = two.server.environment();
     nowhere.retain(|(name, _)| name != NOWHERE.0);
     nowhere.push((NOWHERE.0.to_owned(), NOWHERE.1.to_owned()));
-    let (code, said, complaint) = run(darkroom(&["project"], &nowhere)).await;
+    let (code, said, complaint) = run(darkroom(&["read-model", "sync"], &nowhere)).await;
     assert!(code == 1 && said.is_empty() && complaint.contains("database"), "{code}: {complaint}");
     // An instance may not scan the table.
-    let (code, said, complaint) = run(darkroom(&["project", "--rebuild"], &two.server.environment())).await;
+    let (code, said, complaint) = run(darkroom(&["read-model", "sync", "--rebuild"], &two.server.environment())).await;
     assert!(code == 1 && said.is_empty() && complaint.contains("does the role allow"), "{code}: {complaint}");
 }
 
@@ -380,7 +380,7 @@ async fn failing_writes_lose_no_change() {
     let server = TestServer::start_in(&cloud, &parts, "worker.enabled = false").await;
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
     let few = ("DARKROOM_WORKER_MAX_ATTEMPTS", "2");
-    let worker = Process::start(&server, "work", &[("AWS_ENDPOINT_URL", &proxy.url), few]).await;
+    let worker = Process::start(&server, "worker", &[("AWS_ENDPOINT_URL", &proxy.url), few]).await;
     proxy.every_of("dynamodb", 1, Fault::Throttle);
     let host = server.user("alice");
     let album = host.album("later").await;
@@ -415,7 +415,7 @@ async fn purges_album_deleted_during_outage() {
     let server = TestServer::start_in(&cloud, &[Part::ReadModel], "worker.enabled = false").await;
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
     let once = ("DARKROOM_WORKER_MAX_ATTEMPTS", "1");
-    let _worker = Process::start(&server, "work", &[("AWS_ENDPOINT_URL", &proxy.url), once]).await;
+    let _worker = Process::start(&server, "worker", &[("AWS_ENDPOINT_URL", &proxy.url), once]).await;
     let host = server.user("alice");
     let album = host.album("gone").await;
     host.settled(&host.upload(&album, "image/png", &tiny_photo(1)).await).await;
@@ -440,7 +440,7 @@ async fn falls_back_when_changes_are_late() {
     let host = two.server.user("alice");
     let album = host.album("old title").await;
     let token = host.invite(&album, &json!({ "role": "view" })).await;
-    let project = async || run(darkroom(&["project"], &two.server.environment())).await.0;
+    let project = async || run(darkroom(&["read-model", "sync"], &two.server.environment())).await.0;
     assert_eq!(project().await, 0);
     host.patch(&format!("/v1/albums/{album}"), &json!({ "title": "new title" })).await.expect(200);
     let (viewer, path) = (two.server.bearer(&token), format!("/v1/albums/{album}"));

@@ -200,7 +200,7 @@ async fn retries_failing_topic_in_order() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, &[Part::Announce], "worker.enabled = false").await;
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
-    let worker = Process::start(&server, "work", &[("AWS_ENDPOINT_URL", &proxy.url)]).await;
+    let worker = Process::start(&server, "worker", &[("AWS_ENDPOINT_URL", &proxy.url)]).await;
     let host = server.user("alice");
     let album = host.album("trouble").await;
     proxy.every_of("sns", 5, Fault::Status(503));

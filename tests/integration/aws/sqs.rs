@@ -67,7 +67,7 @@ async fn start(server: &TestServer, verb: &str, variables: &[(String, String)]) 
 async fn stopping_worker_releases_messages() {
     let cloud = Cloud::start().await;
     let server = TestServer::start_in(&cloud, PARTS, QUIET).await;
-    let mut worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    let mut worker = start(&server, "worker", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
     let sqs = Sqs::new(&cloud.admin());
     worker.signal(Signal::TERM);
     eventually("stop received", async || worker.log().contains("stopping:").then_some(())).await;
@@ -84,7 +84,7 @@ async fn server_and_worker_use_own_roles() {
     let mut serving = variables(&cloud, Role::Serve, &cloud.emulator.url);
     serving.push(("DARKROOM_WORKER_ENABLED".to_owned(), "false".to_owned()));
     let api = start(&server, "serve", &serving).await;
-    let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    let worker = start(&server, "worker", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
     let host = api.user(&server, "alice");
     let album = host.album("rights").await;
     let photos = [
@@ -147,7 +147,7 @@ async fn ignores_duplicate_or_reordered_messages() {
         }
     }
     let work = variables(&cloud, Role::Work, &cloud.emulator.url);
-    let workers = [start(&server, "work", &work).await, start(&server, "work", &work).await];
+    let workers = [start(&server, "worker", &work).await, start(&server, "worker", &work).await];
     album_invariants::check(&server, &host, &album, &photos).await;
     drop(workers);
 }
@@ -191,7 +191,7 @@ async fn survives_failed_calls_and_killed_workers() {
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
     proxy.every(5, Fault::Status(503));
     let work = variables(&cloud, Role::Work, &proxy.url);
-    let first = start(&server, "work", &work).await;
+    let first = start(&server, "worker", &work).await;
     let mut photos = Vec::new();
     for number in 0..12 {
         photos.push(host.upload(&album, "image/jpeg", &numbered_photo(number)).await);
@@ -202,7 +202,7 @@ async fn survives_failed_calls_and_killed_workers() {
     .await;
     first.kill();
     proxy.every(5, Fault::Status(500));
-    let second = start(&server, "work", &work).await;
+    let second = start(&server, "worker", &work).await;
     proxy.every(5, Fault::LoseAnswer);
     // Messages of the first worker return after their visibility timeout; S3's notifications are sent again meanwhile.
     for photo in &photos {
@@ -221,7 +221,7 @@ async fn jobs_wait_while_queue_is_unreachable() {
     let host = server.user("alice");
     let album = host.album("outbox").await;
     let proxy = FaultProxy::start(&cloud.emulator.url).await;
-    let worker = start(&server, "work", &variables(&cloud, Role::Work, &proxy.url)).await;
+    let worker = start(&server, "worker", &variables(&cloud, Role::Work, &proxy.url)).await;
     let photo = host.upload(&album, "image/jpeg", &numbered_photo(1)).await;
     host.settled(&photo).await;
     proxy.every_of("sqs", 1, Fault::Cut);
@@ -243,7 +243,7 @@ async fn extends_visibility_during_render() {
     let album = host.album("slow").await;
     let mut work = variables(&cloud, Role::Work, &cloud.emulator.url);
     work.push(("DARKROOM_WORKER_VISIBILITY_TIMEOUT".to_owned(), "6s".to_owned()));
-    let worker = start(&server, "work", &work).await;
+    let worker = start(&server, "worker", &work).await;
     let photo = host.upload(&album, "image/png", &slow_photo()).await;
     let decoder = worker.halt_decoder().await;
     let held = |what: &'static str| {
@@ -348,7 +348,7 @@ async fn retries_dead_job_from_queue_or_table() {
     bucket.client.put_object().bucket(&bucket.name).key(&object).body(kept.into()).send().await.expect("it is back");
     let (well, said) = jobs(&server, &cloud, &["retry"]).await;
     assert!(well && said.contains("2 scheduled for retry"), "{said}");
-    let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    let worker = start(&server, "worker", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
     album_invariants::check(&server, &host, &album, &[photo]).await;
     drop(worker);
 }
@@ -400,7 +400,7 @@ async fn full_scan_accepts_late_silent_upload() {
     assert_eq!(server.database.count("SELECT CAST(photos_used AS SIGNED) FROM invites").await, 1);
     let again = guest.send(guest.declaration(&album, "image/jpeg", &numbered_photo(1))).await.expect(200);
     assert_eq!((&id(&again["photo"]), &again["upload"]), (&photo, &Value::Null));
-    let worker = start(&server, "work", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
+    let worker = start(&server, "worker", &variables(&cloud, Role::Work, &cloud.emulator.url)).await;
     assert_eq!(guest.settled(&photo).await["state"], "ready");
     assert_eq!(guest.get(&format!("/v1/photos/{other}")).await.expect(200)["state"], "expired");
     drop(worker);
@@ -442,7 +442,7 @@ async fn outlasts(fault: Fault) {
         // Checked without reading the body.
         tell(&cloud, &notification(&cloud, &photo)).await;
     }
-    let worker = start(&server, "work", &work).await;
+    let worker = start(&server, "worker", &work).await;
     eventually("attempts used up", async || {
         (worker.log().matches("a job failed and will be tried again").count() >= 3).then_some(())
     })

@@ -63,7 +63,7 @@ impl Deployment {
     /// Starts a worker process.
     async fn work(&self, more: &[(&str, &str)]) -> Process {
         let faults = self.fault_settings();
-        Process::start(&self.server, "work", &more.iter().copied().chain(faults).collect::<Vec<_>>()).await
+        Process::start(&self.server, "worker", &more.iter().copied().chain(faults).collect::<Vec<_>>()).await
     }
 
     /// Starts a server process. It reaches S3 without faults, which clients would have to handle.
@@ -200,7 +200,7 @@ async fn kill_between_file_and_row_loses_nothing() {
     let left = id(&killed_between(&server, &host, &album, &numbered_photo(2)).await["photo"]);
     server.database.change(format!("UPDATE photos SET sweep_at = '2020-01-01' WHERE id = {}", literal(&left))).await;
     assert_eq!(reconciler::run(&server.app, false).await.expect("a sweep").accepted, 1);
-    let _worker = Process::start(&server, "work", &[]).await;
+    let _worker = Process::start(&server, "worker", &[]).await;
     album_invariants::check(&server, &host, &album, &[id(&sent_again["photo"]), left]).await;
 }
 

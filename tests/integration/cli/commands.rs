@@ -68,7 +68,7 @@ async fn names_every_configuration_mistake() {
     let environment =
         [("DARKROOM_LOG_LEVEL", "loud"), ("DARKROOM_WORKER_VISIBILITY_TIMEOUT", "soon"), ("DARKROOM_SPEED", "11")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let verbs: [&[&str]; 5] = [&["serve"], &["work"], &["migrate"], &["check"], &["jobs", "list"]];
+    let verbs: [&[&str]; 5] = [&["serve"], &["worker"], &["migrate"], &["check"], &["jobs", "list"]];
     for verb in verbs {
         let arguments = [&["--config", file.to_str().unwrap()], verb].concat();
         let (code, said, complaint) = run(darkroom(&arguments, &environment)).await;
@@ -119,7 +119,7 @@ async fn names_startup_obstacles() {
         ("DARKROOM_HTTP_LISTEN", &free),
         ("DARKROOM_OPERATIONS_LISTEN", &other),
     ];
-    for verb in ["serve", "work"] {
+    for verb in ["serve", "worker"] {
         let (code, _, complaint) = run(darkroom(&[verb], &but(&server, &folder))).await;
         assert!(code == 1 && complaint.contains(&below_a_file), "{code}: {complaint}");
     }

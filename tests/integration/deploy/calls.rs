@@ -271,7 +271,7 @@ async fn instances_use_exactly_their_permissions() {
         ("DARKROOM_RECONCILER_FULL_SCAN_INTERVAL", "1s"),
         ("DARKROOM_RECONCILER_ORPHAN_GRACE_PERIOD", "0s"),
     ];
-    let worker = scene.process("work", &work, &sweeping).await;
+    let worker = scene.process("worker", &work, &sweeping).await;
     let s3 = aws_sdk_s3::Client::new(&scene.cloud.admin());
     let left = format!("originals/00/{}", uuid::Uuid::now_v7());
     s3.create_multipart_upload().bucket(&scene.cloud.bucket).key(left).send().await.expect("begun");
@@ -399,10 +399,10 @@ async fn operators_use_exactly_their_permissions() {
     let host = scene.server.user("host");
     let album = host.album("projected").await;
     host.invite(&album, &json!({ "role": "view" })).await;
-    does(&["project"]).await;
+    does(&["read-model", "sync"]).await;
     scene.server.database.change("DELETE FROM invites").await;
     scene.server.database.change("DELETE FROM albums").await;
-    does(&["project", "--rebuild"]).await;
+    does(&["read-model", "sync", "--rebuild"]).await;
     let sqs = Sqs::new(&scene.cloud.admin());
     for body in ["once", "twice"] {
         sqs.send_message().queue_url(&scene.cloud.dead_letters).message_body(body).send().await.expect("sent");

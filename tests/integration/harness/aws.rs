@@ -35,7 +35,7 @@ pub enum Role {
     Instance,
     /// `darkroom serve` without a worker.
     Serve,
-    /// `darkroom work`.
+    /// `darkroom worker`.
     Work,
     /// The instance: its start-up and termination scripts, and its agents.
     Itself,

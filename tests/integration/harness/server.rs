@@ -8,7 +8,6 @@ use std::{
 
 use darkroom::{
     app::{App, AppState},
-    commands,
     config::{Config, Source},
     dev::identity::{AUDIENCE, ISSUER, Identity},
     runtime, server,
@@ -84,7 +83,7 @@ impl TestServer {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_darkroom"));
         let sdk = cloud.map(|(cloud, _)| cloud.sdk(Role::Instance));
         let app = App::with(config, program, sdk.as_ref(), None).expect("an app");
-        commands::bring_up(&app.config.database).await.expect("migrations run");
+        runtime::startup::migrate(&app.config.database).await.expect("migrations run");
         let stop = CancellationToken::new();
         let running = tokio::spawn(runtime::run(app.clone(), Some(listener), operations, works, stop.clone()));
         Self {

@@ -436,13 +436,13 @@ async fn resumes_edit_of_killed_worker() {
     let photo = host.upload(&album, "image/png", &slow_photo()).await;
     drain(&server).await;
     let path = ask(&host, &photo, &json!([{ "name": "blur", "radius": 20.0 }, { "name": "auto" }])).await;
-    let first = Process::start(&server, "work", &[]).await;
+    let first = Process::start(&server, "worker", &[]).await;
     let decoder = first.halt_decoder().await;
     let step = "SELECT COUNT(*) FROM edits WHERE step = 'apply'";
     assert_eq!(server.database.count(step).await, 1, "the first step is kept");
     first.kill();
     eventually("decoder exited", async || (!runs(decoder)).then_some(())).await;
-    let _second = Process::start(&server, "work", &[]).await;
+    let _second = Process::start(&server, "worker", &[]).await;
     let edit = settled(&host, &path).await;
     assert_eq!(edit["state"], "ready");
     rendition(&host, &edit, "large").await;

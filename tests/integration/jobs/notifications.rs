@@ -128,7 +128,7 @@ async fn never_logs_webhook_secret_or_url() {
     let variables = webhook.variables();
     let mut more: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     more.push(("DARKROOM_LOG_LEVEL", "trace"));
-    let worker = Process::start(&server, "work", &more).await;
+    let worker = Process::start(&server, "worker", &more).await;
     let album = album_with(&host, 1).await;
     eventually("refused", async || worker.log().contains("500 Internal Server Error").then_some(())).await;
     webhook.answer(|_| Reply::Status(200));

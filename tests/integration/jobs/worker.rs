@@ -253,7 +253,7 @@ async fn photo_deleted_in_decode_leaves_no_file() {
     let host = server.user("alice");
     let album = host.album("deleted").await;
     let photo = host.upload(&album, "image/png", &slow_photo()).await;
-    let worker = Process::start(&server, "work", &[("DARKROOM_WORKER_VISIBILITY_TIMEOUT", "1m")]).await;
+    let worker = Process::start(&server, "worker", &[("DARKROOM_WORKER_VISIBILITY_TIMEOUT", "1m")]).await;
     let decoder = worker.halt_decoder().await;
     assert_eq!(host.delete(&format!("/v1/photos/{photo}")).await.status, 204);
     let purges = "SELECT COUNT(*) FROM jobs WHERE kind = 'purge_photo'";
@@ -299,7 +299,7 @@ async fn rejects_photo_that_crashes_decoder() {
     let host = server.user("alice");
     let album = host.album("killer").await;
     let more = [("DARKROOM_WORKER_CONCURRENCY", "1"), ("DARKROOM_IMAGING_PROCESSES", "1")];
-    let worker = Process::start(&server, "work", &more).await;
+    let worker = Process::start(&server, "worker", &more).await;
     let killer = host.upload(&album, "image/png", &slow_photo()).await;
     for _ in 0..3 {
         worker.kill_decoder().await;

@@ -69,7 +69,7 @@ async fn requires_verified_tls_off_loopback() {
         let mut environment = idle.environment();
         environment.retain(|(name, _)| name != "DARKROOM_DATABASE_SOCKET");
         environment.extend(pairs(&[("HOST", "db.internal"), ("PASSWORD", PASSWORD), ("TLS_MODE", mode)]));
-        for verb in ["serve", "work", "migrate", "check"] {
+        for verb in ["serve", "worker", "migrate", "check"] {
             let (code, _, complaints) = run(darkroom(&[verb], &environment)).await;
             assert!(code == 64 && complaints.contains("database.tls_mode"), "{verb} {mode}: {complaints}");
             assert!(complaints.contains("in clear") && !complaints.contains(PASSWORD), "{complaints}");

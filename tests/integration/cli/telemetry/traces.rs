@@ -30,7 +30,7 @@ async fn trace_follows_photo_to_webhook() {
     let root = format!("Root=1-{}-{}", &title[..8], &title[8..]);
     host.send(patch.header("x-amzn-trace-id", root)).await.expect(200);
 
-    let worker = Process::start(&server, "work", &more).await;
+    let worker = Process::start(&server, "worker", &more).await;
     let rejected = lines(&worker, "rejected", |_| true).await;
     assert_eq!(rejected[0]["span"]["trace_id"], upload, "{rejected:?}");
     assert_eq!(rejected[0]["span"]["subject"], id(&declared["photo"]));
