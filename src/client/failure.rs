@@ -5,10 +5,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use chrono::DateTime;
 use reqwest::{Response, StatusCode, header};
 use serde::{Deserialize, de::DeserializeOwned};
-
-use super::retry;
 
 /// Why a call failed, by what it means for the rest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +55,7 @@ pub async fn refusal(response: Response) -> Option<Failure> {
     let after = response
         .headers()
         .get(header::RETRY_AFTER)
-        .and_then(|value| retry::after(value.to_str().ok()?, SystemTime::now()));
+        .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
     let problem: Problem =
         response.bytes().await.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     Some(problem.meaning(status, after))
@@ -137,6 +136,16 @@ pub fn transport(error: reqwest::Error) -> Failure {
     passing(cause.map_or_else(|| what.to_owned(), |cause| format!("{what}: {cause}")))
 }
 
+/// The value of `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3).
+fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = SystemTime::from(DateTime::parse_from_rfc2822(value).ok()?);
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,5 +176,14 @@ mod tests {
         let body = r#"{"detail": "validation failed", "errors": [{"field": "a", "message": "b"}, {"field": "guest_name", "message": "d"}]}"#;
         assert_eq!(meaning(422, None, body), Failure::Fatal("validation failed: a b, guest_name d".into()));
         assert_eq!(meaning(413, None, "<html>"), Failure::Refused("the server answered 413 Payload Too Large".into()));
+    }
+
+    #[test]
+    fn reads_retry_after_as_seconds_or_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_445_412_470);
+        assert_eq!(parse_retry_after(" 3 ", now), Some(Duration::from_secs(3)));
+        assert_eq!(parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT", now), Some(Duration::from_secs(10)));
+        assert_eq!(parse_retry_after("Wed, 21 Oct 2015 07:00:00 GMT", now), Some(Duration::ZERO));
+        assert_eq!(parse_retry_after("soon", now), None);
     }
 }

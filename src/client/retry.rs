@@ -1,8 +1,6 @@
 //! When to try again, and how long to wait before: capped exponential backoff with jitter, or as the server asks.
 
-use std::time::{Duration, SystemTime};
-
-use chrono::DateTime;
+use std::time::Duration;
 
 use super::failure::Failure;
 use crate::resilience::backoff;
@@ -61,16 +59,6 @@ pub async fn run<T>(
     }
 }
 
-/// The value of `Retry-After`: seconds, or a date.
-pub fn after(value: &str, now: SystemTime) -> Option<Duration> {
-    let value = value.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = SystemTime::from(DateTime::parse_from_rfc2822(value).ok()?);
-    Some(date.duration_since(now).unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,14 +79,5 @@ mod tests {
         let policy = Policy::USUAL;
         assert!(policy.wait(0, Some(Duration::from_secs(7))) >= Duration::from_secs(7));
         assert!(policy.wait(0, Some(Duration::from_hours(24))) < policy.longest + policy.cap);
-    }
-
-    #[test]
-    fn reads_retry_after_as_seconds_or_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_445_412_470);
-        assert_eq!(after(" 3 ", now), Some(Duration::from_secs(3)));
-        assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT", now), Some(Duration::from_secs(10)));
-        assert_eq!(after("Wed, 21 Oct 2015 07:00:00 GMT", now), Some(Duration::ZERO));
-        assert_eq!(after("soon", now), None);
     }
 }

@@ -55,8 +55,11 @@ mod tests {
         storage = { directory = "/var/lib/darkroom", signing_keys = ["00112233445566778899aabbccddeeff"] }
     "#;
     const SECRET: &str = "notifications.webhook_secret = '00112233445566778899aabbccddeeff'";
-    const SQS: &str =
-        "queue = { kind = 'sqs', url = 'https://sqs.example/q', dead_letter_url = 'https://sqs.example/d' }";
+    const SQS: &str = "
+        queue.kind = 'sqs'
+        queue.url = 'https://sqs.example/q'
+        queue.dead_letter_url = 'https://sqs.example/d'
+    ";
 
     fn read(text: &str, env: &[(&str, &str)]) -> Result<Config, Mistakes> {
         let env = env.iter().map(|(name, value)| (name.into(), value.into()));

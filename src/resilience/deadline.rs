@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, error::Elapsed, sleep_until, timeout_at};
 
-pub use wait_until_near as is_near;
-
 tokio::task_local! {
     static CURRENT: Deadline;
 }

@@ -33,7 +33,7 @@ pub async fn list(app: &App, context: &AlbumContext, after: u64, wait: Duration)
     }
     let wait_ends = Instant::now() + wait;
     // A Lambda invocation may have less time than the gateway gives.
-    let near_deadline = deadline::is_near();
+    let near_deadline = deadline::wait_until_near();
     tokio::pin!(near_deadline);
     // A drain ends the waits. One that begins during the drain ends when the listener closes: ended at once, its client
     // would come back at once.
