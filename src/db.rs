@@ -14,6 +14,7 @@ mod from_row;
 mod statements;
 
 pub mod albums;
+mod all_statements;
 pub mod ca_file;
 mod certificate_monitor;
 mod connection;
@@ -40,6 +41,7 @@ mod transaction;
 pub mod users;
 mod wakeups;
 
+pub use all_statements::statements;
 pub use certificate_monitor::{CertificateStatus, WARN_DAYS};
 pub use database::Db;
 pub use error::{AsDbError, Error, Result};
@@ -49,6 +51,5 @@ pub use replica::Freshness;
 pub use server::{ServerStatus, create_database, server_time, server_version};
 pub(crate) use server::{missing_privileges, tls_status};
 pub use session::Session;
-pub use statements::statements;
 pub use time::now;
 pub use transaction::{Done, Tx};

@@ -7,6 +7,7 @@ pub mod edit;
 pub mod event;
 pub mod ids;
 pub mod invite;
+pub mod job;
 pub mod photo;
 pub mod text;
 

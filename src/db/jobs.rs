@@ -7,6 +7,7 @@ use sqlx::{Arguments, MySqlExecutor, mysql::MySqlArguments};
 use uuid::Uuid;
 
 use super::{database::Db, error::Result, session::Session, statements::with_ids, time::gauge_seconds};
+pub use crate::domain::job::*;
 use crate::telemetry::{Trace, scope};
 
 /// The longest error text that is kept, in characters.
@@ -47,39 +48,6 @@ statements! {
     DEPTH = "SELECT CAST(COALESCE(SUM(dead = FALSE), 0) AS SIGNED), CAST(COALESCE(SUM(dead = TRUE), 0) AS SIGNED),
         CAST(MAX(IF(dead = FALSE, TIMESTAMPDIFF(MICROSECOND, visible_at, UTC_TIMESTAMP(3)), NULL)) AS SIGNED)
         FROM jobs";
-}
-
-/// A job's name and its queue. The `jobs` module implements the jobs; code below it knows them by these constants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JobName {
-    pub name: &'static str,
-    pub queue: Queue,
-}
-
-pub const RENDER_PHOTO: JobName = JobName { name: "render_photo", queue: Queue::Default };
-pub const APPLY_EDIT: JobName = JobName { name: "apply_edit", queue: Queue::Default };
-pub const PURGE_PHOTO: JobName = JobName { name: "purge_photo", queue: Queue::Default };
-pub const PURGE_ALBUM: JobName = JobName { name: "purge_album", queue: Queue::Default };
-pub const PUBLISH_EVENTS: JobName = JobName { name: "publish_events", queue: Queue::Outbox };
-pub const SYNC_READ_MODEL: JobName = JobName { name: "sync_read_model", queue: Queue::Outbox };
-
-/// Jobs that share workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Queue {
-    /// Carried by SQS where it is configured.
-    Default,
-    /// Jobs that pass committed changes on to other servers. They have workers of their own, so that a webhook that
-    /// hangs does not delay photos.
-    Outbox,
-}
-
-impl Queue {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Default => "default",
-            Self::Outbox => "outbox",
-        }
-    }
 }
 
 /// A job that this worker has under a lease.

@@ -8,8 +8,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::jobs::Queue;
-use crate::domain::AlbumId;
+use crate::domain::{AlbumId, job::Queue};
 
 /// What a transaction has committed.
 #[derive(Debug, Clone, Copy)]
