@@ -94,7 +94,7 @@ impl fmt::Display for Flavour {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The directory can't be created, read or written, or has other content.
-    #[error("directory {} is not usable: {source}", path.display())]
+    #[error("directory {} is not usable", path.display())]
     Folder {
         /// The file or directory.
         path: PathBuf,

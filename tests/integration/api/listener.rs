@@ -72,7 +72,7 @@ async fn refused(process: &Process, reason: &str) -> u64 {
 
 /// Waits for a log line about a request of this client.
 async fn logged(process: &Process, client: &str) {
-    let words = format!("\"client\":\"{client}\"");
+    let words = format!("\"client_ip\":\"{client}\"");
     eventually(&words, async || process.log().contains(&words).then_some(())).await;
 }
 

@@ -147,7 +147,7 @@ async fn check_classifies_aws_failures() {
     proxy.every(1, Fault::Refuse("ExpiredToken"));
     all_fail_saying(&server, &proxied, &["the credentials have expired"]).await;
     proxy.every(1, Fault::Refuse("RequestTimeTooSkewed"));
-    all_fail_saying(&server, &proxied, &["this host's clock is off"]).await;
+    all_fail_saying(&server, &proxied, &["this host's clock is wrong"]).await;
     // One failing call in five is hidden by retries.
     proxy.every(5, Fault::Status(503));
     let (code, table) = check(&server, &proxied).await;

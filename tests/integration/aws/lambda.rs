@@ -256,7 +256,7 @@ async fn functions_run_edit_steps() {
     assert_eq!(reqwest::get(url).await.expect("an answer of S3").status(), 200);
     for event in [json!({}), json!({ "edit_id": edit, "step": "dance" }), sample("schedule")] {
         let failed = step.invoke(event).await.expect_err("no step");
-        assert!(failed["errorMessage"].as_str().is_some_and(|said| said.contains("no step of an edit")), "{failed}");
+        assert!(failed["errorMessage"].as_str().is_some_and(|said| said.contains("not a step of an edit")), "{failed}");
     }
 }
 
@@ -284,7 +284,10 @@ async fn reports_partial_batch_failures() {
 
     let failed = develop.invoke(sample("schedule")).await.expect_err("no batch");
     assert_eq!(failed["errorType"], "Darkroom.develop");
-    assert!(failed["errorMessage"].as_str().is_some_and(|said| said.contains("no batch of messages")), "{failed}");
+    assert!(
+        failed["errorMessage"].as_str().is_some_and(|said| said.contains("not a batch of SQS messages")),
+        "{failed}"
+    );
 }
 
 #[tokio::test]
@@ -383,7 +386,7 @@ async fn exits_cleanly_on_sigterm() {
     assert_eq!(answer["statusCode"], 200, "{answer}");
     for event in [json!({}), sample("sqs"), json!("text")] {
         let failed = api.invoke(event).await.expect_err("no request");
-        assert!(failed["errorMessage"].as_str().is_some_and(|said| said.contains("no request")), "{failed}");
+        assert!(failed["errorMessage"].as_str().is_some_and(|said| said.contains("not a request")), "{failed}");
     }
     assert_eq!(api.stop().await.code(), Some(0), "{}", api.log());
 

@@ -391,7 +391,7 @@ async fn failing_writes_lose_no_change() {
         1
     );
     eventually("more attempts than other jobs", async || {
-        (worker.log().matches("a job failed and will be tried again").count() > 3).then_some(())
+        (worker.log().matches("job failed and will be retried").count() > 3).then_some(())
     })
     .await;
     let failed = "SELECT COUNT(*) FROM jobs WHERE kind = 'sync_read_model' AND dead = FALSE AND last_error LIKE '%ThroughputExceeded%quota%'";

@@ -219,5 +219,5 @@ async fn retries_failing_topic_in_order() {
         at_rest(&server).await;
     }
     assert_eq!(seqs(&heard(&cloud, &cloud.fifo_subscriber, 14).await), (1..=14).collect::<Vec<_>>());
-    assert!(worker.log().contains("tried again"), "{}", worker.log());
+    assert!(worker.log().contains("will be retried"), "{}", worker.log());
 }

@@ -226,8 +226,7 @@ async fn jobs_wait_while_queue_is_unreachable() {
     host.settled(&photo).await;
     proxy.every_of("sqs", 1, Fault::Cut);
     assert_eq!(host.delete(&format!("/v1/photos/{photo}")).await.status, 204);
-    eventually("worker noticed", async || worker.log().contains("jobs wait to be sent to the queue").then_some(()))
-        .await;
+    eventually("worker noticed", async || worker.log().contains("sending jobs to SQS failed").then_some(())).await;
     assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE kind = 'purge_photo'").await, 1);
     let health: Value = reqwest::get(format!("{}/health", worker.operations)).await.unwrap().json().await.unwrap();
     assert_eq!(health["dependencies"]["queue"]["status"], "failing", "{health}");
@@ -289,7 +288,7 @@ async fn dead_letters_invalid_messages() {
         said.lines().find(|line| line.contains("hello")).map(str::to_owned)
     })
     .await;
-    assert!(line.contains("neither a job nor a notification of S3"), "{line}");
+    assert!(line.contains("neither a job nor an S3 notification"), "{line}");
     let message = line.split_whitespace().next().expect("an id").to_owned();
     // Listing does not remove it.
     assert!(jobs(&server, &cloud, &["list"]).await.1.contains(&message));
@@ -444,7 +443,7 @@ async fn outlasts(fault: Fault) {
     }
     let worker = start(&server, "worker", &work).await;
     eventually("attempts used up", async || {
-        (worker.log().matches("a job failed and will be tried again").count() >= 3).then_some(())
+        (worker.log().matches("job failed and will be retried").count() >= 3).then_some(())
     })
     .await;
     assert_eq!(server.database.count("SELECT COUNT(*) FROM jobs WHERE dead OR attempts > 1").await, 0);

@@ -177,7 +177,7 @@ async fn killed_between(server: &TestServer, host: &Client, album: &str, bytes: 
     let mut holder = server.database.connect().await;
     let mut tx = holder.begin().await.expect("a transaction");
     let job = format!(
-        "INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES ({0}, 'develop', {0}, NOW(), NOW())",
+        "INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES ({0}, 'render_photo', {0}, NOW(), NOW())",
         literal(&photo)
     );
     sqlx::query(AssertSqlSafe(job)).execute(&mut *tx).await.expect("a row");
@@ -295,7 +295,7 @@ async fn kill_before_commit_frees_event_number() {
     // The last statement adds the notification job, after the photo's state and the event.
     let announcement = |album: &str| {
         format!(
-            "INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES ({album}, 'announce', {album}, NOW(), NOW())"
+            "INSERT INTO jobs (id, kind, subject, visible_at, created_at) VALUES ({album}, 'publish_events', {album}, NOW(), NOW())"
         )
     };
     killed_while_finishing(announcement, ENQUEUE).await;

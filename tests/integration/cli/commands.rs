@@ -105,7 +105,7 @@ async fn names_startup_obstacles() {
         ([("DARKROOM_HTTP_LISTEN", &free), ("DARKROOM_OPERATIONS_LISTEN", taken)], [taken, "already in use"]),
         (
             [("DARKROOM_HTTP_LISTEN", "192.0.2.1:80"), ("DARKROOM_OPERATIONS_LISTEN", &free)],
-            ["192.0.2.1:80", "can't be"],
+            ["192.0.2.1:80", "failed to listen"],
         ),
     ] {
         let (code, said, complaint) = run(darkroom(&["serve"], &but(&server, &changes))).await;

@@ -190,8 +190,8 @@ async fn reports_obstacles_and_leaves_nothing() {
     let below = file.join("data");
     for (listen, folder, environment, words) in [
         (&address, &fresh, &environment()[..], &[address.as_str(), "already in use"][..]),
-        (&free, &file, &environment(), &[file.to_str().unwrap(), "can't be used"]),
-        (&free, &below, &environment(), &[below.to_str().unwrap(), "can't be used"]),
+        (&free, &file, &environment(), &[file.to_str().unwrap(), "not usable"]),
+        (&free, &below, &environment(), &[below.to_str().unwrap(), "not usable"]),
         (&free, &fresh, &no_server, &["/nowhere/m", "no usable database server"]),
     ] {
         let (code, said, complaint) = run(darkroom(&arguments(listen, folder, &server()), environment)).await;

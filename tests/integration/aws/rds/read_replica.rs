@@ -11,8 +11,8 @@ use crate::harness::{
 };
 
 const BY_READER: &str = r#"darkroom_db_reads_total{server="reader"}"#;
-const BEHIND: &str = r#"darkroom_db_reads_total{reason="behind",server="writer"}"#;
-const FAILING: &str = r#"darkroom_db_reads_total{reason="failing",server="writer"}"#;
+const BEHIND: &str = r#"darkroom_db_reads_total{server="writer",reason="behind"}"#;
+const FAILING: &str = r#"darkroom_db_reads_total{server="writer",reason="failing"}"#;
 
 async fn ids(client: &Client, path: &str) -> Vec<String> {
     let mut ids: Vec<String> =

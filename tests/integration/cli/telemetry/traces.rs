@@ -31,7 +31,7 @@ async fn trace_follows_photo_to_webhook() {
     host.send(patch.header("x-amzn-trace-id", root)).await.expect(200);
 
     let worker = Process::start(&server, "worker", &more).await;
-    let rejected = lines(&worker, "rejected", |_| true).await;
+    let rejected = lines(&worker, "photo rejected", |_| true).await;
     assert_eq!(rejected[0]["span"]["trace_id"], upload, "{rejected:?}");
     assert_eq!(rejected[0]["span"]["subject"], id(&declared["photo"]));
     eventually("notified of both", async || (webhook.accepted(&album).len() == 2).then_some(())).await;
