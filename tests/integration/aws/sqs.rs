@@ -302,7 +302,7 @@ async fn dead_letters_invalid_messages() {
     let again = again.split_whitespace().next().expect("an id").to_owned();
     assert_ne!(again, message);
     let (found, said) = jobs(&server, &cloud, &["drop", &message]).await;
-    assert!(!found && said.contains("there is no dead job or message of this id"), "{said}");
+    assert!(!found && said.contains("no dead job or message has this id"), "{said}");
     assert_eq!(jobs(&server, &cloud, &["drop", &again]).await, (true, "dropped\n".to_owned()));
     assert_eq!(jobs(&server, &cloud, &["list"]).await, (true, String::new()));
 }

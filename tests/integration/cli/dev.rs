@@ -192,7 +192,7 @@ async fn reports_obstacles_and_leaves_nothing() {
         (&address, &fresh, &environment()[..], &[address.as_str(), "already in use"][..]),
         (&free, &file, &environment(), &[file.to_str().unwrap(), "not usable"]),
         (&free, &below, &environment(), &[below.to_str().unwrap(), "not usable"]),
-        (&free, &fresh, &no_server, &["/nowhere/m", "no usable database server"]),
+        (&free, &fresh, &no_server, &["/nowhere/m", "not a working database server"]),
     ] {
         let (code, said, complaint) = run(darkroom(&arguments(listen, folder, &server()), environment)).await;
         assert!(code == 1 && said.is_empty(), "{words:?}: {code}: {said}{complaint}");
