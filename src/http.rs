@@ -1,4 +1,4 @@
-//! The HTTP API: [`router`] has the table of routes, `routes/` one file per resource, `middleware/` one layer per file.
+//! The HTTP API: `router.rs` has the table of routes, `routes/` one file per resource, `middleware/` one layer per file.
 
 mod actuator;
 pub mod auth;
