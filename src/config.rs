@@ -70,7 +70,7 @@ pub struct Config {
     pub compat: Compat,
     /// What is logged, and how.
     pub log: Log,
-    /// Where else it is told what happens.
+    /// Exports of metrics and spans.
     pub telemetry: Telemetry,
     /// Each key with its value, secrets masked, for `/info`.
     pub effective: BTreeMap<String, String>,
@@ -277,7 +277,7 @@ mod tests {
             }
             _ => None,
         };
-        // An installation without secrets of its own, and somebody else's credential.
+        // An installation without secrets of its own, and a credential of another program.
         std::fs::write(folder.join("tls-key"), "not ours").unwrap();
         assert_eq!(password(with(&[]).unwrap()), None);
         // `LoadCredential=database.password:FILE`, then `LoadCredential=darkroom:FOLDER`, which puts a word before.
@@ -342,7 +342,7 @@ mod tests {
             short.will_stay() && said.contains("storage.signing_keys: must hold") && !said.contains("too-short"),
             "{said}"
         );
-        // What can't be read may be there the next time, unless something else is wrong too; all of it is told.
+        // A secret that can't be read may be readable at the next start, unless there are other mistakes too; all are reported.
         let away = told(Err("it is away"), &[]).unwrap_err();
         assert!(!away.will_stay(), "{away}");
         assert_eq!(

@@ -107,7 +107,7 @@ async fn configure(dir: &Path, listener: &Socket, operations: &Socket, identity:
                 ("listen", text(&listen.to_string())),
                 ("public_url", text(&format!("http://{listen}"))),
                 ("cors_origins", origins),
-                // Nobody stands in front who would have to learn of the end.
+                // No load balancer in front has to notice the shutdown.
                 ("shutdown_delay", text("0s")),
             ]),
         ),

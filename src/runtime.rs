@@ -174,7 +174,7 @@ async fn refresh_key_set(app: AppState) {
     }
 }
 
-/// A program newer than the schema fails where it uses what is missing; this logs why, until somebody migrates.
+/// A program newer than the schema fails where it uses what is missing; this logs the reason until the schema is migrated.
 async fn check_schema(app: AppState) {
     loop {
         match db::migrations::check(&app.db).await {

@@ -123,7 +123,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// Connects to nobody yet.
+    /// Opens no connection yet.
     ///
     /// # Errors
     /// The server's address is no http or https URL, or TLS can't be set up.

@@ -37,7 +37,7 @@ impl Policy {
     }
 }
 
-/// Calls until it works, fails for good, or has failed too often. Each failure that is not the last is told.
+/// Repeats a call until it succeeds, fails permanently, or has used up its attempts. Reports each failure but the last.
 ///
 /// # Errors
 /// The last failure.

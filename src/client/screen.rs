@@ -64,7 +64,7 @@ impl Screen {
         self.tell();
     }
 
-    /// Something went wrong and is tried again. The same cause is told once, however many files it holds up.
+    /// Reports a failure that will be retried. The same cause is reported once, however many files it delays.
     pub fn hitch(&self, why: &str) {
         let mut last = self.count.hitch.lock().unwrap_or_else(PoisonError::into_inner);
         if *last == why {

@@ -1,6 +1,7 @@
 //! The files of this machine: which of them are meant, what they are, and their digests.
 //!
-//! A type is told by a file's first bytes, never by its name. Files are read in small pieces, one after the other.
+//! The type of a file is recognised by its first bytes, never by its name. Files are read in small pieces, one after
+//! the other.
 
 use std::{
     fs::{self, File},

@@ -1,4 +1,4 @@
-//! What became of the files, and how the end is told.
+//! The result of each file, and the summary printed at the end.
 
 use std::{
     fmt,

@@ -21,7 +21,7 @@ pub async fn sync_read_model(file: Option<&Path>, rebuild: bool) -> anyhow::Resu
     let db = db::Db::new(&config.database);
     let summary = if rebuild {
         let done = sync_read_model::rebuild(&db, &model).await?;
-        format!("{} albums and {} photos written anew, {} items removed", done.albums, done.photos, done.removed)
+        format!("{} albums and {} photos rewritten, {} items removed", done.albums, done.photos, done.removed)
     } else {
         let mut albums = 0;
         loop {

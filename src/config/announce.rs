@@ -17,7 +17,7 @@ enum Kind {
     Sns,
 }
 
-/// `[notifications]`: where events go. Each is logged; a topic and a webhook are told too when they are set.
+/// `[notifications]`: where events are published: the log, and a topic and a webhook if they are set.
 #[derive(Debug, Clone)]
 pub struct Notifications {
     /// The topic, with `notifications.kind = "sns"`.

@@ -49,7 +49,7 @@ pub struct Sqs {
     pub url: String,
     /// The URL of its dead-letter queue.
     pub dead_letter_url: String,
-    /// A job that nobody has taken up is sent again after this; each further time after twice as long.
+    /// A job that no worker has claimed is sent again after this time, then after twice as long each time.
     pub redelivery_delay: Duration,
 }
 

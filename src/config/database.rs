@@ -109,9 +109,9 @@ pub struct Secret {
 pub enum TlsMode {
     /// Not at all.
     Disabled,
-    /// If the server offers it; whoever it is.
+    /// If the server offers it; its certificate is not verified.
     Preferred,
-    /// Always; whoever it is.
+    /// Always; the server's certificate is not verified.
     Required,
     /// Always, with a certificate of a known CA.
     VerifyCa,
@@ -141,7 +141,7 @@ pub struct Pool {
     pub query_timeout: Duration,
     /// Longest time for a transaction with all its tries.
     pub transaction_timeout: Duration,
-    /// A connection that nobody used for so long is closed.
+    /// A connection that was idle for so long is closed.
     pub idle_timeout: Duration,
     /// An older connection is closed when it is given back.
     pub max_lifetime: Duration,
@@ -156,7 +156,7 @@ enum AuthKind {
 }
 
 impl Place {
-    /// Whether nobody but this machine can listen.
+    /// Whether the address is local, so that only this machine could read the traffic.
     fn is_local(&self) -> bool {
         match self {
             Self::Socket(_) => true,
@@ -360,8 +360,8 @@ impl Tls {
         s.check(
             mode == TlsMode::VerifyIdentity || local && !iam,
             "database.tls_mode",
-            "must be \"verify-identity\": with anything less, whoever answers at the server's address is told the \
-             password or token in clear (only on loopback and over a unix socket, without IAM, others are allowed)",
+            "must be \"verify-identity\": with anything less, any server at this address could read the password or \
+             token (only on loopback and over a unix socket, without IAM, others are allowed)",
         );
         Self { mode, ca }
     }

@@ -35,7 +35,7 @@ pub enum Forwarded {
 /// Whose PROXY headers (version 2) are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Proxy {
-    /// Nobody's: connections begin with a request.
+    /// None: connections begin with a request.
     #[default]
     Off,
     /// Everybody's: each connection begins with a header.
@@ -84,7 +84,7 @@ impl Front {
         s.check(
             vpc_endpoints.is_empty() || proxy != Proxy::Off,
             "http.proxy_vpc_endpoints",
-            "needs http.proxy_protocol: endpoints are told in its headers",
+            "needs http.proxy_protocol: its headers name the endpoints",
         );
         let forwarded = s.get("http.forwarded_header", Forwarded::default());
         Self { proxy, vpc_endpoints, trusted_hops: s.get("http.trusted_hops", 0), forwarded }

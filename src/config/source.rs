@@ -1,7 +1,8 @@
 //! Where settings come from: a TOML table under an overlay of environment variables. Collects mistakes.
 //!
 //! A secret that Secrets Manager keeps can't be read here, where nothing waits: a first reading finds which are named
-//! ([`Config::named_secrets`](super::Config::named_secrets)), somebody fetches them, and [`Source::tell`] puts them in for the next.
+//! ([`Config::named_secrets`](super::Config::named_secrets)), the caller fetches them, and [`Source::tell`] passes them to
+//! the next.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,9 +38,9 @@ const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 #[derive(Debug, Default, thiserror::Error)]
 pub struct Mistakes {
     made: Vec<String>,
-    /// Secrets that could not be read, which may be somebody else's doing.
+    /// Secrets that could not be read, possibly because of an outage.
     unread: Vec<String>,
-    /// Old keys that the configuration uses: mistakes are told of the new ones.
+    /// Old keys that the configuration uses: mistakes name the new ones.
     deprecations: Vec<String>,
 }
 
@@ -50,7 +51,7 @@ impl Mistakes {
         Self { made: vec![mistake.to_owned()], ..Self::default() }
     }
 
-    /// Whether another try fails like this one: the configuration itself is wrong, not only a secret away that it names.
+    /// Whether another attempt would fail too: the configuration is wrong, not just a secret unavailable that it names.
     #[must_use]
     pub fn will_stay(&self) -> bool {
         !self.made.is_empty()
@@ -311,7 +312,7 @@ impl Source {
         }
     }
 
-    /// The secret that `name` names: what was told of it, or a note that it is wanted.
+    /// The secret that `name` names: its fetched value, or a record that it must be fetched.
     fn by_id(&mut self, key: &str, name: &str, id: String) -> Result<Vec<String>, String> {
         match self.told.iter().find(|(named, _)| named.key == key) {
             Some((_, Ok(text))) => return Ok(lines(text.expose_secret())),
@@ -373,7 +374,8 @@ impl Source {
         })
     }
 
-    /// Credentials that are meant for us and are no secret that was asked for. What else is in the folder may be somebody's.
+    /// Credentials that are named like our settings but match none. Other files in the folder may belong to other
+    /// programs.
     fn unknown_credentials(&self) -> Vec<String> {
         let names = self.credentials.iter().filter_map(|folder| folder.read_dir().ok()).flatten();
         let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());

@@ -1,4 +1,4 @@
-//! `[telemetry]`: where else than to `/metrics` and the log it is told what happens.
+//! `[telemetry]`: exports of metrics and spans besides `/metrics` and the log.
 
 use axum::http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};

@@ -152,7 +152,7 @@ pub async fn count_public(session: &mut Session, id: AlbumId, before: bool, afte
     Ok(())
 }
 
-/// Marks a locked album as deleted: nobody sees it any more, and a job removes its rows.
+/// Marks a locked album as deleted: it is no longer visible, and a job removes its rows.
 pub async fn mark_deleted(session: &mut Session, id: AlbumId, now: DateTime<Utc>) -> Result<()> {
     sqlx::query(MARK_DELETED).bind(now).bind(id.as_uuid()).execute(session).await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! The development identity: an issuer of our own, in a folder. Whoever reads the folder can sign for anybody.
+//! The development identity: a local token issuer whose key is in a folder. Any reader of the folder can sign tokens.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! What a newcomer is told: a token, an invite link, and three lines to paste.
+//! The text that a first start prints: a token, an invite link, and three commands.
 
 use std::path::Path;
 

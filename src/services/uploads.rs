@@ -1,5 +1,5 @@
 //! Uploads that have ended: the PUT handler reports those to files, S3 those to a bucket by a message; the reconciler
-//! finds those that nobody reported.
+//! finds those that were not reported.
 
 use std::io;
 

@@ -70,15 +70,17 @@ async fn machine(machine: &StateMachine) -> Outcome {
     Ok(format!("{} is there", machine.arn()))
 }
 
-/// Publishing can't be tried without telling somebody, so the topic is looked at, which takes another right.
+/// Publishing would reach the subscribers, so only the topic's attributes are read, which takes another permission.
 async fn topic(config: &Config, sdk: Option<&SdkConfig>) -> Outcome {
     let notifier = Notifier::new(&config.notifications, sdk).map_err(|error| Failure::from(format!("{error:#}")))?;
     let Some(topic) = notifier.topic() else { return Ok("off".to_owned()) };
     let arn = topic.arn();
     match topic.check().await {
-        Ok(()) => Ok(format!("{arn} is there; publishing was not tried, somebody would be told")),
+        Ok(()) => {
+            Ok(format!("{arn} is there; publishing was not tried, because subscribers would receive the message"))
+        }
         Err(failure) if failure.is_access_denied() => Ok(format!(
-            "{arn} was not tried: publishing would tell somebody, and to look at it this role would need sns:GetTopicAttributes"
+            "{arn} was not checked: publishing would reach its subscribers, and reading it takes sns:GetTopicAttributes, which this role lacks"
         )),
         Err(failure) => Err(failure.context(arn).into()),
     }

@@ -283,7 +283,7 @@ async fn rebuilds_table_and_removes_orphans() {
     let (code, said, complaint) = project(&["read-model", "sync"]).await;
     assert!(code == 0 && said == "0 albums projected\n", "{code}: {said}{complaint}");
     let (code, said, complaint) = project(&["read-model", "sync", "--rebuild"]).await;
-    assert!(code == 0 && said == "1 albums and 1 photos written anew, 2 items removed\n", "{code}: {said}{complaint}");
+    assert!(code == 0 && said == "1 albums and 1 photos rewritten, 2 items removed\n", "{code}: {said}{complaint}");
     assert_eq!(two.mirrors.same("rebuilt", &viewer, &album).await.len(), 1);
     let (keys, _) = model.all_keys(None).await.unwrap();
     assert!(!keys.contains(&strays[1]) && !keys.contains(&strays[2]), "{keys:?}");
