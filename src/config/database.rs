@@ -360,8 +360,8 @@ impl Tls {
         s.check(
             mode == TlsMode::VerifyIdentity || local && !iam,
             "database.tls_mode",
-            "must be \"verify-identity\": with anything less, any server at this address could read the password or \
-             token (only on loopback and over a unix socket, without IAM, others are allowed)",
+            "must be \"verify-identity\": with anything less, any server at this address gets the password or token \
+             in clear (only on loopback and over a unix socket, without IAM, others are allowed)",
         );
         Self { mode, ca }
     }
